@@ -1,0 +1,1 @@
+"""One hospital: everything that may touch an image."""

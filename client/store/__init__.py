@@ -1,0 +1,1 @@
+"""What a hospital keeps: tables, files and the ledger."""

@@ -1,0 +1,70 @@
+"""The error tree: one root, stable codes, one line that says what to do.
+
+VigieError
+├── InvalidStudy           what was received cannot be read as an image
+├── BundleRefused          a model version is altered, unsigned, or not what it says
+├── BorderRefused          a message that may not cross a hospital's border
+├── NotAllowed             the caller may not do this
+├── NotFound               the thing named does not exist
+├── Conflict               the thing named is not in a state that allows this
+└── ConfigurationError     settings that cannot work, found before anything starts
+
+Each edge keeps one table from `code` to its own status (DICOM, HTTP, exit code); nothing else maps errors.
+"""
+
+from typing import ClassVar
+
+
+class VigieError(Exception):
+    """A broken promise that an operator can act upon."""
+
+    code: ClassVar[str] = "vigie"
+
+
+class InvalidStudy(VigieError):
+    """The instance or study cannot be read as an image.
+
+    `reason` is a stable machine-readable word, e.g. `no-pixels`, `truncated`, `not-dicom`.
+    """
+
+    code = "invalid-study"
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class BundleRefused(VigieError):
+    """A model version is altered, unsigned, incomplete, or not what it says it is."""
+
+    code = "bundle-refused"
+
+
+class BorderRefused(VigieError):
+    """A message that may not cross a hospital's border."""
+
+    code = "border-refused"
+
+
+class NotAllowed(VigieError):
+    """The caller is unknown or may not do this."""
+
+    code = "not-allowed"
+
+
+class NotFound(VigieError):
+    """The thing named does not exist here."""
+
+    code = "not-found"
+
+
+class Conflict(VigieError):
+    """The thing named is not in a state that allows this."""
+
+    code = "conflict"
+
+
+class ConfigurationError(VigieError):
+    """Settings that cannot work, found before anything starts."""
+
+    code = "configuration"

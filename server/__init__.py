@@ -1,0 +1,1 @@
+"""The coordinator: aggregates, tracks and releases; never sees an image."""
