@@ -1,0 +1,93 @@
+"""One SQLite database per hospital, shared by its processes.
+
+WAL with `synchronous=FULL`: a commit that returned survives power loss, which is what lets the gateway
+acknowledge an instance. Writers take the lock at BEGIN, so that no transaction fails half-way on an upgrade.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from models.errors import ConfigurationError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """A hospital's database.
+
+    Args:
+        path: the SQLite file; made and brought to the newest schema by `migrate`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0})
+        _configure(self._engine)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start; rolled back on any exception."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent snapshot."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+            connection.rollback()
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision; safe to call when it is there already."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        configuration = Config()
+        configuration.set_main_option("script_location", _MIGRATIONS.as_posix())
+        with self._engine.connect() as connection:
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, "head")
+            connection.commit()
+
+    def check(self) -> None:
+        """Refuse to work on a schema of another release.
+
+        Raises:
+            ConfigurationError: the database is missing, older or newer than this code.
+        """
+        if not self.path.exists():
+            raise ConfigurationError(f"{self.path} is missing: run `vigie site init`")
+        configuration = Config()
+        configuration.set_main_option("script_location", _MIGRATIONS.as_posix())
+        expected = ScriptDirectory.from_config(configuration).get_current_head()
+        with self._engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        if found != expected:
+            raise ConfigurationError(f"{self.path} has schema {found}, this release needs {expected}")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _configure(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: object, _record: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]  # we say BEGIN ourselves
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.close()

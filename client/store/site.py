@@ -1,0 +1,117 @@
+"""A hospital's folder: where everything lies, and the keys that never leave it."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from client.store.database import Database
+from client.store.ledger import Ledger
+from configs.schema import SiteConfig, load_site, save_site
+from models.errors import ConfigurationError
+
+Fold = Literal["train", "gate", "test"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital's folder, opened.
+
+    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `logs/`.
+    """
+
+    folder: Path
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive"
+
+    @property
+    def tensors(self) -> Path:
+        return self.folder / "tensors"
+
+    @property
+    def versions(self) -> Path:
+        return self.folder / "versions"
+
+    @property
+    def trust(self) -> Path:
+        return self.folder / "trust"
+
+    @property
+    def secrets(self) -> Path:
+        return self.folder / "secrets"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @cached_property
+    def config(self) -> SiteConfig:
+        return load_site(self.folder / "site.yaml")
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.folder / "site.db")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.database)
+
+    def patient_key(self, patient_id: str, issuer: str = "") -> str:
+        """The keyed hash that stands for a patient outside the `patient` table: 64 hex digits."""
+        return self._keyed("pseudonym.key", f"{issuer}\x1f{patient_id}")
+
+    def study_key(self, study_uid: str) -> str:
+        """The keyed hash that stands for a study in logs and in the ledger: 16 hex digits."""
+        return self._keyed("pseudonym.key", f"study\x1f{study_uid}")[:16]
+
+    def fold(self, patient_id: str, issuer: str = "") -> Fold:
+        """Where all of a patient's studies go, for good: 60 % train, 20 % gate, 20 % test."""
+        share = int(self._keyed("fold.key", f"{issuer}\x1f{patient_id}")[:16], 16) / 16**16
+        return "train" if share < 0.6 else "gate" if share < 0.8 else "test"
+
+    def _keyed(self, name: str, text: str) -> str:
+        return hmac.new(self._key(name), text.encode(), hashlib.sha256).hexdigest()
+
+    def _key(self, name: str) -> bytes:
+        path = self.secrets / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"{path} is missing: run `vigie site init`, or restore the backup"
+            ) from None
+
+
+def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> Site:
+    """Make a hospital's folder, its keys and its database; what is there already is kept.
+
+    Args:
+        fold_key: 32 bytes to draw the folds with; random when not given (only the demo and tests fix it).
+    """
+    site = Site(folder.resolve())
+    for path in (site.folder, site.archive, site.tensors, site.versions, site.trust, site.secrets, site.logs):
+        path.mkdir(parents=True, exist_ok=True)
+    site.secrets.chmod(0o700)
+    for name, content in (("fold.key", fold_key), ("pseudonym.key", None)):
+        write_secret(site.secrets / name, content or secrets.token_bytes(32), keep=True)
+    if not (site.folder / "site.yaml").exists():
+        save_site(config, site.folder / "site.yaml")
+    site.database.migrate()
+    return site
+
+
+def write_secret(path: Path, content: bytes, *, keep: bool = False) -> None:
+    """Write a file that only its owner may read; with `keep`, an existing one stays as it is."""
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if keep else os.O_TRUNC)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

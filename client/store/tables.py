@@ -1,0 +1,170 @@
+"""The tables of a hospital's database, and nothing else.
+
+Times are seconds since the epoch, UTC. Personal data stands in `patient` and `study` alone, so that erasing a
+patient touches two tables; everywhere else a patient is a keyed hash and a study its UID.
+"""
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+patient = Table(
+    "patient",
+    metadata,
+    Column("key", String(64), primary_key=True, doc="keyed hash of issuer and PatientID"),
+    Column("patient_id", String, nullable=False),
+    Column("issuer", String, nullable=False, default=""),
+    Column("fold", String(5), nullable=False, doc="train | gate | test, drawn once, for good"),
+    Column("objects_to_reuse", Boolean, nullable=False, default=False),
+    Column("first_seen", Float, nullable=False),
+    CheckConstraint("fold in ('train', 'gate', 'test')", name="fold"),
+)
+
+study = Table(
+    "study",
+    metadata,
+    Column("uid", String(64), primary_key=True),
+    Column("patient_key", String(64), ForeignKey("patient.key"), nullable=True),
+    Column("accession", String, nullable=False, default=""),
+    Column("calling_ae", String(16), nullable=False, default=""),
+    Column("state", String(9), nullable=False, doc="receiving | queued | scored | refused | failed"),
+    Column("revision", Integer, nullable=False, default=1, doc="grows when images come after an outcome"),
+    Column("attempts", Integer, nullable=False, default=0, doc="of the present revision"),
+    Column("received_at", Float, nullable=False, doc="first instance durable"),
+    Column("touched_at", Float, nullable=False, doc="last instance durable"),
+    CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed')", name="state"),
+    Index(None, "state", "touched_at"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sop_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False, doc="of the stored file; names it in the archive"),
+    Column("study_uid", String(64), ForeignKey("study.uid"), nullable=False),
+    Column("series_uid", String(64), nullable=False),
+    Column("sop_class", String(64), nullable=False),
+    Column("transfer_syntax", String(64), nullable=False),
+    Column("revision", Integer, nullable=False, doc="of the study when it came"),
+    Column("conflicting", Boolean, nullable=False, default=False, doc="same UID, other content: kept apart"),
+    Column("received_at", Float, nullable=False),
+    UniqueConstraint("sop_uid", "sha256"),
+    Index(None, "study_uid"),
+)
+
+version = Table(
+    "version",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("name", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column(
+        "state", String(9), nullable=False, doc="offered | shadow | adopted | refused | withdrawn | retired"
+    ),
+    Column("threshold", Float, nullable=True, doc="this site's operating threshold; null: the vendor's"),
+    Column("decision", JSON, nullable=True, doc="what the adoption gate said, with its figures"),
+    Column("received_at", Float, nullable=False),
+    Column("adopted_at", Float, nullable=True),
+    CheckConstraint(
+        "state in ('offered', 'shadow', 'adopted', 'refused', 'withdrawn', 'retired')", name="state"
+    ),
+)
+
+outcome = Table(
+    "outcome",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_uid", String(64), ForeignKey("study.uid"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("kind", String(7), nullable=False, doc="scored | refused | failed"),
+    Column("reasons", JSON, nullable=False, doc="coded reasons; empty when scored"),
+    Column("version_digest", String(64), ForeignKey("version.digest"), nullable=True),
+    Column("sop_uid", String(64), nullable=True, doc="the image the score rests on"),
+    Column("input_digest", String(64), nullable=True, doc="sha256 of that image's file"),
+    Column("score", Float, nullable=True, doc="0..1"),
+    Column("threshold", Float, nullable=True, doc="that was applied"),
+    Column("positive", Boolean, nullable=True),
+    Column("engine", String, nullable=False, default="", doc="execution provider that computed it"),
+    Column("created_at", Float, nullable=False),
+    CheckConstraint("kind in ('scored', 'refused', 'failed')", name="kind"),
+    UniqueConstraint("study_uid", "revision"),
+    Index(None, "version_digest"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column(
+        "sop_uid", String(64), primary_key=True, doc="of the result object; derived, so a retry is the same"
+    ),
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
+    Column("kind", String(8), nullable=False, doc="sr | sc | verified | kos"),
+    Column("sha256", String(64), nullable=False, doc="names the file in the archive"),
+    Column("state", String(7), nullable=False, doc="pending | sent | failed"),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("problem", String, nullable=False, default=""),
+    Column("sent_at", Float, nullable=True),
+    CheckConstraint("state in ('pending', 'sent', 'failed')", name="state"),
+    Index(None, "state", "not_before"),
+    Index(None, "outcome_id"),
+)
+
+reader = Table(
+    "reader",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("role", String, nullable=False, doc="clinician | it | operator"),
+    Column("created_at", Float, nullable=False),
+)
+
+verdict = Table(
+    "verdict",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_uid", String(64), ForeignKey("study.uid"), nullable=False),
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
+    Column("reader", String, ForeignKey("reader.name"), nullable=False),
+    Column("decision", String(7), nullable=False, doc="agree | correct | reject"),
+    Column("answer", String(14), nullable=False, doc="positive | negative | not_assessable"),
+    Column("tier", String(15), nullable=False, doc="see client.review.verdict.TruthTier"),
+    Column("mode", String(12), nullable=False, doc="ai_first | doctor_first | second_reader"),
+    Column("reason", String, nullable=False, default="", doc="coded; mandatory on every departure"),
+    Column("created_at", Float, nullable=False),
+    Index(None, "study_uid"),
+    Index(None, "outcome_id"),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("event", String, nullable=False),
+    Column("facts", String, nullable=False, doc="canonical JSON, as hashed"),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+)

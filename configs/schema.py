@@ -1,0 +1,136 @@
+"""What may be configured, typed and checked.
+
+Dataclasses for Hydra's structured configs (not frozen: OmegaConf fills them); `__post_init__` refuses what cannot
+work. `compose` gives the validated object, so that the rest of the code gets plain values.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from models.errors import ConfigurationError
+
+T = TypeVar("T")
+CONFIGS = Path(__file__).parent
+
+
+@dataclass
+class PeerConfig:
+    """A DICOM peer that results are sent to."""
+
+    host: str = "127.0.0.1"
+    port: int = 4242
+    ae_title: str = "PACS"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.port < 65536, f"pacs.port is {self.port}: a TCP port is 1 to 65535")
+        _ae_title("pacs.ae_title", self.ae_title)
+
+
+@dataclass
+class SiteConfig:
+    """One hospital's node: `site.yaml` in its folder."""
+
+    name: str = "hospital"
+    institution: str = "Hospital"
+    ae_title: str = "VIGIE"
+    host: str = "127.0.0.1"
+    dicom_port: int = 11112
+    api_port: int = 8080
+    pacs: PeerConfig = field(default_factory=PeerConfig)
+    calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
+    quiet_seconds: float = 2.0
+    max_attempts: int = 3
+    inference_threads: int = 1
+    superlink: str = ""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.name.replace("-", "").isalnum() and self.name.islower(),
+            f"name {self.name!r}: lower case letters, digits and - only",
+        )
+        _ae_title("ae_title", self.ae_title)
+        for title in self.calling_ae_titles:
+            _ae_title("calling_ae_titles", title)
+        _require(0 < self.dicom_port < 65536, f"dicom_port is {self.dicom_port}: a TCP port is 1 to 65535")
+        _require(0 < self.api_port < 65536, f"api_port is {self.api_port}: a TCP port is 1 to 65535")
+        _require(self.quiet_seconds >= 0, "quiet_seconds cannot be negative")
+        _require(self.max_attempts >= 1, "max_attempts is at least 1")
+        _require(self.inference_threads >= 1, "inference_threads is at least 1")
+
+
+@dataclass
+class NetworkConfig:
+    """Which architecture, with its facts (see models.networks)."""
+
+    name: str = "residual"
+    facts: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+
+
+@dataclass
+class GateConfig:
+    """The margins of the release gate and of every adoption gate."""
+
+    margin: float = 0.05
+    alpha: float = 0.025
+    min_positives: int = 20
+    min_negatives: int = 20
+
+    def __post_init__(self) -> None:
+        _require(0 < self.margin < 0.5, f"gate.margin is {self.margin}: between 0 and 0.5")
+        _require(0 < self.alpha < 0.5, f"gate.alpha is {self.alpha}: between 0 and 0.5")
+        _require(self.min_positives >= 1 and self.min_negatives >= 1, "gate minimums are at least 1")
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read and check a hospital's `site.yaml`.
+
+    Raises:
+        ConfigurationError: the file is missing, has an unknown key or a value that cannot work.
+    """
+    if not path.exists():
+        raise ConfigurationError(f"{path} is missing: run `vigie site init` first")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(SiteConfig), OmegaConf.load(path))
+        return cast(SiteConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def save_site(config: SiteConfig, path: Path) -> None:
+    """Write `site.yaml`, to be read by `load_site`."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def compose(name: str, schema: type[T], overrides: list[str]) -> T:
+    """Compose `configs/NAME.yaml` with Hydra overrides into a validated object of `schema`.
+
+    Raises:
+        ConfigurationError: an unknown key, group or option, or a value that cannot work.
+    """
+    store = ConfigStore.instance()
+    store.store(name=f"{name}_schema", node=schema)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra_compose(name, overrides)
+        return cast(T, OmegaConf.to_object(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ConfigurationError(problem)
+
+
+def _ae_title(key: str, title: str) -> None:
+    # PS3.8 9.3.2: 16 characters at most, no backslash, no control character
+    ok = len(title.strip()) > 0 and len(title) <= 16 and title.isascii() and title.isprintable()
+    _require(ok and "\\" not in title, f"{key} {title!r}: 1 to 16 printable ASCII characters, no backslash")

@@ -1,0 +1,230 @@
+"""A model version on disk: a MONAI bundle with intended use, card, digest and signature.
+
+    configs/metadata.json     MONAI's metadata, plus the block "vigie" (`Facts`)
+    configs/inference.json    the preprocessing, as MONAI transforms by name
+    models/model.onnx         what runs
+    models/weights.npz        what is retrained
+    docs/README.md            the model card
+    reference/                an input and what the version answers to it: the self test
+    manifest.json             path → SHA-256 of every file above
+    signature.json            who signed the manifest's digest
+
+The digest of a version is the SHA-256 of `manifest.json`; nothing in the folder can change without changing it, and
+`verify` accepts no file that the manifest does not name.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import BundleRefused
+from models.intended_use import IntendedUse
+from models.signing import Trusted, holds
+
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
+
+
+class Coding(BaseModel):
+    """A coded concept: code value, coding scheme designator, code meaning (PS3.3 section 8)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Facts(BaseModel):
+    """What a version says of itself; the block "vigie" of MONAI's metadata."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    number: int = Field(ge=1)
+    title: str
+    vendor: str
+    intended_use: IntendedUse
+    finding: Coding
+    threshold: float = Field(ge=0, le=1, description="the vendor's operating threshold")
+    threshold_rule: Literal["youden"] = Field(
+        description="how a site sets its own threshold on its training patients: youden maximises "
+        "sensitivity + specificity"
+    )
+    input_shape: tuple[int, int, int] = Field(description="(channels, rows, columns)")
+    network: str
+    network_facts: dict[str, Any]
+    parent: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from"
+    )
+    retraining: str | None = Field(default=None, description="the retraining that made it")
+    certified: bool = Field(default=False, description="a certificate for this very digest exists")
+
+    @property
+    def label(self) -> str:
+        """NAME@NUMBER, as people and the registry call it."""
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model version whose files are what its digest says."""
+
+    folder: Path
+    digest: str
+    signer: str
+    facts: Facts
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "models" / "model.onnx"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "models" / "weights.npz"
+
+    @property
+    def preprocessing(self) -> list[dict[str, Any]]:
+        """The declared transforms, in order."""
+        return json.loads((self.folder / "configs" / "inference.json").read_text())["preprocessing"][
+            "transforms"
+        ]
+
+    @property
+    def card(self) -> str:
+        return (self.folder / "docs" / "README.md").read_text()
+
+    @property
+    def device_uid(self) -> str:
+        """UID of this version as a device: another digest, another device (PS3.5 B.2, UUID-derived)."""
+        return f"2.25.{int(self.digest[:32], 16)}"
+
+
+def seal(folder: Path, key: Ed25519PrivateKey, signer: str) -> Bundle:
+    """Write manifest and signature over what lies in `folder`, and read it back.
+
+    Args:
+        signer: the name under which hospitals trust the key (`trust/SIGNER.pub`).
+    """
+    files = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, SIGNATURE)
+    }
+    manifest = json.dumps(files, sort_keys=True, indent=0).encode()
+    (folder / MANIFEST).write_bytes(manifest)
+    digest = hashlib.sha256(manifest).hexdigest()
+    signature = base64.b64encode(key.sign(_signed(digest))).decode()
+    (folder / SIGNATURE).write_text(json.dumps({"signer": signer, "signature": signature}))
+    return verify(folder, {signer: key.public_key()})
+
+
+def verify(folder: Path, trusted: Trusted) -> Bundle:
+    """Read a version, believing nothing: every byte against the manifest, the manifest against a trusted signature.
+
+    Raises:
+        BundleRefused: a file is altered, missing or not in the manifest; the signer is unknown or the signature is
+            not theirs; the metadata is incomplete.
+    """
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+        files: dict[str, str] = json.loads(manifest)
+        seal_ = json.loads((folder / SIGNATURE).read_text())
+        signer, signature = str(seal_["signer"]), base64.b64decode(seal_["signature"], validate=True)
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise BundleRefused(
+            f"{folder.name}: no readable manifest and signature ({type(error).__name__})"
+        ) from error
+    digest = hashlib.sha256(manifest).hexdigest()
+    if signer not in trusted:
+        raise BundleRefused(f"{folder.name}: signed by {signer!r}, who is not trusted here")
+    if not holds(trusted[signer], signature, _signed(digest)):
+        raise BundleRefused(f"{folder.name}: the signature is not {signer}'s")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if unexpected := sorted(present - files.keys() - {MANIFEST, SIGNATURE}):
+        raise BundleRefused(f"{folder.name}: {unexpected[0]} is not in the manifest")
+    for name, expected in files.items():
+        path = folder / name
+        if name not in present or path.is_symlink():
+            raise BundleRefused(f"{folder.name}: {name} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise BundleRefused(f"{folder.name}: {name} is altered")
+    try:
+        facts = Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise BundleRefused(f"{folder.name}: incomplete metadata: {error}") from error
+    return Bundle(folder, digest, signer, facts)
+
+
+def to_archive(bundle: Bundle) -> bytes:
+    """The version as one uncompressed tar: the same bytes for the same version."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(bundle.folder.rglob("*")):
+            if path.is_file():
+                content = path.read_bytes()
+                member = tarfile.TarInfo(path.relative_to(bundle.folder).as_posix())
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def from_archive(content: bytes, versions: Path, trusted: Trusted) -> Bundle:
+    """Unpack a received version under `versions/DIGEST`, verified; half an archive leaves nothing behind.
+
+    Raises:
+        BundleRefused: not an archive, a path outside the folder, or anything `verify` refuses.
+    """
+    if len(content) > MAX_ARCHIVE_BYTES:
+        raise BundleRefused(f"the archive has {len(content)} bytes, more than {MAX_ARCHIVE_BYTES}")
+    incoming = versions / f".incoming-{hashlib.sha256(content).hexdigest()[:16]}"
+    _remove(incoming)
+    try:
+        _extract(content, incoming)
+        bundle = verify(incoming, trusted)
+        final = versions / bundle.digest
+        if not final.exists():
+            incoming.rename(final)
+        return verify(final, trusted)
+    finally:
+        _remove(incoming)
+
+
+def _extract(content: bytes, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if not member.isfile() or name.is_absolute() or ".." in name.parts:
+                    raise BundleRefused(
+                        f"the archive holds {member.name!r}, which is no plain file inside it"
+                    )
+                source = archive.extractfile(member)
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read() if source else b"")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise BundleRefused(f"not a readable archive ({type(error).__name__})") from error
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+
+
+def _signed(digest: str) -> bytes:
+    # the purpose is part of what is signed, so that no other signature of the key can be passed off as a version's
+    return f"vigie model version {digest}".encode()
