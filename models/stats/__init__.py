@@ -1,0 +1,1 @@
+"""Pure statistics: intervals, thresholds, non-inferiority. Arrays in, numbers out."""
