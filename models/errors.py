@@ -7,7 +7,12 @@ VigieError
 ├── NotAllowed             the caller may not do this
 ├── NotFound               the thing named does not exist
 ├── Conflict               the thing named is not in a state that allows this
-└── ConfigurationError     settings that cannot work, found before anything starts
+├── ConfigurationError     settings that cannot work, found before anything starts
+├── UnknownNetwork         a version names an architecture that is not known, or facts it does not have
+├── InvalidPreprocessing   a version names a step outside the allow-list, or steps that make no image
+├── InvalidTraining        images, labels, weights or tensors that do not fit each other
+├── TrainingDiverged       a loss or weight is no longer finite; nothing of it may be used
+└── ExportMismatch         the exported network does not give the trained one's scores
 
 Each edge keeps one table from `code` to its own status (DICOM, HTTP, exit code); nothing else maps errors.
 """
@@ -68,3 +73,33 @@ class ConfigurationError(VigieError):
     """Settings that cannot work, found before anything starts."""
 
     code = "configuration"
+
+
+class UnknownNetwork(VigieError):
+    """A version names an architecture that is not in the registry, or facts it does not have."""
+
+    code = "unknown-network"
+
+
+class InvalidPreprocessing(VigieError):
+    """A preprocessing declaration names something outside the allow-list or makes no image."""
+
+    code = "invalid-preprocessing"
+
+
+class InvalidTraining(VigieError):
+    """Images, labels, weights or weight tensors do not fit each other."""
+
+    code = "invalid-training"
+
+
+class TrainingDiverged(VigieError):
+    """The loss or a weight is no longer finite; nothing of this training may be used."""
+
+    code = "training-diverged"
+
+
+class ExportMismatch(VigieError):
+    """The exported network does not give the scores of the trained one."""
+
+    code = "export-mismatch"

@@ -1,0 +1,88 @@
+"""From a trained network to the ONNX file that hospitals run, and the proof that both give the same scores."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.networks.nets.resnet import ResNet
+from numpy.typing import NDArray
+from torch import nn
+
+from models.errors import ExportMismatch
+from models.networks.residual import WithActivationMap
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+
+
+def export_onnx(network: nn.Module, example_shape: tuple[int, int], path: Path) -> None:
+    """Write input `image` (N, 1, H, W), outputs `logit` (N, 1) and `cam` (N, h, w), all float32, N free.
+
+    Args:
+        network: trained; left as it is.
+        example_shape: (H, W) of the images it takes, pixels.
+        path: the file to write; the weights stand in it, beside it there is nothing.
+
+    Raises:
+        ExportMismatch: the architecture has no exact activation map.
+    """
+    if not isinstance(network, ResNet):
+        raise ExportMismatch(f"{type(network).__name__} has no exact activation map")
+    mapped = WithActivationMap(copy.deepcopy(network).to(memory_format=torch.contiguous_format)).eval()  # pyright: ignore[reportCallIssue]
+    # Two images: with one, the exporter would take the batch's size for a constant.
+    example = torch.zeros(2, 1, *example_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
+        program: Any = torch.onnx.export(
+            mapped,
+            (example,),
+            input_names=["image"],
+            output_names=["logit", "cam"],
+            dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(str(path), external_data=False)
+    logger.info("exported a network of %d bytes", path.stat().st_size)
+
+
+def parity(network: nn.Module, path: Path, images: NDArray[np.float32]) -> float:
+    """Compare scores and maps of the trained network and the exported file.
+
+    Args:
+        network: the trained network that was exported.
+        path: the ONNX file.
+        images: (N, 1, H, W) float32, N >= 1, preprocessed.
+
+    Returns:
+        The largest absolute difference of a score, 0..1.
+
+    Raises:
+        ExportMismatch: a score differs by more than 1e-4, or the map's mean is not the logit.
+    """
+    import onnxruntime  # either build of it is an extra; training alone needs none
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = session.run(["logit", "cam"], {"image": np.ascontiguousarray(images, dtype=np.float32)})
+    logit, cam = (cast("NDArray[np.float32]", output) for output in outputs)
+    network.eval()
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(torch.from_numpy(images))).numpy()
+    found = 1 / (1 + np.exp(-logit))
+    if found.shape != expected.shape or cam.ndim != 3:
+        raise ExportMismatch(f"the file gives {found.shape} and {cam.shape}, the network {expected.shape}")
+    worst = float(np.abs(found - expected).max())
+    if not worst <= TOLERANCE:
+        raise ExportMismatch(f"a score differs by {worst:.2g}")
+    if not np.allclose(cam.mean(axis=(1, 2)), logit[:, 0], atol=1e-3):
+        raise ExportMismatch("the activation map's mean is not the logit")
+    return worst

@@ -1,0 +1,35 @@
+"""One architecture per file; `build` makes the one a version names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.errors import UnknownNetwork
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMES = ("residual",)
+
+
+def build(name: str, **facts: Any) -> nn.Module:
+    """Make an untrained network.
+
+    Args:
+        name: one of `NAMES`.
+        facts: the fields of the architecture's facts, as they stand in a version's metadata.
+
+    Returns:
+        A module that takes (N, 1, H, W) float32 and gives logits (N, 1) float32.
+
+    Raises:
+        UnknownNetwork: no such architecture, or facts that it does not have.
+    """
+    if name != "residual":
+        raise UnknownNetwork(f"no architecture is called {name!r}; known: {', '.join(NAMES)}")
+    from models.networks.residual import Residual, network  # torch stays out until a network is wanted
+
+    try:
+        return network(Residual.of(**facts))
+    except (TypeError, ValueError) as error:
+        raise UnknownNetwork(f"{name} cannot be built from these facts: {error}") from error

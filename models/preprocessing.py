@@ -1,0 +1,138 @@
+"""From the pixels of a radiograph to what a network takes, as a version declares it.
+
+A declaration is data: a list of {"_target_": NAME, **arguments}, MONAI transforms from a short allow-list, so that
+a signed version can never name code. The default resizes first (percentiles of 100² pixels cost nothing, of 3000² a
+quarter of a second), then takes away what a hospital's machine adds: brightness and contrast. The whole image is kept,
+so that an activation map lies over it without further geometry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import InvalidPreprocessing, InvalidStudy
+
+Declaration = Sequence[Mapping[str, Any]]
+
+SIZE: Final = 96
+
+DEFAULT: Final[Declaration] = (
+    {"_target_": "Resize", "spatial_size": [SIZE, SIZE], "mode": "area"},
+    {
+        "_target_": "ScaleIntensityRangePercentiles",
+        "lower": 1.0,
+        "upper": 99.0,
+        "b_min": 0.0,
+        "b_max": 1.0,
+        "clip": True,
+    },
+    {"_target_": "NormalizeIntensity"},
+)
+
+_ALLOWED: Final[Mapping[str, frozenset[str]]] = {
+    "CenterSpatialCrop": frozenset({"roi_size"}),
+    "ClipIntensityPercentiles": frozenset({"lower", "upper", "sharpness_factor"}),
+    "GaussianSmooth": frozenset({"sigma"}),
+    "HistogramNormalize": frozenset({"num_bins", "min", "max"}),
+    "MedianSmooth": frozenset({"radius"}),
+    "NormalizeIntensity": frozenset({"subtrahend", "divisor", "nonzero"}),
+    "Resize": frozenset({"spatial_size", "mode", "align_corners", "anti_aliasing", "size_mode"}),
+    "ResizeWithPadOrCrop": frozenset({"spatial_size", "mode", "method"}),
+    "ScaleIntensity": frozenset({"minv", "maxv"}),
+    "ScaleIntensityRange": frozenset({"a_min", "a_max", "b_min", "b_max", "clip"}),
+    "ScaleIntensityRangePercentiles": frozenset({"lower", "upper", "b_min", "b_max", "clip", "relative"}),
+    "SpatialPad": frozenset({"spatial_size", "method", "mode"}),
+}
+_LARGEST: Final = 4096
+
+
+class Preprocessing:
+    """The steps that a version declares; the same steps for training and for reading."""
+
+    def __init__(self, declaration: Declaration = DEFAULT) -> None:
+        """Read a declaration; MONAI is loaded at the first image.
+
+        Raises:
+            InvalidPreprocessing: empty, not JSON, a name or argument outside the allow-list, a number out of range.
+        """
+        self.declaration: tuple[dict[str, Any], ...] = tuple(_checked(step) for step in declaration)
+        if not self.declaration:
+            raise InvalidPreprocessing("no step is declared")
+        canonical = json.dumps(self.declaration, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        self.digest: str = hashlib.sha256(canonical.encode()).hexdigest()
+        self._steps: list[Callable[[Any], Any]] | None = None
+
+    def __call__(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Bring one radiograph into the network's form.
+
+        Args:
+            pixels: (H, W), larger is whiter, any scale and number type.
+
+        Returns:
+            (1, h, w) float32, contiguous.
+
+        Raises:
+            InvalidStudy: not a plane of finite numbers.
+            InvalidPreprocessing: the declared steps cannot be built, or do not make one plane.
+        """
+        if pixels.ndim != 2 or pixels.size == 0:
+            raise InvalidStudy("not-one-plane", f"shape {pixels.shape}")
+        if self._steps is None:
+            self._steps = [_step(step) for step in self.declaration]
+        image: Any = np.ascontiguousarray(pixels, dtype=np.float32)[None]
+        with warnings.catch_warnings():
+            # A constant image has no percentile range; MONAI then only shifts it, and that is what we want.
+            warnings.filterwarnings("ignore", message="Divide by zero")
+            try:
+                for step in self._steps:
+                    image = step(image)
+            except (TypeError, ValueError, IndexError) as error:
+                raise InvalidPreprocessing(f"the steps fail on {pixels.shape}: {error}") from error
+        made = np.ascontiguousarray(image, dtype=np.float32)
+        if made.ndim != 3 or made.shape[0] != 1:
+            raise InvalidPreprocessing(f"the steps make {made.shape}, not one plane")
+        if not np.isfinite(made).all():
+            raise InvalidStudy("not-finite", "pixels hold values that are not numbers")
+        return made
+
+
+def _checked(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy one step of a declaration, or say what is wrong with it."""
+    name = step.get("_target_")
+    arguments = {key: value for key, value in step.items() if key != "_target_"}
+    if not isinstance(name, str) or name not in _ALLOWED:
+        raise InvalidPreprocessing(f"{name!r} is not an allowed step; allowed: {', '.join(_ALLOWED)}")
+    if unknown := set(arguments) - _ALLOWED[name]:
+        raise InvalidPreprocessing(f"{name} takes no {', '.join(sorted(map(str, unknown)))}")
+    for key, value in arguments.items():
+        numbers: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+        for number in numbers:
+            if isinstance(number, float | int):
+                sane = math.isfinite(number) and (key not in {"spatial_size", "roi_size"} or number <= _LARGEST)
+            else:
+                sane = number is None or isinstance(number, str)
+            if not sane:
+                raise InvalidPreprocessing(f"{name}: {key} is out of range or not plain data")
+    # Through JSON once, so that tuples and lists, and the digest of what was read back, are the same.
+    copy: dict[str, Any] = json.loads(json.dumps({"_target_": name, **arguments}))
+    return copy
+
+
+def _step(step: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Build one allowed transform."""
+    from monai import transforms  # slow to import and brings torch: only where images are read
+
+    arguments = {key: value for key, value in step.items() if key != "_target_"}
+    try:
+        made: Callable[[Any], Any] = getattr(transforms, step["_target_"])(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidPreprocessing(f"{step['_target_']} cannot be built: {error}") from error
+    return made

@@ -1,0 +1,237 @@
+"""Training a network on the cases of one place, repeatable to the bit on the same machine.
+
+The vendor's first training and a hospital's local round are the same function with other hyper-parameters. Cases are
+drawn in proportion to their weights, so that errors come back more often while right cases are replayed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from models.augmentation import augment
+from models.errors import InvalidTraining, TrainingDiverged
+
+Images = NDArray[np.float32] | Tensor
+
+
+class Hyperparameters(BaseModel):
+    """How to train; the values for a first training and for a local round stand in configs/training.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: cases in a step.
+        learning_rate: peak of the schedule (AdamW).
+        final_rate: the schedule's end, as a share of the peak.
+        warmup: share of the steps in which the rate rises.
+        weight_decay: of convolution and linear weights; norms and biases have none.
+        augmentation: strength of augmentation, 0 none, 1 full.
+        mixup: parameter of the Beta distribution that mixes pairs of cases, 0 none.
+        label_smoothing: how far labels are drawn towards one half.
+        averaging: decay of the running mean of the weights that is kept in the end, 0 keeps the last ones.
+        error_weight: how much more often a case is drawn on which the served version erred.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(default=900, ge=1, le=100_000)
+    batch_size: int = Field(default=32, ge=2, le=4096)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    final_rate: float = Field(default=0.01, ge=0, le=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0, le=10)
+    augmentation: float = Field(default=1.0, ge=0, le=2)
+    mixup: float = Field(default=0.2, ge=0, le=10)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    averaging: float = Field(default=0.99, ge=0, lt=1)
+    error_weight: float = Field(default=2.0, ge=1, le=100)
+
+    def at_round(self, number: int, rounds: int) -> Self:
+        """Give the hyper-parameters of one round of a retraining: the peak rate falls along a cosine.
+
+        Args:
+            number: the round, from 1.
+            rounds: how many there will be.
+        """
+        share = 0.5 * (1 + math.cos(math.pi * (number - 1) / max(rounds, 1)))
+        return self.model_copy(update={"learning_rate": self.learning_rate * max(share, 0.05)})
+
+
+def fit(
+    network: nn.Module,
+    images: Images,
+    labels: NDArray[np.generic] | Tensor,
+    weights: NDArray[np.generic] | Tensor,
+    hyper: Hyperparameters,
+    seed: int,
+    threads: int = 1,
+    on_progress: Callable[[int, int, float], None] | None = None,
+) -> float:
+    """Train a network in place.
+
+    Args:
+        network: gives logits (N, 1) for (N, 1, H, W).
+        images: (N, 1, H, W) float32, preprocessed.
+        labels: (N,) 0 normal, 1 abnormal.
+        weights: (N,) how often to draw each case, relative to the others; 0 leaves it out.
+        hyper: how to train.
+        seed: of drawing, augmentation and mixing.
+        threads: of torch, while this runs.
+        on_progress: told (steps done, steps in all, running loss) after each step; may raise to stop.
+
+    Returns:
+        The mean loss over the last tenth of the steps.
+
+    Raises:
+        InvalidTraining: shapes do not fit, or there is nothing to draw.
+        TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
+    """
+    pixels, targets, draw = _cases(images, labels, weights)
+    generator = torch.Generator().manual_seed(seed)
+    mixing = np.random.default_rng(seed)
+    network.train()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = _optimizer(network, hyper)
+    average = copy.deepcopy(network.state_dict()) if hyper.averaging else None
+    losses: list[float] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for step, chosen in enumerate(_batches(draw, hyper, generator)):
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(step, hyper)
+            with torch.no_grad():
+                batch = augment(pixels[chosen], hyper.augmentation, generator)
+                target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
+                if hyper.mixup:
+                    share = float(mixing.beta(hyper.mixup, hyper.mixup))
+                    batch = share * batch + (1 - share) * batch.flip(0)
+                    target = share * target + (1 - share) * target.flip(0)
+            logits = network(batch.contiguous(memory_format=torch.channels_last))[:, 0]
+            loss = functional.binary_cross_entropy_with_logits(logits, target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise TrainingDiverged(f"the loss is {losses[-1]} at step {step}")
+            if average is not None:
+                _average(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
+            if on_progress is not None:
+                on_progress(step + 1, hyper.steps, float(np.mean(losses[-20:])))
+    finally:
+        torch.set_num_threads(before)
+    if average is not None:
+        network.load_state_dict(average)
+    network.eval()
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+        raise TrainingDiverged("a weight is not finite")
+    return float(np.mean(losses[-max(1, hyper.steps // 10) :]))
+
+
+@torch.inference_mode()
+def scores(network: nn.Module, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
+    """Score cases; (N, 1, H, W) float32 gives (N,) float32 in 0..1, larger is more abnormal."""
+    network.eval()
+    pixels = torch.as_tensor(images, dtype=torch.float32)
+    parts = [torch.sigmoid(network(part)[:, 0]) for part in pixels.split(batch_size)] if len(pixels) else []
+    return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.float32)
+
+
+def get_weights(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Copy the weights out, by name, in the network's order."""
+    return {
+        name: np.array(value.detach().contiguous().numpy(), dtype=np.float32, order="C")
+        for name, value in network.state_dict().items()
+    }
+
+
+def set_weights(network: nn.Module, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    """Put weights into a network.
+
+    Raises:
+        InvalidTraining: other names or shapes than the network's, or values that are not finite.
+    """
+    state = network.state_dict()
+    if set(state) != set(weights):
+        raise InvalidTraining("the weights' names are not this network's")
+    for name, value in state.items():
+        if tuple(weights[name].shape) != tuple(value.shape):
+            raise InvalidTraining(f"{name} has shape {weights[name].shape}, not {tuple(value.shape)}")
+        if not np.isfinite(weights[name]).all():
+            raise InvalidTraining(f"{name} holds values that are not finite")
+    network.load_state_dict({name: torch.from_numpy(np.array(weights[name], dtype=np.float32)) for name in state})
+
+
+def _cases(
+    images: Images, labels: NDArray[np.generic] | Tensor, weights: NDArray[np.generic] | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check that images (N, 1, H, W), labels (N,) and weights (N,) belong together."""
+    pixels = torch.as_tensor(images, dtype=torch.float32)
+    targets = torch.as_tensor(labels, dtype=torch.float32)
+    draw = torch.as_tensor(weights, dtype=torch.float64)
+    if pixels.ndim != 4 or pixels.shape[1] != 1 or targets.shape != (len(pixels),) or draw.shape != targets.shape:
+        raise InvalidTraining(
+            f"images {tuple(pixels.shape)}, labels {tuple(targets.shape)}, weights {tuple(draw.shape)}"
+        )
+    if not bool(torch.isfinite(draw).all()) or bool((draw < 0).any()) or float(draw.sum()) <= 0:
+        raise InvalidTraining("weights must be finite, none negative, and not all zero")
+    if not bool(((targets == 0) | (targets == 1)).all()):
+        raise InvalidTraining("labels are 0 and 1")
+    return pixels, targets, draw
+
+
+def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
+    """Make AdamW; only matrices and kernels decay."""
+    parameters = [value for value in network.parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for value in parameters if value.ndim > 1], "weight_decay": hyper.weight_decay},
+        {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=(0.9, 0.99))
+
+
+def _rate(step: int, hyper: Hyperparameters) -> float:
+    """Rise linearly, then fall along a cosine."""
+    rise = hyper.warmup * hyper.steps
+    if step < rise:
+        return hyper.learning_rate * (step + 1) / (rise + 1)
+    share = (step - rise) / max(1.0, hyper.steps - rise)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return hyper.learning_rate * (hyper.final_rate + (1 - hyper.final_rate) * cosine)
+
+
+def _batches(draw: Tensor, hyper: Hyperparameters, generator: Generator) -> Iterator[Tensor]:
+    """Give the case numbers of each step.
+
+    Systematic sampling, one pass of N draws at a time: each case comes as often as its weight says, to within one,
+    where independent draws would leave out a third of the cases in a pass.
+    """
+    count = len(draw)
+    queue = torch.zeros(0, dtype=torch.int64)
+    for _ in range(hyper.steps):
+        while len(queue) < hyper.batch_size:
+            order = torch.randperm(count, generator=generator)
+            edges = torch.cumsum(draw[order], 0) / draw.sum()
+            points = (torch.arange(count) + torch.rand((), generator=generator)).double() / count
+            taken = order[torch.searchsorted(edges, points).clamp_max(count - 1)]
+            queue = torch.cat((queue, taken[torch.randperm(count, generator=generator)]))
+        yield queue[: hyper.batch_size]
+        queue = queue[hyper.batch_size :]
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move the running mean of the weights a little towards the weights."""
+    for name, value in network.state_dict().items():
+        average[name].lerp_(value, 1 - decay)
