@@ -1,0 +1,1 @@
+"""From a received study to its outcome: scope, engine, pipeline, worker."""
