@@ -25,16 +25,17 @@ class GateVerdict(StrEnum):
 class GateReason(StrEnum):
     """Why; closed, because it crosses the border."""
 
-    NOT_WORSE = "not-worse"
+    NON_INFERIOR = "non-inferior"
     SENSITIVITY_NOT_SHOWN = "sensitivity-not-shown"
     SPECIFICITY_NOT_SHOWN = "specificity-not-shown"
-    SENSITIVITY_WORSE = "sensitivity-worse"
-    SPECIFICITY_WORSE = "specificity-worse"
+    SENSITIVITY_INFERIOR = "sensitivity-inferior"
+    SPECIFICITY_INFERIOR = "specificity-inferior"
     TOO_FEW_POSITIVES = "too-few-positives"
     TOO_FEW_NEGATIVES = "too-few-negatives"
-    FIRST_VERSION = "first-version"
-    SELF_TEST_FAILED = "self-test-failed"
     NO_TRAINING_CASES = "no-training-cases"
+    NO_INCUMBENT = "no-incumbent"
+    ACCEPTANCE_PASSED = "acceptance-passed"
+    SELF_TEST_FAILED = "self-test-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,13 @@ def adoption(cases: Sequence[Case], margins: Margins) -> GateResult:
     reasons: list[GateReason] = []
     if sensitivity.z < limit:
         worse = sensitivity.z <= -limit
-        reasons.append(GateReason.SENSITIVITY_WORSE if worse else GateReason.SENSITIVITY_NOT_SHOWN)
+        reasons.append(GateReason.SENSITIVITY_INFERIOR if worse else GateReason.SENSITIVITY_NOT_SHOWN)
     if specificity.z < limit:
         worse = specificity.z <= -limit
-        reasons.append(GateReason.SPECIFICITY_WORSE if worse else GateReason.SPECIFICITY_NOT_SHOWN)
+        reasons.append(GateReason.SPECIFICITY_INFERIOR if worse else GateReason.SPECIFICITY_NOT_SHOWN)
     if reasons:
         return GateResult(GateVerdict.REFUSE, tuple(reasons), sensitivity, specificity)
-    return GateResult(GateVerdict.ADOPT, (GateReason.NOT_WORSE,), sensitivity, specificity)
+    return GateResult(GateVerdict.ADOPT, (GateReason.NON_INFERIOR,), sensitivity, specificity)
 
 
 def _compare(cases: Sequence[Case], margin: float) -> Comparison:

@@ -9,61 +9,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.augmentation import augment
 from models.errors import InvalidTraining, TrainingDiverged
+from models.hyperparameters import Hyperparameters
 
 Images = NDArray[np.float32] | Tensor
-
-
-class Hyperparameters(BaseModel):
-    """How to train; the values for a first training and for a local round stand in configs/training.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: cases in a step.
-        learning_rate: peak of the schedule (AdamW).
-        final_rate: the schedule's end, as a share of the peak.
-        warmup: share of the steps in which the rate rises.
-        weight_decay: of convolution and linear weights; norms and biases have none.
-        augmentation: strength of augmentation, 0 none, 1 full.
-        mixup: parameter of the Beta distribution that mixes pairs of cases, 0 none.
-        label_smoothing: how far labels are drawn towards one half.
-        averaging: decay of the running mean of the weights that is kept in the end, 0 keeps the last ones.
-        error_weight: how much more often a case is drawn on which the served version erred.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    steps: int = Field(default=900, ge=1, le=100_000)
-    batch_size: int = Field(default=32, ge=2, le=4096)
-    learning_rate: float = Field(default=2e-3, gt=0, le=1)
-    final_rate: float = Field(default=0.01, ge=0, le=1)
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    weight_decay: float = Field(default=0.05, ge=0, le=10)
-    augmentation: float = Field(default=1.0, ge=0, le=2)
-    mixup: float = Field(default=0.2, ge=0, le=10)
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    averaging: float = Field(default=0.99, ge=0, lt=1)
-    error_weight: float = Field(default=2.0, ge=1, le=100)
-
-    def at_round(self, number: int, rounds: int) -> Self:
-        """Give the hyper-parameters of one round of a retraining: the peak rate falls along a cosine.
-
-        Args:
-            number: the round, from 1.
-            rounds: how many there will be.
-        """
-        share = 0.5 * (1 + math.cos(math.pi * (number - 1) / max(rounds, 1)))
-        return self.model_copy(update={"learning_rate": self.learning_rate * max(share, 0.05)})
 
 
 def fit(

@@ -108,7 +108,7 @@ def test_gate_adopts_refuses_and_waits() -> None:
     better = _cases(100, 0.6, 0.9, True) + _cases(100, 0.6, 0.9, False)
     assert adoption(better, margins).verdict is GateVerdict.ADOPT
     worse = _cases(100, 0.9, 0.6, True) + _cases(100, 0.6, 0.9, False)
-    assert adoption(worse, margins).reasons == (GateReason.SENSITIVITY_WORSE,)
+    assert adoption(worse, margins).reasons == (GateReason.SENSITIVITY_INFERIOR,)
     few = _cases(5, 0.1, 1.0, True) + _cases(100, 0.6, 0.9, False)
     assert adoption(few, margins).verdict is GateVerdict.SHADOW
     assert adoption([], margins).verdict is GateVerdict.SHADOW
