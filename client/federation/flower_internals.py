@@ -1,0 +1,91 @@
+"""Every name that the hospital uses of Flower's inside, in one place, for the pinned version.
+
+Flower documents none of these; `tests/unit/test_flower_internals.py` holds them against the installed Flower, so
+that an upgrade which moves one fails there and not in a hospital.
+"""
+
+import time
+from typing import Any
+
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+VERSION = "1.41.0"
+CLIENT_TASK = "flwr-clientapp"
+ALL_TASKS = (
+    "flwr-clientapp",
+    "flwr-agentapp",
+    "flwr-serverapp",
+    "flwr-simulation",
+    "flwr-model",
+    "flwr-connector",
+)
+HEARTBEAT = 10.0
+"""Seconds; Flower gives a task up after twice 30."""
+
+__all__ = [
+    "ALL_TASKS",
+    "CLIENT_TASK",
+    "HEARTBEAT",
+    "VERSION",
+    "AcquireTaskRequest",
+    "RuntimeHttpClient",
+    "SendTaskHeartbeatRequest",
+    "flower_supernode",
+    "pull_task_input",
+    "push_message",
+    "push_task_output",
+    "quicken",
+    "runtime_client",
+]
+
+
+def runtime_client(address: str, token: str | None) -> RuntimeHttpClient:
+    """A client of the SuperNode's own loopback API, on behalf of a task or of none."""
+    retries = make_simple_http_retry_invoker()
+    retries.max_tries = 3
+    interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="flwr-clientapp")]
+    if token is not None:
+        interceptors.append(RuntimeTokenHttpInterceptor(token))
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=interceptors,
+        retry_invoker=retries,
+    )
+
+
+class _Pace:
+    """Stands for the module `time` in the SuperNode's loop, which only ever sleeps.
+
+    The loop sleeps 3 s when there was nothing to fetch and 0.5 s while a reply is awaited. During a retraining both
+    are the larger part of a round; when nothing happens, 3 s are right. So: quick for a minute after each message.
+    """
+
+    QUICK, WATCHFUL, REPLY, BUSY = 0.1, 1.0, 0.03, 60.0
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def sleep(self, seconds: float) -> None:
+        now = time.monotonic()
+        if seconds < 1.0:
+            self._last = now
+            time.sleep(self.REPLY)
+        else:
+            time.sleep(self.QUICK if now - self._last < self.BUSY else self.WATCHFUL)
+
+
+def quicken() -> None:
+    """Let the SuperNode's loop in this process follow a retraining closely."""
+    from flwr.supernode import start_client_internal
+
+    start_client_internal.time = _Pace()  # pyright: ignore[reportAttributeAccessIssue]

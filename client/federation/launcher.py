@@ -1,0 +1,171 @@
+"""Runs the hospital's installed code, and only that, for each message that its SuperNode has fetched.
+
+Flower would unpack the bundle that came with a run and import what it names. Here a bundle is never unpacked: its
+digest is compared with the one approved at this hospital, and every other bundle is answered with a code. The
+SuperNode finds this program under the name `flower-superexec` in the only folder on its PATH, so that Flower's own
+programs, which would run such code, are not even found.
+
+It stays: a fresh process per message would spend two seconds on imports. Each message is answered in a forked child,
+so that nothing of one message lives on into the next, and a child that is killed is answered for.
+"""
+
+import argparse
+import hashlib
+import hmac
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+from flwr.app import Context, Error, Message
+
+import client.federation.app as installed
+from client.federation import flower_internals as flower
+from client.federation.supernode import COMMAND, SITE
+from models.exchange import RefusalCode
+
+log = logging.getLogger(__name__)
+
+POLL = 0.03  # seconds between two looks for a task; a loopback request
+ERROR = 200  # Flower lets applications number their errors as they like
+APPROVED = Path("trust/app.sha256")
+
+
+def approved_digest(site: Path) -> str | None:
+    """The digest of the one bundle that this hospital accepts, as written when its folder was made."""
+    try:
+        return (site / APPROVED).read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def approve(site: Path, digest: str) -> None:
+    """Write the digest of the bundle to accept."""
+    path = site / APPROVED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest + "\n")
+
+
+class Launcher:
+    """Takes tasks from one SuperNode, one at a time.
+
+    Args:
+        address: the SuperNode's loopback API.
+        site: the hospital's folder.
+        alive: whether the SuperNode still is.
+    """
+
+    def __init__(self, address: str, site: Path, alive: Callable[[], bool]) -> None:
+        self._alive = alive
+        self._address = address
+        self._site = site
+        self._tasks = flower.runtime_client(address, None)
+
+    def serve(self) -> None:
+        """Answer tasks until the SuperNode is gone."""
+        while self._alive():
+            try:
+                busy = self.step()
+            except (httpx.HTTPError, RuntimeError) as error:
+                # Flower itself answers for a task that nobody keeps alive.
+                log.error("a task was given up: %s", type(error).__name__)
+                busy = False
+            if not busy:
+                time.sleep(POLL)
+
+    def step(self) -> bool:
+        """Take and answer one task; False when there was none."""
+        acquired = self._tasks.AcquireTask(flower.AcquireTaskRequest(supported_task_types=list(flower.ALL_TASKS)))
+        if not acquired.HasField("task") or not acquired.token:
+            return False
+        self._answer(acquired.task.type, acquired.token)
+        return True
+
+    def _answer(self, task_type: str, token: str) -> None:
+        client = flower.runtime_client(self._address, token)
+        try:
+            message, context, _, fab = flower.pull_task_input(client)
+            code = self._refuses(task_type, fab.content)
+            if code is None:
+                status = self._fork(message, context, token, client)
+                code = None if status == 0 else "failed"
+                if code:
+                    log.error("the process that answered a message ended with %d", status)
+            else:
+                log.error("a run was refused: its bundle is not the approved one, or its task not a ClientApp's")
+                installed.open_border().refuse(message.content, code)
+            if code:
+                flower.push_message(client, Message(Error(ERROR, code), reply_to=message), context)
+            flower.push_task_output(client, context, "failed" if code else "completed", code or "")
+        finally:
+            client.close()
+
+    def _refuses(self, task_type: str, bundle: bytes) -> RefusalCode | None:
+        approved = approved_digest(self._site)
+        digest = hashlib.sha256(bundle).hexdigest()
+        if task_type != flower.CLIENT_TASK or approved is None or not hmac.compare_digest(digest, approved):
+            return "bundle-refused"
+        return None
+
+    def _fork(self, message: Message, context: Context, token: str, client: flower.RuntimeHttpClient) -> int:
+        """Answer in a child; meanwhile keep the task alive. Returns the child's status, 0 when its reply was sent."""
+        child = os.fork()
+        if child == 0:
+            os._exit(self._child(message, context, token))
+        beat = time.monotonic() + flower.HEARTBEAT
+        while True:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > beat:
+                client.SendTaskHeartbeat(flower.SendTaskHeartbeatRequest())
+                beat = time.monotonic() + flower.HEARTBEAT
+            if not self._alive():
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _child(self, message: Message, context: Context, token: str) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        parent = os.getppid()
+        try:
+            client = flower.runtime_client(self._address, token)
+            flower.push_message(client, installed.app(message, context), context)
+            client.close()
+        except BaseException as error:  # noqa: BLE001 - a child that returned would be a second launcher
+            log.error("a message was not answered: %s (parent %d)", type(error).__name__, parent)
+            return 1
+        finally:
+            logging.shutdown()
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the SuperNode that started this program, with the arguments that it gives `flower-superexec`."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--runtime-api-address", required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--insecure", action="store_true")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    def alive() -> bool:
+        return os.getppid() == options.parent_pid
+
+    Launcher(options.runtime_api_address, Path(os.environ[SITE]), alive).serve()
+    _end_children()
+    return 0
+
+
+def _end_children() -> None:
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

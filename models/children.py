@@ -1,0 +1,155 @@
+"""Child processes that are stopped whole and never outlive their parent.
+
+Flower's processes start others of their own, some in sessions of their own, so a process group is not enough: the
+descendants are looked up before the signal is sent.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from models.errors import VigieError
+
+log = logging.getLogger(__name__)
+
+PARENT = "VIGIE_PARENT"
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+"""A hospital's node and the coordinator never call home."""
+
+
+class ChildFailed(VigieError):
+    """A child process ended, or was not ready in time; its log says why."""
+
+    code = "child-failed"
+
+
+class Child:
+    """One child process with its log file.
+
+    Args:
+        name: for messages, e.g. `superlink`.
+        command: program and arguments.
+        environment: all of the child's environment but what is added here (`QUIET` and the parent's number).
+        log_file: receives standard output and error, appended.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+        self.name = name
+        self.log_file = log_file
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env={**environment, **QUIET, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process number."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, or None while it runs."""
+        return self._process.poll()
+
+    def wait_ready(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
+        """Probe until ready.
+
+        Raises:
+            ChildFailed: it ended first, or time ran out (then it is stopped).
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if self.returncode is not None:
+                raise ChildFailed(f"{self.name} ended with {self.returncode}; see {self.log_file}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ChildFailed(f"{self.name} was not ready in {timeout:.0f} s; see {self.log_file}")
+            time.sleep(0.05)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end.
+
+        Raises:
+            ChildFailed: it still runs.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ChildFailed(f"{self.name} still runs after {timeout:.0f} s") from error
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ask it and all its descendants to end, then make them."""
+        family = self.family()
+        if self.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop in %.0f s and is killed", self.name, grace)
+            self._process.kill()
+            self._process.wait()
+        _, alive = psutil.wait_procs(family, timeout=2.0)
+        for process in alive:
+            _if_alive(process.kill)
+        psutil.wait_procs(alive, timeout=2.0)
+
+    def kill(self) -> None:
+        """End it and all its descendants at once, as a power cut would."""
+        family = self.family()
+        self._process.kill()
+        for process in family:
+            _if_alive(process.kill)
+        self._process.wait()
+        psutil.wait_procs(family, timeout=2.0)
+
+    def family(self) -> list[psutil.Process]:
+        """Its living descendants, itself not included."""
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+
+def _if_alive(act: Callable[[], None]) -> None:
+    """Signal a process that may be gone already."""
+    try:
+        act()
+    except psutil.NoSuchProcess:
+        return
+
+
+def follow_parent(interval: float = 0.2) -> None:
+    """In a child: end as soon as the parent that started it is gone.
+
+    The parent is whoever `Child` says it is; without that, nothing is watched.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(interval)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(5.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()

@@ -1,0 +1,370 @@
+"""The coordinator's SuperLink: the one address that hospitals call.
+
+`SuperLink` starts it as a child, registers hospitals, starts a retraining's run and follows it. The child is
+`python -m server.superlink`: Flower's SuperLink behind a guard. Flower serves three things on one port: to hospitals
+(every request signed with the hospital's key), to whoever administers it, and to the process that runs the
+retraining; the second takes anyone who trusts the certificate, the third hands its tokens to anyone who asks first.
+The guard lets the second through only with the coordinator's own secret, and the third only from this machine.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models import flower_app, pki
+from models.children import Child, follow_parent
+from models.errors import Conflict, NotFound, VigieError
+
+log = logging.getLogger(__name__)
+
+COORDINATOR = "VIGIE_COORDINATOR"
+"""Environment variable that holds the coordinator's folder, for the process that runs a retraining."""
+
+CONTROL_HEADER = "x-vigie-control"
+Progress = Literal["pending", "starting", "running", "completed", "failed", "stopped"]
+FINISHED: frozenset[Progress] = frozenset({"completed", "failed", "stopped"})
+_POLL = "0.1"  # seconds between two looks of Flower's SuperExec for something to run
+
+
+class SuperLinkRefused(VigieError):
+    """The SuperLink did not take a request."""
+
+    code = "superlink-refused"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSite:
+    """A hospital as the coordinator knows it: the node number is bound to the key by the SuperLink."""
+
+    name: str
+    node_id: int
+    key_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is; `details` is Flower's word on a failure."""
+
+    run_id: int
+    progress: Progress
+    details: str = ""
+
+
+class SuperLink:
+    """The coordinator's SuperLink.
+
+    Args:
+        folder: the coordinator's folder; needs `pki/` with `ca.crt`, `server.crt`, `server.key` (models.pki).
+        host: address to listen on.
+        port: free port, picked by the caller.
+    """
+
+    def __init__(self, folder: Path, port: int, host: str = "127.0.0.1") -> None:
+        self.folder = folder.resolve()
+        self.host, self.port = host, port
+        self._child: Child | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is reached from this machine."""
+        return f"{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}"
+
+    @property
+    def child(self) -> Child | None:
+        """The process, while it runs."""
+        return self._child
+
+    @property
+    def _ca(self) -> Path:
+        return self.folder / "pki" / "ca.crt"
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start it and return when it answers.
+
+        Raises:
+            ChildFailed: it ended or was not ready in time.
+        """
+        control_token(self.folder)
+        home = self.folder / "flower"
+        home.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "FLWR_HOME": str(home),
+            COORDINATOR: str(self.folder),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL,
+        }
+        files = self.folder / "pki"
+        command = [
+            *(sys.executable, "-m", "server.superlink"),
+            *("--host", self.host, "--port", str(self.port)),
+            *("--ssl-ca-certfile", str(files / "ca.crt")),
+            *("--ssl-certfile", str(files / "server.crt")),
+            *("--ssl-keyfile", str(files / "server.key")),
+            *("--database", str(self.folder / "superlink.db")),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+        ]
+        self._child = Child("superlink", command, environment, self.folder / "logs" / "superlink.log")
+        self._child.wait_ready(self._answers, timeout)
+
+    def stop(self) -> None:
+        """Stop it and everything it started."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def __enter__(self) -> "SuperLink":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Hospitals
+
+    def register(self, name: str, public_key: Path) -> RegisteredSite:
+        """Let a hospital in.
+
+        Args:
+            name: the site's name, one per key.
+            public_key: its ECDSA P-384 public key in OpenSSH form.
+
+        Raises:
+            Conflict: the name is taken by another key.
+            SuperLinkRefused: the SuperLink does not take the key.
+        """
+        from flwr.proto.control_pb2 import RegisterNodeRequest
+
+        pem = pki.supernode_public_pem(public_key)
+        digest = hashlib.sha256(pem).hexdigest()
+        sites = registered_sites(self.folder)
+        for site in sites.values():
+            if (site.name == name) != (site.key_sha256 == digest):
+                raise Conflict(f"site {name} or its key is registered already")
+        if name in sites:
+            return sites[name]
+        with self._control() as control:
+            response = control.RegisterNode(RegisterNodeRequest(public_key=pem, name=name))
+        site = RegisteredSite(name, response.node_id, digest)
+        _write_sites(self.folder, {**sites, name: site})
+        return site
+
+    def unregister(self, name: str) -> None:
+        """Shut a hospital out; its key is never accepted again.
+
+        Raises:
+            NotFound: no such site.
+        """
+        from flwr.proto.control_pb2 import UnregisterNodeRequest
+
+        sites = registered_sites(self.folder)
+        if name not in sites:
+            raise NotFound(f"no site {name}")
+        with self._control() as control:
+            control.UnregisterNode(UnregisterNodeRequest(node_id=sites[name].node_id))
+        _write_sites(self.folder, {key: site for key, site in sites.items() if key != name})
+
+    def online(self) -> list[str]:
+        """Names of the registered sites that are connected, in order."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+
+        known = {site.node_id: site for site in registered_sites(self.folder).values()}
+        with self._control() as control:
+            nodes = control.ListNodes(ListNodesRequest()).nodes_info
+        return sorted(known[node.node_id].name for node in nodes if node.status == "online" and node.node_id in known)
+
+    # Runs
+
+    def run(self, retraining: str, app: bytes | None = None) -> int:
+        """Start the run of a retraining.
+
+        Args:
+            retraining: its name.
+            app: the bundle; ours unless a test plays an attacker.
+
+        Returns:
+            The run's number.
+
+        Raises:
+            SuperLinkRefused: the SuperLink does not start it.
+        """
+        from flwr.common.serde import fab_to_proto, user_config_to_proto
+        from flwr.proto.control_pb2 import StartRunRequest
+        from flwr.supercore.fab import Fab
+
+        content = app if app is not None else flower_app.bundle()
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
+            override_config=user_config_to_proto({"retraining": retraining}),
+        )
+        with self._control() as control:
+            response = control.StartRun(request)
+        if not response.HasField("run_id"):
+            raise SuperLinkRefused("the run was not started")
+        return response.run_id
+
+    def state(self, run_id: int) -> RunState:
+        """How far a run is.
+
+        Raises:
+            NotFound: no such run.
+        """
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        with self._control() as control:
+            runs = control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        if run_id not in runs:
+            raise NotFound(f"no run {run_id}")
+        status = runs[run_id].status
+        progress = status.sub_status if status.status == "finished" else status.status
+        return RunState(run_id, progress, status.details)
+
+    def follow(self, run_id: int, seen: Callable[[RunState], None] | None = None, poll: float = 0.3) -> Iterator[RunState]:
+        """Each new state of a run, until it is finished."""
+        last: RunState | None = None
+        while True:
+            state = self.state(run_id)
+            if state != last:
+                if seen is not None:
+                    seen(state)
+                yield state
+            if state.progress in FINISHED:
+                return
+            last = state
+            time.sleep(poll)
+
+    def wait(self, run_id: int, timeout: float) -> RunState:
+        """Wait for a run's end.
+
+        Raises:
+            SuperLinkRefused: it is not finished in time.
+        """
+        deadline = time.monotonic() + timeout
+        while (state := self.state(run_id)).progress not in FINISHED:
+            if time.monotonic() > deadline:
+                raise SuperLinkRefused(f"run {run_id} is still {state.progress} after {timeout:.0f} s")
+            time.sleep(0.2)
+        return state
+
+    def stop_run(self, run_id: int) -> None:
+        """Stop a run."""
+        from flwr.proto.control_pb2 import StopRunRequest
+
+        with self._control() as control:
+            control.StopRun(StopRunRequest(run_id=run_id))
+
+    # Inside
+
+    @contextmanager
+    def _control(self) -> Iterator[Any]:
+        import httpx
+        from flwr.supercore.control import ControlHttpClient
+        from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+        client = ControlHttpClient.from_server_address(
+            self.address,
+            insecure=False,
+            root_certificates=self._ca.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _Credential(self.folder)],
+        )
+        try:
+            yield client
+        except httpx.HTTPStatusError as error:
+            raise SuperLinkRefused(f"HTTP {error.response.status_code}: {error.response.text[:300]}") from None
+        except httpx.HTTPError as error:
+            raise SuperLinkRefused(type(error).__name__) from error
+        finally:
+            client.close()
+
+    def _answers(self) -> bool:
+        try:
+            self.online()
+        except SuperLinkRefused:
+            return False
+        return True
+
+
+class _Credential:
+    """Adds the coordinator's secret to each request of the administration."""
+
+    def __init__(self, folder: Path) -> None:
+        self._token = control_token(folder)
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        context.request.headers[CONTROL_HEADER] = self._token
+        return call_next(context)
+
+
+def control_token(folder: Path) -> str:
+    """The secret of the coordinator's administration, made at first use, readable by its owner only."""
+    path = folder / "secrets" / "control.token"
+    if not path.exists():
+        pki.write_private(path, secrets.token_hex(32).encode())
+    return path.read_text().strip()
+
+
+def registered_sites(folder: Path) -> dict[str, RegisteredSite]:
+    """The hospitals that the coordinator let in, by name, in order."""
+    path = folder / "sites.json"
+    if not path.exists():
+        return {}
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return {name: RegisteredSite(name, int(row["node_id"]), row["key_sha256"]) for name, row in sorted(rows.items())}
+
+
+def _write_sites(folder: Path, sites: dict[str, RegisteredSite]) -> None:
+    rows = {site.name: {"node_id": site.node_id, "key_sha256": site.key_sha256} for site in sites.values()}
+    draft = folder / "sites.json.new"
+    draft.write_text(json.dumps(rows, indent=2, sort_keys=True) + "\n")
+    draft.replace(folder / "sites.json")
+
+
+class Guard:
+    """ASGI middleware in front of everything that the SuperLink serves."""
+
+    def __init__(self, app: Any, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not self._lets(scope):
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send)
+
+    def _lets(self, scope: Any) -> bool:
+        path = str(scope["path"])
+        if path.startswith("/v1/fleet/"):
+            return True
+        if path.startswith("/v1/runtime/"):
+            return (scope.get("client") or ("", 0))[0] in ("127.0.0.1", "::1")
+        given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
+        return hmac.compare_digest(given, self._token)
+
+
+def main() -> None:
+    """Be the SuperLink: Flower's, behind the guard, and gone with its parent."""
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+    from starlette.middleware import Middleware
+
+    follow_parent()
+    token = control_token(Path(os.environ[COORDINATOR]))
+    extensions.get_middleware = lambda: (Middleware(Guard, token=token),)
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A live federation on free loopback ports: one SuperLink, and hospitals that answer as told."""
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.federation import supernode
+from client.federation.launcher import approve
+from client.federation.supernode import SuperNodeSettings
+from client.store.database import Database
+from client.store.ledger import Ledger
+from models import flower_app, pki
+from models.children import Child
+from server.superlink import RunState, SuperLink
+
+SUPPORT = Path(__file__).parent
+ROOT = SUPPORT.parents[1]
+FAKE_HOSPITAL = (sys.executable, str(SUPPORT / "fake_hospital.py"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Hospital:
+    name: str
+    folder: Path
+    child: Child
+
+    def behave(self, how: str) -> None:
+        (self.folder / "behaviour").write_text(how)
+
+    def crossings(self, retraining: str | None = None) -> list[dict]:
+        entries = Ledger(Database(self.folder / "site.db")).entries("border.")
+        rows = [{"event": entry.event, **json.loads(entry.facts)} for entry in entries]
+        return [row for row in rows if retraining is None or row["retraining"] == retraining]
+
+    def holds(self) -> bool:
+        return Ledger(Database(self.folder / "site.db")).first_break() is None
+
+
+class Federation:
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT / "coordinator")])
+        self.folder = folder / "coordinator"
+        pki.make_server(self.folder / "pki")
+        self.superlink = SuperLink(self.folder, free_port())
+        self.hospitals: dict[str, Hospital] = {}
+        try:
+            self.superlink.start()
+            for name in names:
+                self.add(folder / name, name)
+        except BaseException:
+            self.stop()
+            raise
+
+    def add(self, folder: Path, name: str, register: bool = True) -> Hospital:
+        folder.mkdir()
+        Database(folder / "site.db").migrate()
+        (folder / "behaviour").write_text("honest")
+        (folder / "trust").mkdir()
+        (folder / "trust" / "ca.crt").write_bytes((self.folder / "pki" / "ca.crt").read_bytes())
+        approve(folder, flower_app.digest())
+        keys = pki.make_supernode(folder / "secrets" / "supernode.key")
+        if register:
+            self.superlink.register(name, keys.public)
+        child = supernode.start(SuperNodeSettings(folder, self.superlink.address, free_port()), FAKE_HOSPITAL)
+        self.hospitals[name] = Hospital(name, folder, child)
+        return self.hospitals[name]
+
+    def run(self, name: str, timeout: float = 120.0, app: bytes | None = None) -> tuple[RunState, dict | None]:
+        state = self.superlink.wait(self.superlink.run(name, app), timeout)
+        path = self.folder / "retrainings" / name / "report.json"
+        return state, json.loads(path.read_text()) if path.exists() else None
+
+    def stop(self) -> None:
+        for hospital in self.hospitals.values():
+            hospital.child.stop()
+        self.superlink.stop()
