@@ -12,7 +12,9 @@ VigieError
 ├── InvalidPreprocessing   a version names a step outside the allow-list, or steps that make no image
 ├── InvalidTraining        images, labels, weights or tensors that do not fit each other
 ├── TrainingDiverged       a loss or weight is no longer finite; nothing of it may be used
-└── ExportMismatch         the exported network does not give the trained one's scores
+├── ExportMismatch         the exported network does not give the trained one's scores
+├── NotSignedIn            no token, or one that nobody here has
+└── InvalidVerdict         a verdict that contradicts itself, or a departure without a reason
 
 Each edge keeps one table from `code` to its own status (DICOM, HTTP, exit code); nothing else maps errors.
 """
@@ -103,3 +105,15 @@ class ExportMismatch(VigieError):
     """The exported network does not give the scores of the trained one."""
 
     code = "export-mismatch"
+
+
+class NotSignedIn(VigieError):
+    """No token, or one that nobody here has."""
+
+    code = "not-signed-in"
+
+
+class InvalidVerdict(VigieError):
+    """A verdict that contradicts itself or the result it is about, or a departure without its coded reason."""
+
+    code = "invalid-verdict"

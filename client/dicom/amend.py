@@ -1,0 +1,239 @@
+"""Makes the documents that a clinician's verdict adds: a verified report, or the withdrawal of a rejected one.
+
+Nothing in the PACS is ever edited in place: the first report stands, and these name it.
+
+Source: DICOM PS3.3 C.17.2 (verification, predecessor documents), A.35.4 and PS3.16 TID 2010 (key object selection).
+"""
+
+import io
+import struct
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import KeyObjectSelectionDocumentStorage
+
+from client.dicom.identity import MANUFACTURER
+from client.dicom.results import (
+    ABSENT,
+    PRESENT,
+    ResultObject,
+    concept,
+    copy_identity,
+    derive_uid,
+    dicom_time,
+    encode,
+    evidence,
+    put,
+    reference,
+    to_part10,
+)
+from models.bundle import Coding
+
+_SCHEME: Final = "99VIGIE"
+_CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
+_END_OF_SEQUENCE: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+QUALITY: Final = Coding(value="113001", scheme="DCM", meaning="Rejected for Quality Reasons")
+SAFETY: Final = Coding(value="113037", scheme="DCM", meaning="Rejected for Patient Safety Reasons")
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a clinician says of a result, as the documents put it.
+
+    Attributes:
+        reader: name of the clinician.
+        organization: that they answer to.
+        at: seconds since the epoch.
+        positive: their own answer; None where they could not tell.
+        facts: further coded facts (concept name, value), e.g. decision, tier and reason.
+        number: counts the opinions on one result, so that each has a document of its own.
+    """
+
+    reader: str
+    organization: str
+    at: float
+    positive: bool | None
+    facts: tuple[tuple[Coding, Coding], ...]
+    number: int
+
+
+def local(value: str, meaning: str) -> Coding:
+    """A concept that the standard has no code for."""
+    return Coding(value=value[:16].upper(), scheme=_SCHEME, meaning=meaning)
+
+
+def verify(first: bytes, opinion: Opinion) -> ResultObject:
+    """A new, verified report that takes the place of an unverified one and says the clinician's answer.
+
+    Args:
+        first: the unverified report as `results.make` made it, a Part 10 file.
+    """
+    border = first.index(_CONTENT)
+    dataset = pydicom.dcmread(io.BytesIO(first[:border]))
+    content = first[border + len(_CONTENT) : -len(_END_OF_SEQUENCE)]
+    predecessor = [(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))]
+    put(
+        dataset,
+        "PredecessorDocumentsSequence",
+        evidence(str(dataset.StudyInstanceUID), {str(dataset.SeriesInstanceUID): predecessor}),
+    )
+    parts = (dataset.SOPInstanceUID, opinion.number)
+    put(dataset, "SOPInstanceUID", derive_uid("verified", *parts))
+    put(dataset, "SeriesInstanceUID", derive_uid("verified-series", *parts))
+    put(dataset, "SeriesNumber", "9903")
+    put(dataset, "SeriesDescription", str(dataset.SeriesDescription).replace("UNVERIFIED", "VERIFIED"))
+    _dated(dataset, opinion.at)
+    put(dataset, "VerificationFlag", "VERIFIED")
+    put(dataset, "PreliminaryFlag", "FINAL")
+    observer = Dataset()
+    put(observer, "VerifyingOrganization", opinion.organization[:64])
+    put(observer, "VerificationDateTime", "".join(dicom_time(opinion.at)))
+    put(observer, "VerifyingObserverName", _person(opinion.reader))
+    put(observer, "VerifyingObserverIdentificationCodeSequence", Sequence([]))
+    put(dataset, "VerifyingObserverSequence", Sequence([observer]))
+
+    if opinion.positive is not None:
+        answer, other = (PRESENT, ABSENT) if opinion.positive else (ABSENT, PRESENT)
+        content = content.replace(_encoded(other), _encoded(answer))
+    language, rest = _after_first_item(content)
+    said = _container(Coding(value="C0034375", scheme="UMLS", meaning="Qualitative Evaluations"))
+    put(said, "ContentSequence", Sequence([_code(*fact) for fact in opinion.facts]))
+    tree = b"".join((_CONTENT, language, _items(_observer(opinion)), rest, _items([said]), _END_OF_SEQUENCE))
+    return ResultObject("verified", str(dataset.SOPInstanceUID), to_part10(dataset) + tree)
+
+
+def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, opinion: Opinion) -> ResultObject:
+    """A key object selection that tells the PACS not to show the objects of a rejected result.
+
+    Args:
+        first: the unverified report; whose study it is and what it stands for are read from its header.
+        objects: (SOP class UID, SOP instance UID, series UID) of everything that is withdrawn.
+        title: `QUALITY` or `SAFETY`.
+    """
+    header = pydicom.dcmread(io.BytesIO(first[: first.index(_CONTENT)]))
+    dataset = Dataset()
+    copy_identity(header, dataset)
+    parts = (header.SOPInstanceUID, opinion.number)
+    put(dataset, "SOPClassUID", KeyObjectSelectionDocumentStorage)
+    put(dataset, "SOPInstanceUID", derive_uid("kos", *parts))
+    put(dataset, "SeriesInstanceUID", derive_uid("kos-series", *parts))
+    put(dataset, "Modality", "KO")
+    put(dataset, "SeriesNumber", "9904")
+    put(dataset, "SeriesDescription", f"WITHDRAWN: {header.SeriesDescription}"[:64])
+    put(dataset, "InstanceNumber", "1")
+    put(dataset, "Manufacturer", MANUFACTURER)
+    put(dataset, "InstitutionName", str(header.get("InstitutionName", "")))
+    put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
+    _dated(dataset, opinion.at)
+    series: dict[str, list[tuple[str, str]]] = {}
+    for sop_class, sop_uid, series_uid in objects:
+        series.setdefault(series_uid, []).append((sop_class, sop_uid))
+    put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), series))
+    put(dataset, "ValueType", "CONTAINER")
+    put(dataset, "ConceptNameCodeSequence", _name(title))
+    put(dataset, "ContinuityOfContent", "SEPARATE")
+    template = Dataset()
+    put(template, "MappingResource", "DCMR")
+    put(template, "TemplateIdentifier", "2010")
+    put(dataset, "ContentTemplateSequence", Sequence([template]))
+    why = "; ".join(f"{name.meaning}: {value.meaning}" for name, value in opinion.facts)
+    content = [
+        *_observer(opinion),
+        _item("CONTAINS", "TEXT", Coding(value="113012", scheme="DCM", meaning="Key Object Description"), why),
+    ]
+    for sop_class, sop_uid, _series in objects:
+        item = Dataset()
+        put(item, "RelationshipType", "CONTAINS")
+        put(item, "ValueType", "IMAGE" if sop_class == pydicom.uid.SecondaryCaptureImageStorage else "COMPOSITE")
+        put(item, "ReferencedSOPSequence", Sequence([reference(sop_class, sop_uid)]))
+        content.append(item)
+    put(dataset, "ContentSequence", Sequence(content))
+    return ResultObject("kos", str(dataset.SOPInstanceUID), to_part10(dataset))
+
+
+def _dated(dataset: Dataset, at: float) -> None:
+    date, moment = dicom_time(at)
+    for what in ("InstanceCreation", "Content", "Series"):
+        put(dataset, f"{what}Date", date)
+        put(dataset, f"{what}Time", moment)
+
+
+def _observer(opinion: Opinion) -> list[Dataset]:
+    person = Coding(value="121006", scheme="DCM", meaning="Person")
+    return [
+        _code(Coding(value="121005", scheme="DCM", meaning="Observer Type"), person, "HAS OBS CONTEXT"),
+        _item(
+            "HAS OBS CONTEXT",
+            "PNAME",
+            Coding(value="121008", scheme="DCM", meaning="Person Observer Name"),
+            _person(opinion.reader),
+        ),
+        _item(
+            "HAS OBS CONTEXT",
+            "TEXT",
+            Coding(value="121009", scheme="DCM", meaning="Person Observer's Organization Name"),
+            opinion.organization,
+        ),
+    ]
+
+
+def _person(name: str) -> str:
+    # the separators of a PN value have no place in a name; 64 characters for a component group (PS3.5 table 6.2-1)
+    return name.translate({ord(character): " " for character in "\\="})[:64]
+
+
+def _name(coding: Coding) -> Sequence[Dataset]:
+    return Sequence([concept(coding.value, coding.scheme, coding.meaning)])
+
+
+def _item(relationship: str, value_type: str, name: Coding, value: Any) -> Dataset:
+    item = Dataset()
+    put(item, "RelationshipType", relationship)
+    put(item, "ValueType", value_type)
+    put(item, "ConceptNameCodeSequence", _name(name))
+    keyword = {"TEXT": "TextValue", "PNAME": "PersonName", "CODE": "ConceptCodeSequence"}[value_type]
+    put(item, keyword, value)
+    return item
+
+
+def _code(name: Coding, value: Coding, relationship: str = "CONTAINS") -> Dataset:
+    return _item(relationship, "CODE", name, _name(value))
+
+
+def _container(name: Coding) -> Dataset:
+    item = Dataset()
+    put(item, "RelationshipType", "CONTAINS")
+    put(item, "ValueType", "CONTAINER")
+    put(item, "ConceptNameCodeSequence", _name(name))
+    put(item, "ContinuityOfContent", "CONTINUOUS")
+    return item
+
+
+def _items(items: list[Dataset]) -> bytes:
+    tree = Dataset()
+    put(tree, "ContentSequence", Sequence(items))
+    return encode(tree)[len(_CONTENT) : -len(_END_OF_SEQUENCE)]
+
+
+@cache
+def _encoded(coding: Coding) -> bytes:
+    return encode(concept(coding.value, coding.scheme, coding.meaning))
+
+
+def _after_first_item(items: bytes) -> tuple[bytes, bytes]:
+    """Split a tree's items behind the first one, its language: observers come next (TID 1500)."""
+    end, depth, at = struct.pack("<HHI", 0xFFFE, 0xE00D, 0), 0, 0
+    start = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    while True:
+        opening, closing = items.find(start, at), items.find(end, at)
+        if 0 <= opening < closing:
+            depth, at = depth + 1, opening + len(start)
+        else:
+            depth, at = depth - 1, closing + len(end)
+            if depth == 0:
+                return items[:at], items[at:]

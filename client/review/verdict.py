@@ -1,0 +1,320 @@
+"""A clinician's word on a result: what may be said, and how it is kept.
+
+The first half is pure: the closed sets, and `check`, which refuses what contradicts itself. `record` keeps a verdict
+with its ledger entry and the document it makes, all in one transaction. History is never overwritten: a later verdict
+by the same reader stands in place of theirs, and of several readers the highest truth tier counts, in it the newest.
+"""
+
+import io
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pydicom
+from sqlalchemy import Connection, and_, insert, select
+
+from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.dicom.archive import Archive
+from client.dicom.results import ResultObject
+from client.store.ledger import append
+from client.store.site import Site
+from client.store.tables import delivery, outcome, study, verdict
+from models.errors import Conflict, InvalidVerdict, NotFound
+
+
+class TruthTier(StrEnum):
+    """How much a verdict is worth as truth, lowest first; never pooled silently."""
+
+    AI_VISIBLE = "ai_visible"
+    REPORT = "report"
+    SINGLE_READER = "single_reader"
+    BLIND_CONSENSUS = "blind_consensus"
+    FOLLOW_UP = "follow_up"
+    BIOPSY = "biopsy"
+
+    @property
+    def rank(self) -> int:
+        return _RANK[self]
+
+
+_RANK: Final = {tier: rank for rank, tier in enumerate(TruthTier)}
+_BLIND: Final = (TruthTier.SINGLE_READER, TruthTier.BLIND_CONSENSUS)
+
+
+class Decision(StrEnum):
+    """Agree with the AI, correct its answer, or reject its result so that it is withdrawn."""
+
+    AGREE = "agree"
+    CORRECT = "correct"
+    REJECT = "reject"
+
+
+class Answer(StrEnum):
+    """What is on the image, whatever the AI said."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    NOT_ASSESSABLE = "not_assessable"
+
+
+class Mode(StrEnum):
+    """Who read first."""
+
+    AI_FIRST = "ai_first"
+    DOCTOR_FIRST = "doctor_first"
+    SECOND_READER = "second_reader"
+
+
+class Reason(StrEnum):
+    """Why a clinician departs from the AI."""
+
+    SUBTLE = "subtle"
+    OVERLAP = "overlap"
+    ARTEFACT = "artefact"
+    OLD_CHANGE = "old_change"
+    OTHER_DISEASE = "other_disease"
+    IMAGE_QUALITY = "image_quality"
+    WRONG_PLACE = "wrong_place"
+    NOT_INTENDED_USE = "not_intended_use"
+    WRONG_PATIENT = "wrong_patient"
+    DANGEROUS = "dangerous"
+    OTHER = "other"
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
+
+    @property
+    def safety(self) -> bool:
+        """Whether a rejection for it is withdrawn for patient safety, not for quality."""
+        return self in (Reason.WRONG_PATIENT, Reason.DANGEROUS)
+
+
+_MEANINGS: Final = {
+    Reason.SUBTLE: "Subtle or small finding",
+    Reason.OVERLAP: "Overlapping anatomy",
+    Reason.ARTEFACT: "Artefact, device or foreign body",
+    Reason.OLD_CHANGE: "Old or post-operative change",
+    Reason.OTHER_DISEASE: "Another disease explains it",
+    Reason.IMAGE_QUALITY: "Positioning, exposure or motion",
+    Reason.WRONG_PLACE: "The map points to the wrong place",
+    Reason.NOT_INTENDED_USE: "Not an image for this AI",
+    Reason.WRONG_PATIENT: "Wrong patient or wrong study",
+    Reason.DANGEROUS: "Dangerous if believed",
+    Reason.OTHER: "Another reason",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One verdict as it is kept."""
+
+    id: int
+    study_uid: str
+    outcome_id: int
+    revision: int
+    reader: str
+    decision: Decision
+    answer: Answer
+    tier: TruthTier
+    mode: Mode
+    reason: Reason | None
+    at: float
+
+
+def check(
+    positive: bool, decision: Decision, answer: Answer, tier: TruthTier, reason: Reason | None, mode: Mode
+) -> None:
+    """Refuse a verdict that contradicts itself or the AI's answer it is about.
+
+    Args:
+        positive: what the AI said.
+
+    Raises:
+        InvalidVerdict: as said, with what to do instead.
+    """
+    said = Answer.POSITIVE if positive else Answer.NEGATIVE
+    opposite = Answer.NEGATIVE if positive else Answer.POSITIVE
+    if decision is Decision.AGREE and answer is not said:
+        raise InvalidVerdict(f"the AI said {said}: to answer {answer}, correct or reject it")
+    if decision is Decision.CORRECT and answer is not opposite:
+        raise InvalidVerdict(f"the AI said {said}: a correction answers {opposite}; to answer {answer}, " + _instead(answer))
+    if decision is Decision.AGREE and reason is not None:
+        raise InvalidVerdict("agreement takes no reason")
+    if decision is not Decision.AGREE and reason is None:
+        raise InvalidVerdict(f"to {decision} the AI needs a reason, one of {', '.join(Reason)}")
+    if tier in _BLIND and mode is Mode.AI_FIRST:
+        raise InvalidVerdict(f"tier {tier} is read with the AI hidden: its mode cannot be {mode}")
+    if tier is TruthTier.AI_VISIBLE and mode is Mode.DOCTOR_FIRST:
+        raise InvalidVerdict(f"tier {tier} is read with the AI in view: its mode cannot be {mode}")
+
+
+def _instead(answer: Answer) -> str:
+    return "reject it" if answer is Answer.NOT_ASSESSABLE else "agree with it"
+
+
+def record(
+    site: Site,
+    study_uid: str,
+    reader: str,
+    *,
+    revision: int,
+    decision: Decision,
+    answer: Answer,
+    tier: TruthTier,
+    reason: Reason | None = None,
+    mode: Mode | None = None,
+) -> Verdict:
+    """Keep a verdict, its trace and the document it makes, or none of them.
+
+    The same verdict given twice in a row by the same reader (a double click) is one verdict.
+
+    Args:
+        reader: name of an admitted clinician.
+        revision: of the study that the reader has seen the result of.
+        mode: by default, AI first; with the tiers that are read blind, doctor first.
+
+    Raises:
+        NotFound: no such study.
+        Conflict: it has no scored result, or a newer one than the reader has seen.
+        InvalidVerdict: see `check`.
+    """
+    mode = mode or (Mode.DOCTOR_FIRST if tier in _BLIND else Mode.AI_FIRST)
+    with site.database.write() as connection:
+        present = _present(connection, study_uid)
+        if present.revision != revision:
+            raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
+        check(bool(present.positive), decision, answer, tier, reason, mode)
+        given = connection.execute(
+            select(verdict).where(verdict.c.outcome_id == present.id).order_by(verdict.c.id)
+        ).all()
+        mine = [row for row in given if row.reader == reader]
+        new = {
+            "decision": str(decision),
+            "answer": str(answer),
+            "tier": str(tier),
+            "mode": str(mode),
+            "reason": str(reason or ""),
+        }
+        if mine and {key: getattr(mine[-1], key) for key in new} == new:
+            return read(mine[-1], revision)
+        values = {"study_uid": study_uid, "outcome_id": present.id, "reader": reader, "created_at": time.time(), **new}
+        inserted = connection.execute(insert(verdict).values(**values)).inserted_primary_key
+        number = int(inserted[0]) if inserted else 0
+        kept = Verdict(
+            number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, values["created_at"]
+        )
+        document = _document(site, connection, kept, len(given) + 1)
+        if document is not None:
+            digest = _archive(site.archive).store(document.content)
+            connection.execute(
+                insert(delivery).values(
+                    sop_uid=document.sop_uid, outcome_id=present.id, kind=document.kind, sha256=digest, state="pending"
+                )
+            )
+        append(
+            connection,
+            "verdict",
+            {
+                "study": site.study_key(study_uid),
+                "revision": revision,
+                "version": present.version_digest,
+                "verdict": kept.id,
+                "document": document.sop_uid if document else None,
+                **new,
+            },
+        )
+    return kept
+
+
+def read(row: Any, revision: int) -> Verdict:
+    """A row of the verdict table."""
+    return Verdict(
+        row.id,
+        row.study_uid,
+        row.outcome_id,
+        revision,
+        row.reader,
+        Decision(row.decision),
+        Answer(row.answer),
+        TruthTier(row.tier),
+        Mode(row.mode),
+        Reason(row.reason) if row.reason else None,
+        row.created_at,
+    )
+
+
+def standing(verdicts: list[Verdict]) -> list[Verdict]:
+    """Each reader's last verdict, the one that counts first: highest tier, in it the newest."""
+    last = {given.reader: given for given in sorted(verdicts, key=lambda given: given.id)}
+    return sorted(last.values(), key=lambda given: (given.tier.rank, given.id), reverse=True)
+
+
+def history(connection: Connection, study_uid: str) -> list[Verdict]:
+    """All verdicts on a study, on every revision, oldest first."""
+    query = (
+        select(verdict, outcome.c.revision)
+        .join(outcome, outcome.c.id == verdict.c.outcome_id)
+        .where(verdict.c.study_uid == study_uid)
+        .order_by(verdict.c.id)
+    )
+    return [read(row, row.revision) for row in connection.execute(query)]
+
+
+def _present(connection: Connection, study_uid: str) -> Any:
+    row = connection.execute(
+        select(study.c.state, study.c.revision, outcome)
+        .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+        .where(study.c.uid == study_uid)
+    ).first()
+    if row is None:
+        raise NotFound("no such study here")
+    mapping = row._mapping
+    if row.state != "scored" or mapping[outcome.c.kind] != "scored":
+        raise Conflict(f"the study is {row.state}: there is no result to judge")
+    return connection.execute(select(outcome).where(outcome.c.id == mapping[outcome.c.id])).one()
+
+
+def _document(site: Site, connection: Connection, given: Verdict, number: int) -> ResultObject | None:
+    """The verified report or the withdrawal; None where the result was never made an object of."""
+    made = {
+        row.kind: row.sha256
+        for row in connection.execute(
+            select(delivery.c.kind, delivery.c.sha256).where(
+                delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(("sr", "sc"))
+            )
+        )
+    }
+    if "sr" not in made:
+        return None
+    archive = _archive(site.archive)
+    first = archive.read(made["sr"])
+    positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
+    facts = [
+        (local("DECISION", "Reader's decision"), local(given.decision, given.decision.capitalize())),
+        (local("ANSWER", "Reader's answer"), local(given.answer, given.answer.capitalize().replace("_", " "))),
+        (local("TIER", "Truth tier"), local(given.tier, given.tier.capitalize().replace("_", " "))),
+    ]
+    if given.reason is not None:
+        facts.append((local("REASON", "Reason"), local(given.reason, given.reason.meaning)))
+    opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
+    if given.decision is not Decision.REJECT:
+        return verify(first, opinion)
+    objects = [_names(archive.read(made[kind])) for kind in ("sr", "sc") if kind in made]
+    title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
+    return withdraw(first, objects, title, opinion)
+
+
+@cache
+def _archive(folder: Path) -> Archive:
+    return Archive(folder)  # opening one makes its folders
+
+
+def _names(content: bytes) -> tuple[str, str, str]:
+    header = pydicom.dcmread(
+        io.BytesIO(content), specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"], stop_before_pixels=True
+    )
+    return str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID)

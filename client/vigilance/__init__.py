@@ -1,0 +1,1 @@
+"""What the hospital knows of the AI's errors."""
