@@ -6,6 +6,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from models.flower_pace import quicken_pulls
 from server.messaging import Exchange
 from server.superlink import COORDINATOR
 
@@ -17,5 +18,6 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the retraining whose name the run carries."""
     from server.retraining import conduct
 
+    quicken_pulls()
     folder = Path(os.environ[COORDINATOR])
     conduct(Exchange(grid, folder), folder, str(context.run_config["retraining"]))

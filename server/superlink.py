@@ -360,6 +360,7 @@ def main() -> None:
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
+    os.umask(0o077)
     follow_parent()
     token = control_token(Path(os.environ[COORDINATOR]))
     extensions.get_middleware = lambda: (Middleware(Guard, token=token),)

@@ -17,6 +17,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from models.flower_pace import quicken_pulls
+
 VERSION = "1.41.0"
 CLIENT_TASK = "flwr-clientapp"
 ALL_TASKS = (
@@ -50,7 +52,8 @@ __all__ = [
 def runtime_client(address: str, token: str | None) -> RuntimeHttpClient:
     """A client of the SuperNode's own loopback API, on behalf of a task or of none."""
     retries = make_simple_http_retry_invoker()
-    retries.max_tries = 3
+    # A SuperNode that does not answer on loopback is gone; Flower would ask for ever.
+    retries.max_tries = 3 if token else 1
     interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="flwr-clientapp")]
     if token is not None:
         interceptors.append(RuntimeTokenHttpInterceptor(token))
@@ -88,4 +91,5 @@ def quicken() -> None:
     """Let the SuperNode's loop in this process follow a retraining closely."""
     from flwr.supernode import start_client_internal
 
+    quicken_pulls()
     start_client_internal.time = _Pace()  # pyright: ignore[reportAttributeAccessIssue]

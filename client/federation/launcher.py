@@ -72,9 +72,12 @@ class Launcher:
             try:
                 busy = self.step()
             except (httpx.HTTPError, RuntimeError) as error:
+                if not self._alive():
+                    return
                 # Flower itself answers for a task that nobody keeps alive.
                 log.error("a task was given up: %s", type(error).__name__)
                 busy = False
+                time.sleep(0.5)
             if not busy:
                 time.sleep(POLL)
 
@@ -153,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("flwr").propagate = False  # it writes its own lines
 
     def alive() -> bool:
         return os.getppid() == options.parent_pid

@@ -76,6 +76,7 @@ def main() -> None:
     """Be the SuperNode: Flower's, followed closely and gone with its parent."""
     from client.federation import flower_internals
 
+    os.umask(0o077)
     follow_parent()
     flower_internals.quicken()
     flower_internals.flower_supernode()

@@ -22,7 +22,7 @@ WEIGHTS = {
 def conduct(exchange, folder, name):
     waited = exchange.wait_for(exchange.registered(), 60)
     report = {"sites": waited, "exchanges": []}
-    {"round": one_round, "hostile": hostile, "empty": empty, "train": train}[name.split("-")[0]](exchange, name, report)
+    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late}[name.split("-")[0]](exchange, name, report)
     path = folder / "retrainings" / name / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
@@ -57,6 +57,10 @@ def one_round(exchange, name, report):
 
 def train(exchange, name, report):
     ask(exchange, order(name), report)
+
+
+def late(exchange, name, report):
+    ask(exchange, order(name), report, timeout=4.0)
 
 
 def empty(exchange, name, report):

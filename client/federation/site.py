@@ -1,0 +1,27 @@
+"""What this hospital does with each order that its border let through."""
+
+from pathlib import Path
+
+from client.federation.adoption import judge, settle
+from client.federation.border import Handlers
+from client.federation.trainer import train
+from client.store.site import Site
+from client.store.versions import held
+from models.exchange import Layout, layout_of
+
+
+def handlers(folder: Path) -> Handlers:
+    """The hospital in `folder`, ready to answer."""
+    site = Site(folder)
+    site.database.check()
+
+    def layout(digest: str) -> Layout | None:
+        bundle = held(site, digest)
+        return layout_of(bundle.read_weights()) if bundle else None
+
+    return Handlers(
+        train=lambda order: train(site, order),
+        offer=lambda order: judge(site, order),
+        release=lambda order: settle(site, order),
+        layout=layout,
+    )

@@ -1,0 +1,116 @@
+"""A whole retraining's messages over a live SuperLink, and what a hospital's ledger says of them."""
+
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from federation_peers import Federation
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+SITES = ("alpha", "beta")
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    live = Federation(tmp_path_factory.mktemp("federation"), SITES)
+    yield live
+    live.stop()
+
+
+@pytest.fixture(autouse=True)
+def honest(federation):
+    for hospital in federation.hospitals.values():
+        hospital.behave("honest")
+
+
+def test_train_offer_and_release_reach_every_site_and_the_ledgers_agree(federation):
+    state, report = federation.run("round-first")
+
+    assert state.progress == "completed", state.details
+    assert list(report["sites"]) == list(SITES)
+    train, offer, release = report["exchanges"]
+    assert [list(each["results"]) for each in report["exchanges"]] == [list(SITES)] * 3
+    for site in SITES:
+        hospital = federation.hospitals[site]
+        rows = [(row["direction"], row["kind"], row["sha256"]) for row in hospital.crossings("round-first")]
+        assert rows == [
+            ("in", "train", train["sent"]),
+            ("out", "update", train["results"][site]["sha256"]),
+            ("in", "offer", offer["sent"]),
+            ("out", "evidence", offer["results"][site]["sha256"]),
+            ("in", "release", release["sent"]),
+            ("out", "decision", release["results"][site]["sha256"]),
+        ]
+        assert hospital.holds()
+        assert next(row["bytes"] for row in hospital.crossings("round-first") if row["kind"] == "offer") > 8 * 2**20
+
+
+def test_a_site_that_is_killed_is_answered_for_and_the_others_go_on(federation):
+    federation.hospitals["alpha"].behave("killed")
+
+    _, report = federation.run("train-killed")
+    federation.hospitals["alpha"].behave("honest")
+    _, after = federation.run("train-after")
+
+    results = report["exchanges"][0]["results"]
+    assert results["alpha"] == {"failure": "failed"}
+    assert results["beta"]["kind"] == "update"
+    assert after["exchanges"][0]["results"]["alpha"]["kind"] == "update"
+
+
+def test_a_site_that_is_late_is_silent_and_the_others_count(federation):
+    federation.hospitals["beta"].behave("slow")
+
+    _, report = federation.run("late-one")
+
+    results = report["exchanges"][0]["results"]
+    assert results["beta"] == {"failure": "silent"}
+    assert results["alpha"]["kind"] == "update"
+    assert report["exchanges"][0]["seconds"] < 6
+
+
+def test_a_round_with_nothing_to_compute_is_short(federation):
+    _, report = federation.run("round-quick")
+
+    assert report["exchanges"][2]["seconds"] < 3.0  # 12 s with Flower's own waits
+
+
+def test_hospitals_return_by_themselves_after_the_superlink_was_killed(federation):
+    federation.superlink.child.kill()
+    federation.superlink.start()
+
+    deadline = time.monotonic() + 60
+    while federation.superlink.online() != list(SITES) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    state, report = federation.run("train-again")
+
+    assert state.progress == "completed", state.details
+    assert [result["kind"] for result in report["exchanges"][0]["results"].values()] == ["update", "update"]
+
+
+def test_secrets_are_for_their_owner_only(federation):
+    private = [*federation.folder.rglob("*.key"), *federation.folder.rglob("*.token"), federation.folder / "superlink.db"]
+    for hospital in federation.hospitals.values():
+        private += [path for path in (hospital.folder / "secrets").iterdir() if path.suffix != ".pub"]
+
+    assert len(private) == 5
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in private), private
+
+
+def test_a_stopped_site_leaves_no_process_behind(federation, tmp_path):
+    hospital = federation.add(tmp_path / "gamma", "gamma")
+    deadline = time.monotonic() + 30
+    while "gamma" not in federation.superlink.online() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    family = hospital.child.family()
+
+    hospital.child.stop()
+
+    assert family
+    assert not [process for process in family if process.is_running()]
+    federation.superlink.unregister("gamma")
+    assert "gamma" not in federation.superlink.online()

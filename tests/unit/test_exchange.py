@@ -1,0 +1,249 @@
+"""What may cross the border survives the journey unchanged; what may not is refused, whatever it is."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from pydantic import ValidationError
+
+from models.errors import BorderRefused
+from models.exchange import (
+    CODES,
+    Decision,
+    Evidence,
+    Measure,
+    Offer,
+    Refusal,
+    Release,
+    TrainOrder,
+    Update,
+    check_weights,
+    fingerprint,
+    layout_of,
+    parse,
+)
+from models.hyperparameters import Hyperparameters
+
+settings.register_profile("exchange", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exchange")
+
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+counts = st.integers(0, 10**6)
+shares = st.floats(0, 1)
+tensors = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,30}", fullmatch=True)
+arrays = st.one_of(
+    npst.arrays(
+        np.float32,
+        npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+        elements=st.floats(-1e6, 1e6, width=32),
+    ),
+    npst.arrays(np.int64, npst.array_shapes(min_dims=0, max_dims=2, max_side=4)),
+)
+weights = st.dictionaries(tensors, arrays, min_size=1, max_size=6)
+
+
+@st.composite
+def measures(draw: st.DrawFn) -> Measure:
+    tp, fn, fp, tn = (draw(st.integers(0, 500)) for _ in range(4))
+    vendor_tp, vendor_tn = draw(st.integers(0, tp + fn)), draw(st.integers(0, fp + tn))
+    low, auc, high = sorted(draw(st.tuples(shares, shares, shares)))
+    return Measure(
+        n=tp + fn + fp + tn, n_positive=tp + fn, threshold=draw(shares), tp=tp, fp=fp, tn=tn, fn=fn,
+        vendor_tp=vendor_tp, vendor_fn=tp + fn - vendor_tp, vendor_tn=vendor_tn, vendor_fp=fp + tn - vendor_tn,
+        auc=auc, auc_low=low, auc_high=high,
+    )  # fmt: skip
+
+
+updates = st.builds(
+    Update, retraining=names, round=counts, base=digests, n_cases=st.just(10**6), n_errors=counts,
+    train_loss=st.floats(-1e3, 1e3), auc_received=st.none() | shares, weights=weights,
+)  # fmt: skip
+messages = st.one_of(
+    st.builds(TrainOrder, retraining=names, round=counts, base=digests, hyper=st.just(Hyperparameters()), weights=weights),
+    updates,
+    st.builds(
+        Offer, retraining=names, digest=digests, parent=st.none() | digests, bundle=st.binary(min_size=1, max_size=3000)
+    ),
+    st.builds(
+        Evidence, retraining=names, digest=digests, served=st.none() | digests, verdict=st.sampled_from(["adopt", "refuse"]),
+        reasons=st.lists(st.sampled_from(["non-inferior", "too-few-positives"]), max_size=3).map(tuple),
+        mended=counts, new_errors=counts, served_gate=st.none() | measures(), candidate_test=st.none() | measures(),
+    ),
+    st.builds(Release, retraining=names, digest=digests, released=st.booleans()),
+    st.builds(Decision, retraining=names, digest=digests, outcome=st.sampled_from(["adopted", "refused", "shadow"])),
+    st.builds(Refusal, to=st.sampled_from(["train", "unknown"]), code=st.sampled_from(sorted(CODES))),
+)  # fmt: skip
+
+
+def example() -> Update:
+    return Update(
+        retraining="autumn", round=2, base="a" * 64, n_cases=9, n_errors=1, train_loss=0.5,
+        weights={"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(4, np.int64)},
+    )  # fmt: skip
+
+
+def over_the_wire(record: RecordDict) -> RecordDict:
+    """As Flower moves it: every object to bytes and back."""
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    contents = {key: part.deflate() for key, part in get_all_nested_objects(record).items()}
+    inflated = inflate_object_from_contents(record.object_id, contents)
+    assert isinstance(inflated, RecordDict)
+    return inflated
+
+
+@given(messages)
+def test_a_message_survives_the_journey(message):
+    read = parse(over_the_wire(message.to_record()))
+
+    assert type(read) is type(message)
+    assert read.model_dump(exclude={"weights"}) == message.model_dump(exclude={"weights"})
+    if isinstance(message, TrainOrder | Update):
+        assert layout_of(read.weights) == layout_of(message.weights)
+        assert all(np.array_equal(read.weights[name], array) for name, array in message.weights.items())
+    assert fingerprint(read.to_record()) == fingerprint(message.to_record())
+
+
+@given(messages, st.data())
+def test_one_changed_field_is_refused_or_another_message(message, data):
+    """No field takes text: a canary planted in any of them never comes through."""
+    record = message.to_record()
+    fields = dict(record.config_records["vigie"])
+    field = data.draw(st.sampled_from(sorted(fields)) | st.just("patient"))
+    old = fields.get(field)
+    canary = "DUPONT^Marie"
+    fields[field] = [canary] if isinstance(old, list) else canary
+    record["vigie"] = ConfigRecord(fields)
+
+    with pytest.raises(BorderRefused) as refused:
+        parse(record)
+
+    assert canary not in str(refused.value)
+
+
+values = st.one_of(
+    st.text(max_size=20), st.integers(-(2**40), 2**40), st.floats(), st.binary(max_size=20), st.booleans(),
+    st.lists(st.text(max_size=5), max_size=3), st.lists(st.integers(0, 9), max_size=3),
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["kind", "wire", "retraining", "round", "base", "digest", "layout", "a.b", "a"]) | st.text(max_size=9),
+        values,
+        max_size=8,
+    ),
+    st.sampled_from(["train", "update", "offer", "evidence", "release", "decision", "refusal"]) | values,
+)
+def test_anything_at_all_is_refused_and_never_crashes(fields, kind):
+    record = RecordDict({"vigie": ConfigRecord({**fields, "kind": kind, "wire": 1})})
+
+    fingerprint(record)
+    with pytest.raises(BorderRefused):
+        parse(record)
+
+
+def with_weights(**arrays: Array) -> RecordDict:
+    record = example().to_record()
+    record["weights"] = ArrayRecord({**dict(record.array_records["weights"]), **arrays})
+    return record
+
+
+def header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": descr})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array("float32", (6,), "pickle", b"cposix\nsystem\n(S'true'\ntR."),
+        Array("float32", (6,), "numpy.ndarray", b""),
+        Array("float32", (6,), "numpy.ndarray", b"\x93NUMPY\x01\x00"),
+        Array("float32", (10**12,), "numpy.ndarray", header((10**12,))),
+        Array("float32", (6,), "numpy.ndarray", header((6,), "|O") + b"\x80\x04."),
+        Array(np.zeros((2, 3), np.float32)),
+        Array(np.zeros(7, np.float32)),
+        Array(np.zeros(5, np.float32)),
+        Array(np.array([1, 2, 3, 4, 5, np.nan], np.float32)),
+        Array(np.array([1, 2, 3, 4, 5, -np.inf], np.float32)),
+        Array(np.zeros(6, np.float64)),
+    ],
+    ids=["pickle", "empty", "cut", "huge", "objects", "shape", "longer", "shorter", "nan", "infinite", "other-type"],
+)
+def test_an_array_of_another_form_is_refused_unread(array):
+    with pytest.raises(BorderRefused):
+        parse(with_weights(float32=array))
+
+
+def test_an_array_type_of_its_own_is_refused():
+    with pytest.raises(BorderRefused):
+        parse(with_weights(float64=Array(np.zeros(3))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": np.zeros(1, np.float32)},
+        {"w": np.zeros((3, 2), np.float32)},
+        {"w": np.zeros((2, 3), np.float16)},
+        {"n": None},
+    ],
+    ids=["extra", "shape", "type", "missing"],
+)
+def test_weights_unlike_the_base_are_refused(change):
+    base = layout_of(example().weights)
+    changed = {name: array for name, array in {**example().weights, **change}.items() if array is not None}
+
+    check_weights(example().weights, base)
+    with pytest.raises(BorderRefused):
+        parse(example().model_copy(update={"weights": changed}).to_record(), base)
+
+
+def test_a_record_beside_the_declared_ones_is_refused():
+    record = example().to_record()
+    record["metrics"] = MetricRecord({"auc": 0.5})
+
+    with pytest.raises(BorderRefused):
+        parse(record)
+
+
+def test_a_bundle_that_is_not_the_declared_one_is_refused():
+    record = Offer(retraining="r", digest="d" * 64, bundle=b"a bundle").to_record()
+    record["bundle"] = ArrayRecord({"tar": Array(np.frombuffer(b"A bundle", np.uint8))})
+
+    with pytest.raises(BorderRefused):
+        parse(record)
+
+
+@pytest.mark.parametrize("change", [{"tp": 9}, {"n": 39}, {"vendor_fn": 4}, {"auc_low": 0.96}, {"auc": float("nan")}])
+def test_counts_that_do_not_add_up_are_refused(change):
+    good = dict(n=40, n_positive=10, threshold=0.5, tp=8, fp=3, tn=27, fn=2, vendor_tp=7, vendor_fp=2, vendor_tn=28,
+                vendor_fn=3, auc=0.9, auc_low=0.8, auc_high=0.95)  # fmt: skip
+    Measure(**good)
+    with pytest.raises(ValidationError):
+        Measure(**{**good, **change})
+
+
+def test_the_fingerprint_of_what_is_not_a_message_takes_nothing_over():
+    record = RecordDict({"vigie": ConfigRecord({"kind": "DUPONT", "retraining": "../DUPONT", "round": -1})})
+
+    crossing = fingerprint(record)
+
+    assert (crossing.kind, crossing.retraining, crossing.round) == ("unknown", None, None)
+    assert "DUPONT" not in json.dumps(crossing.__class__.__slots__) and len(crossing.sha256) == 64
+
+
+def test_twenty_megabytes_travel():
+    offer = Offer(retraining="r", digest="d" * 64, bundle=np.random.default_rng(1).bytes(20 * 2**20))
+
+    assert parse(over_the_wire(offer.to_record())).bundle == offer.bundle
