@@ -1,0 +1,402 @@
+"""The hospital's own HTTP interface: JSON for programs with a bearer token, and the readers' pages beside it.
+
+A bearer token is never sent by a browser on its own, so nothing here can be forged from another site; the pages have
+a session of their own (`pages.py`), which this interface does not take.
+"""
+
+import logging
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+
+from client.dicom.sender import resend
+from client.review import objections, pages, worklist
+from client.review.readers import Reader, Role, authenticate
+from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
+from client.store.site import Site
+from client.store.tables import delivery, outcome, version
+from client.vigilance import register
+from models.errors import NotSignedIn, VigieError
+
+log = logging.getLogger(__name__)
+
+STATUS: Final[dict[str, int]] = {
+    "not-signed-in": 401,
+    "not-allowed": 403,
+    "not-found": 404,
+    "conflict": 409,
+    "invalid-verdict": 422,
+    "invalid-study": 422,
+}
+"""From an error's code to its HTTP status; what is not here is 500: nobody outside can mend it."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VerdictIn(_Model):
+    """A verdict, and the revision of the study whose result the reader has seen."""
+
+    revision: int = Field(ge=1)
+    decision: Decision
+    answer: Answer
+    tier: TruthTier
+    reason: Reason | None = None
+    mode: Mode | None = None
+
+
+class VerdictOut(_Model):
+    """A verdict as it is kept."""
+
+    id: int
+    revision: int
+    reader: str
+    decision: Decision
+    answer: Answer
+    tier: TruthTier
+    mode: Mode
+    reason: Reason | None
+    at: float
+
+
+class ResultOut(_Model):
+    """A scored study's present result; `positive` is score against threshold."""
+
+    score: float
+    threshold: float
+    positive: bool
+    version: str
+    version_digest: str
+    engine: str
+    at: float
+
+
+class StudyOut(_Model):
+    """One study of the worklist."""
+
+    uid: str
+    patient_id: str
+    issuer: str
+    accession: str
+    status: worklist.Status
+    revision: int
+    received_at: float
+    reasons: list[str]
+    result: ResultOut | None
+    verified_by: str
+
+
+class DeliveryState(_Model):
+    """What became of one of the study's objects."""
+
+    kind: str
+    state: str
+    problem: str
+
+
+class StudyDetail(StudyOut):
+    """One study with everything said about it."""
+
+    verdicts: list[VerdictOut]
+    deliveries: list[DeliveryState]
+
+
+class ErrorOut(_Model):
+    """One entry of the error register."""
+
+    study_uid: str
+    version_digest: str
+    kind: register.ErrorKind
+    tier: TruthTier
+    reason: str
+    fold: str
+    patient_key: str
+    objects: bool
+    score: float
+    threshold: float
+    at: float
+
+
+class TallyOut(_Model):
+    """Counts of one version on one truth tier."""
+
+    version_digest: str
+    tier: TruthTier
+    scored: int
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+    not_assessable: int
+
+
+class ErrorsOut(_Model):
+    """The error register: its entries, newest first, and what they are out of."""
+
+    errors: list[ErrorOut]
+    tallies: list[TallyOut]
+
+
+class Objection(_Model):
+    """Whose objection it is, as their images name them."""
+
+    patient_id: str = Field(min_length=1, max_length=64)
+    issuer: str = Field(default="", max_length=64)
+
+
+class VersionOut(_Model):
+    """A model version that is known here."""
+
+    digest: str
+    name: str
+    number: int
+    state: str
+    threshold: float | None
+    received_at: float
+    adopted_at: float | None
+
+
+class DeliveryOut(_Model):
+    """An object on its way to the PACS."""
+
+    sop_uid: str
+    study_uid: str
+    kind: str
+    state: str
+    attempts: int
+    problem: str
+    sent_at: float | None
+
+
+class Retried(_Model):
+    """The revision under which a study is tried again."""
+
+    revision: int
+
+
+_bearer = HTTPBearer(auto_error=False)
+
+
+def _site(request: Request) -> Site:
+    return request.app.state.site
+
+
+def _reader(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Reader:
+    if credentials is None:
+        raise NotSignedIn("send a bearer token")
+    return authenticate(_site(request), credentials.credentials)
+
+
+ThisSite = Annotated[Site, Depends(_site)]
+ThisReader = Annotated[Reader, Depends(_reader)]
+
+open_routes = APIRouter(prefix="/api")
+routes = APIRouter(prefix="/api", dependencies=[Depends(_reader)])
+
+
+@open_routes.get("/health")
+def health() -> dict[str, str]:
+    """That the process answers; says nothing of anybody."""
+    return {"status": "ok"}
+
+
+@routes.get("/studies")
+def studies(site: ThisSite, state: str = "", q: str = "", limit: int = 100, after: str = "") -> list[StudyOut]:
+    """A page of the worklist, most urgent first."""
+    return [StudyOut(**_line(line)) for line in worklist.page(site, status=state, q=q, limit=limit, after=after)]
+
+
+@routes.get("/studies/{uid}")
+def study_detail(site: ThisSite, uid: str) -> StudyDetail:
+    """All about one study."""
+    detail = worklist.one(site, uid)
+    return StudyDetail(
+        **_line(detail.line),
+        verdicts=[_verdict(given) for given in detail.verdicts],
+        deliveries=[DeliveryState(kind=kind, state=state, problem=why) for kind, state, why in detail.deliveries],
+    )
+
+
+@routes.get("/studies/{uid}/heatmap.png", response_class=Response)
+def heatmap_png(site: ThisSite, uid: str) -> Response:
+    """The picture of the activation map over the radiograph."""
+    return Response(worklist.map_png(site, uid), media_type="image/png")
+
+
+@routes.post("/studies/{uid}/verdicts")
+def give_verdict(site: ThisSite, reader: ThisReader, uid: str, body: VerdictIn) -> VerdictOut:
+    """Keep a clinician's verdict."""
+    reader.require(Role.CLINICIAN)
+    given = record(
+        site,
+        uid,
+        reader.name,
+        revision=body.revision,
+        decision=body.decision,
+        answer=body.answer,
+        tier=body.tier,
+        reason=body.reason,
+        mode=body.mode,
+    )
+    return _verdict(given)
+
+
+@routes.post("/studies/{uid}/retry")
+def retry(site: ThisSite, reader: ThisReader, uid: str) -> Retried:
+    """Try a failed study again."""
+    reader.require(Role.IT, Role.OPERATOR)
+    return Retried(revision=worklist.retry(site, uid))
+
+
+@routes.get("/errors")
+def error_register(site: ThisSite, reader: ThisReader) -> ErrorsOut:
+    """Where the AI was wrong."""
+    reader.require(Role.CLINICIAN, Role.OPERATOR)
+    return ErrorsOut(
+        errors=[ErrorOut(**asdict(error)) for error in register.errors(site)],
+        tallies=[TallyOut(**asdict(tally)) for tally in register.tallies(site)],
+    )
+
+
+@routes.post("/objections", status_code=204)
+def object_to_reuse(site: ThisSite, reader: ThisReader, body: Objection) -> None:
+    """Note a patient's objection to reuse."""
+    reader.require(Role.CLINICIAN, Role.OPERATOR)
+    objections.object_to_reuse(site, body.patient_id, body.issuer)
+
+
+@routes.delete("/objections", status_code=204)
+def withdraw_objection(site: ThisSite, reader: ThisReader, body: Objection) -> None:
+    """Take a patient's objection back."""
+    reader.require(Role.CLINICIAN, Role.OPERATOR)
+    objections.withdraw_objection(site, body.patient_id, body.issuer)
+
+
+@routes.get("/versions")
+def versions(site: ThisSite) -> list[VersionOut]:
+    """The model versions that are known here, newest first."""
+    columns = [version.c[name] for name in VersionOut.model_fields]
+    with site.database.read() as connection:
+        rows = connection.execute(select(*columns).order_by(version.c.received_at.desc())).all()
+    return [VersionOut(**row._mapping) for row in rows]
+
+
+@routes.get("/deliveries")
+def deliveries(site: ThisSite, state: str = "failed", limit: int = 500) -> list[DeliveryOut]:
+    """Objects that are to be sent, were sent, or that the PACS does not take."""
+    columns = [outcome.c.study_uid if name == "study_uid" else delivery.c[name] for name in DeliveryOut.model_fields]
+    query = select(*columns).join(outcome, outcome.c.id == delivery.c.outcome_id).where(delivery.c.state == state)
+    with site.database.read() as connection:
+        rows = connection.execute(query.order_by(delivery.c.not_before).limit(max(1, min(limit, 5000)))).all()
+    return [DeliveryOut(**row._mapping) for row in rows]
+
+
+@routes.post("/deliveries/{uid}/resend", status_code=204)
+def resend_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
+    """Send a failed object again."""
+    reader.require(Role.IT, Role.OPERATOR)
+    resend(site, uid)
+
+
+def create_app(site: Site) -> FastAPI:
+    """The interface and the pages of one hospital."""
+    # the interactive documentation would load its scripts from elsewhere
+    app = FastAPI(title="Vigie", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.site = site
+    app.include_router(open_routes)
+    app.include_router(routes)
+    app.include_router(pages.router)
+    app.add_exception_handler(VigieError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+
+    @app.middleware("http")
+    async def _careful(request: Request, call_next: Any) -> Response:  # pyright: ignore[reportUnusedFunction]
+        response: Response = await call_next(request)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Content-Security-Policy"] = (
+            "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; "
+            "frame-ancestors 'none'; base-uri 'none'"
+        )
+        return response
+
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, VigieError)
+    status = STATUS.get(error.code, 500)
+    if status == 500:
+        log.error("%s: %s", error.code, error)
+    if not request.url.path.startswith("/api/"):
+        return pages.show_error(request, error, status)
+    return _problem(status, error.code, str(error))
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # where and what, but never the value that was sent
+    found = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+    return _problem(422, "invalid-request", "; ".join(found))
+
+
+async def _on_http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not-found", 405: "not-allowed-method"}.get(error.status_code, "invalid-request")
+    return _problem(error.status_code, code, str(error.detail))
+
+
+def _problem(status: int, code: str, message: str) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"code": code, "message": message}, status, headers)
+
+
+def _line(line: worklist.Line) -> dict[str, Any]:
+    result = line.result
+    return {
+        "uid": line.uid,
+        "patient_id": line.patient_id,
+        "issuer": line.issuer,
+        "accession": line.accession,
+        "status": line.status,
+        "revision": line.revision,
+        "received_at": line.received_at,
+        "reasons": list(line.reasons),
+        "result": result
+        and ResultOut(
+            score=result.score,
+            threshold=result.threshold,
+            positive=result.positive,
+            version=result.version,
+            version_digest=result.version_digest,
+            engine=result.engine,
+            at=result.at,
+        ),
+        "verified_by": line.verified_by,
+    }
+
+
+def _verdict(given: Verdict) -> VerdictOut:
+    return VerdictOut(
+        id=given.id,
+        revision=given.revision,
+        reader=given.reader,
+        decision=given.decision,
+        answer=given.answer,
+        tier=given.tier,
+        mode=given.mode,
+        reason=given.reason,
+        at=given.at,
+    )

@@ -1,0 +1,343 @@
+"""What there is to read, most urgent first, and all that is known of one study.
+
+A study's status is derived: `unverified` until a clinician has said something about its present result, `withdrawn`
+while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import pydicom
+from PIL import Image
+from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or_, select, tuple_
+
+from client.dicom import decode, heatmap
+from client.dicom.archive import Archive
+from client.review.verdict import Verdict, history, read, standing
+from client.store.ledger import append
+from client.store.site import Site
+from client.store.tables import delivery, outcome, patient, study, verdict, version
+from models.bundle import Facts
+from models.errors import Conflict, InvalidStudy, NotFound
+
+Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn"]
+STATUSES: Final[tuple[str, ...]] = get_args(Status)
+MOST: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A scored study's present result."""
+
+    outcome_id: int
+    score: float
+    threshold: float
+    positive: bool
+    version: str
+    version_digest: str
+    input_digest: str
+    engine: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One study of the worklist.
+
+    Attributes:
+        reasons: why it was refused or failed, coded.
+        verified_by: whose word counts now; empty where nobody's.
+    """
+
+    uid: str
+    patient_id: str
+    issuer: str
+    accession: str
+    status: Status
+    revision: int
+    received_at: float
+    reasons: tuple[str, ...]
+    result: Result | None
+    verified_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One study with its verdicts, oldest first, and what became of its objects."""
+
+    line: Line
+    verdicts: tuple[Verdict, ...]
+    deliveries: tuple[tuple[str, str, str], ...]
+
+
+def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: str = "") -> list[Line]:
+    """A page of the worklist: positives by falling score, then the longest waiting.
+
+    Args:
+        status: one of `STATUSES`, `scored` for all that have a result, or empty for all.
+        q: accession number, or the start of a patient or study identifier.
+        limit: at most `MOST`.
+        after: the UID of the last study of the page before.
+
+    Raises:
+        NotFound: no such status, or `after` names no study.
+    """
+    query = _lines()
+    state = _status()
+    if status == "scored":
+        query = query.where(study.c.state == "scored")
+    elif status:
+        if status not in STATUSES:
+            raise NotFound(f"no study has a status {status!r}: {', '.join(STATUSES)}")
+        query = query.where(state == status)
+    if q:
+        query = query.where(
+            or_(
+                study.c.accession == q,
+                patient.c.patient_id.startswith(q, autoescape=True),
+                study.c.uid.startswith(q, autoescape=True),
+            )
+        )
+    order = (-_urgency(), study.c.received_at, study.c.uid)
+    with site.database.read() as connection:
+        if after:
+            place = connection.execute(
+                _joined(select(*(column.label(f"k{i}") for i, column in enumerate(order)))).where(study.c.uid == after)
+            ).first()
+            if place is None:
+                raise NotFound("`after` names no study")
+            query = query.where(tuple_(*order) > tuple_(*(literal(key) for key in place)))
+        rows = connection.execute(query.order_by(*order).limit(max(1, min(limit, MOST)))).all()
+        return _read(connection, rows)
+
+
+def counts(site: Site) -> dict[str, int]:
+    """How many studies have each status."""
+    state = _status()
+    with site.database.read() as connection:
+        rows = connection.execute(_joined(select(state.label("status"), func.count().label("n"))).group_by(state)).all()
+    return {status: 0 for status in STATUSES} | {row.status: row.n for row in rows}
+
+
+def one(site: Site, uid: str) -> Detail:
+    """All about one study.
+
+    Raises:
+        NotFound: as said.
+    """
+    with site.database.read() as connection:
+        rows = connection.execute(_lines().where(study.c.uid == uid)).all()
+        if not rows:
+            raise NotFound("no such study here")
+        line = _read(connection, rows)[0]
+        sent = connection.execute(
+            select(delivery.c.kind, delivery.c.state, delivery.c.problem)
+            .join(outcome, outcome.c.id == delivery.c.outcome_id)
+            .where(outcome.c.study_uid == uid)
+            .order_by(delivery.c.outcome_id, delivery.c.kind)
+        ).all()
+        return Detail(line, tuple(history(connection, uid)), tuple((row.kind, row.state, row.problem) for row in sent))
+
+
+def next_uid(site: Site) -> str | None:
+    """The most urgent study that nobody has judged."""
+    lines = page(site, status="unverified", limit=1)
+    return lines[0].uid if lines else None
+
+
+def map_png(site: Site, uid: str) -> bytes:
+    """The picture of the map as it went to the PACS.
+
+    Raises:
+        NotFound: no such study, or it has no such picture.
+    """
+    return _png(np.asarray(_picture(site, uid).pixel_array))
+
+
+def image_png(site: Site, uid: str) -> bytes:
+    """The radiograph itself, framed as the map is, so that one can be laid over the other.
+
+    Raises:
+        NotFound: no such study, or its image cannot be shown.
+    """
+    result = one(site, uid).line.result
+    if result is None:
+        raise NotFound("there is no result, so no image it rests on")
+    try:
+        pixels = decode.read(_archive(site.archive).path(result.input_digest)).pixels
+    except (InvalidStudy, OSError) as error:
+        raise NotFound("the image cannot be shown") from error
+    flat = np.full((1, 1), -np.inf, np.float32)
+    return _png(heatmap.draw(pixels, flat, "Original image, without the map"))
+
+
+def patient_name(site: Site, uid: str) -> str:
+    """As the image has it; empty where it has none. Names are in no table: erasing a patient is short."""
+    try:
+        return str(_picture(site, uid).get("PatientName", "")).replace("^", " ").strip()
+    except NotFound:
+        return ""
+
+
+def facts_of(site: Site, digest: str) -> Facts | None:
+    """What a version says of itself, to be shown; None where its folder is gone."""
+    try:
+        return _facts(site.versions / digest)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def card_of(site: Site, digest: str) -> str:
+    """The model card as text; empty where the version's folder is gone."""
+    try:
+        return (site.versions / digest / "docs" / "README.md").read_text()
+    except OSError:
+        return ""
+
+
+def retry(site: Site, uid: str) -> int:
+    """Queue a failed study once more, as a new revision, so that its failure stays on record.
+
+    Returns:
+        The new revision.
+
+    Raises:
+        NotFound: no such study.
+        Conflict: it has not failed.
+    """
+    with site.database.write() as connection:
+        row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == uid)).first()
+        if row is None:
+            raise NotFound("no such study here")
+        if row.state != "failed":
+            raise Conflict(f"the study is {row.state}: only a failed one is tried again")
+        connection.execute(
+            study.update().where(study.c.uid == uid).values(state="queued", revision=row.revision + 1, attempts=0)
+        )
+        append(connection, "study.retried", {"study": site.study_key(uid), "revision": row.revision + 1})
+    return row.revision + 1
+
+
+def _urgency() -> Any:
+    return case((and_(study.c.state == "scored", outcome.c.positive), outcome.c.score), else_=0.0)
+
+
+def _status() -> Any:
+    later = verdict.alias("later")
+    replaced = exists().where(
+        later.c.outcome_id == verdict.c.outcome_id, later.c.reader == verdict.c.reader, later.c.id > verdict.c.id
+    )
+    rejected = exists().where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject", ~replaced)
+    judged = exists().where(verdict.c.outcome_id == outcome.c.id)
+    return case(
+        (study.c.state != "scored", study.c.state), (rejected, "withdrawn"), (judged, "verified"), else_="unverified"
+    )
+
+
+def _joined(query: Select[Any]) -> Select[Any]:
+    return (
+        query.select_from(study)
+        .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+        .outerjoin(patient, patient.c.key == study.c.patient_key)
+        .outerjoin(version, version.c.digest == outcome.c.version_digest)
+    )
+
+
+def _lines() -> Select[Any]:
+    return _joined(
+        select(
+            study.c.uid,
+            study.c.accession,
+            study.c.revision,
+            study.c.received_at,
+            study.c.state,
+            _status().label("status"),
+            patient.c.patient_id,
+            patient.c.issuer,
+            outcome.c.id.label("outcome_id"),
+            outcome.c.reasons,
+            outcome.c.score,
+            outcome.c.threshold,
+            outcome.c.positive,
+            outcome.c.version_digest,
+            outcome.c.input_digest,
+            outcome.c.engine,
+            outcome.c.created_at,
+            version.c.name,
+            version.c.number,
+        )
+    )
+
+
+def _read(connection: Connection, rows: Any) -> list[Line]:
+    shown = [row.outcome_id for row in rows if row.status in ("verified", "withdrawn")]
+    given: dict[int, list[Verdict]] = {}
+    if shown:
+        for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(shown))):
+            given.setdefault(row.outcome_id, []).append(read(row, 0))
+    lines: list[Line] = []
+    for row in rows:
+        last = standing(given.get(row.outcome_id, []))
+        result = None
+        if row.state == "scored":
+            result = Result(
+                row.outcome_id,
+                row.score,
+                row.threshold,
+                row.positive,
+                f"{row.name}@{row.number}",
+                row.version_digest,
+                row.input_digest,
+                row.engine,
+                row.created_at,
+            )
+        lines.append(
+            Line(
+                row.uid,
+                row.patient_id or "",
+                row.issuer or "",
+                row.accession,
+                row.status,
+                row.revision,
+                row.received_at,
+                tuple(str(reason) for reason in row.reasons or ()),
+                result,
+                last[0].reader if last else "",
+            )
+        )
+    return lines
+
+
+def _picture(site: Site, uid: str) -> pydicom.Dataset:
+    query = (
+        select(delivery.c.sha256)
+        .join(outcome, outcome.c.id == delivery.c.outcome_id)
+        .join(study, and_(study.c.uid == outcome.c.study_uid, study.c.revision == outcome.c.revision))
+        .where(study.c.uid == uid, delivery.c.kind == "sc")
+    )
+    with site.database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        raise NotFound("there is no picture of a map for this study")
+    return pydicom.dcmread(io.BytesIO(_archive(site.archive).read(row.sha256)))
+
+
+def _png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=64)
+def _facts(folder: Path) -> Facts:
+    return Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
+
+
+@lru_cache(maxsize=8)
+def _archive(folder: Path) -> Archive:
+    return Archive(folder)

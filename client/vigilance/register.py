@@ -1,0 +1,216 @@
+"""The error register: where a hospital's truth and the AI's answer meet. Derived, never kept: it cannot go stale.
+
+Truth is about an image and outlives a new score of it; so the verdicts counted are those on the very image that the
+present score rests on. No verdict is *missing*, never *agree*.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, and_, select
+
+from client.review.verdict import Answer, TruthTier, Verdict, read, standing
+from client.store.site import Fold, Site
+from client.store.tables import outcome, patient, study, verdict
+
+
+class ErrorKind(StrEnum):
+    """How the AI's answer differs from the truth."""
+
+    FALSE_POSITIVE = "false_positive"
+    FALSE_NEGATIVE = "false_negative"
+    NOT_ASSESSABLE = "not_assessable"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scored study whose truth is known.
+
+    Attributes:
+        positive: the truth.
+        score: the AI's, 0..1.
+        ai_positive: the AI's answer at the threshold that was applied.
+        tier: what the truth rests on.
+        input_digest: SHA-256 of the scored image's file.
+        objects: the patient objects to reuse: leave out of training and gates.
+        at: when the truth was given, seconds since the epoch.
+    """
+
+    study_uid: str
+    patient_key: str
+    fold: Fold
+    objects: bool
+    input_digest: str
+    version_digest: str
+    score: float
+    threshold: float
+    ai_positive: bool
+    positive: bool
+    tier: TruthTier
+    at: float
+
+    @property
+    def correct(self) -> bool:
+        return self.ai_positive == self.positive
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A study on which the AI was wrong, or should not have answered."""
+
+    study_uid: str
+    patient_key: str
+    fold: Fold
+    objects: bool
+    version_digest: str
+    kind: ErrorKind
+    tier: TruthTier
+    reason: str
+    score: float
+    threshold: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How one version did at this hospital, on one truth tier.
+
+    Attributes:
+        scored: studies whose present result is this version's, with or without a verdict, over all tiers.
+    """
+
+    version_digest: str
+    tier: TruthTier
+    scored: int
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+    not_assessable: int
+
+    @property
+    def validated(self) -> int:
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
+
+
+def cases(site: Site) -> list[Case]:
+    """Every scored study with a truth that is positive or negative, by study UID."""
+    with site.database.read() as connection:
+        return [
+            _case(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE
+        ]
+
+
+def errors(site: Site) -> list[Error]:
+    """Every study whose truth is not the AI's answer, newest first."""
+    found: list[Error] = []
+    with site.database.read() as connection:
+        for row, truth in _truths(connection):
+            kind = _kind(bool(row.positive), truth.answer)
+            if kind is not None:
+                found.append(
+                    Error(
+                        row.study_uid,
+                        row.patient_key,
+                        row.fold,
+                        row.objects_to_reuse,
+                        row.version_digest,
+                        kind,
+                        truth.tier,
+                        str(truth.reason or ""),
+                        row.score,
+                        row.threshold,
+                        truth.at,
+                    )
+                )
+    return sorted(found, key=lambda error: (-error.at, error.study_uid))
+
+
+def tallies(site: Site) -> list[Tally]:
+    """Counts per version and truth tier; tiers are never pooled."""
+    counts: dict[tuple[str, TruthTier], dict[str, int]] = {}
+    with site.database.read() as connection:
+        scored: dict[str, int] = {}
+        for (digest,) in connection.execute(
+            select(outcome.c.version_digest)
+            .join(study, and_(study.c.uid == outcome.c.study_uid, study.c.revision == outcome.c.revision))
+            .where(outcome.c.kind == "scored")
+        ):
+            scored[digest] = scored.get(digest, 0) + 1
+        for row, truth in _truths(connection):
+            count = counts.setdefault((row.version_digest, truth.tier), {})
+            cell = _cell(bool(row.positive), truth.answer)
+            count[cell] = count.get(cell, 0) + 1
+    return [
+        Tally(
+            digest,
+            tier,
+            scored.get(digest, 0),
+            *(count.get(cell, 0) for cell in ("tp", "fp", "tn", "fn", "not_assessable")),
+        )
+        for (digest, tier), count in sorted(counts.items(), key=lambda item: (item[0][0], item[0][1].rank))
+    ]
+
+
+def _kind(said: bool, answer: Answer) -> ErrorKind | None:
+    if answer is Answer.NOT_ASSESSABLE:
+        return ErrorKind.NOT_ASSESSABLE
+    if said == (answer is Answer.POSITIVE):
+        return None
+    return ErrorKind.FALSE_POSITIVE if said else ErrorKind.FALSE_NEGATIVE
+
+
+def _cell(said: bool, answer: Answer) -> str:
+    if answer is Answer.NOT_ASSESSABLE:
+        return "not_assessable"
+    return ("t" if said == (answer is Answer.POSITIVE) else "f") + ("p" if said else "n")
+
+
+def _case(row: Any, truth: Verdict) -> Case:
+    return Case(
+        row.study_uid,
+        row.patient_key,
+        row.fold,
+        row.objects_to_reuse,
+        row.input_digest,
+        row.version_digest,
+        row.score,
+        row.threshold,
+        row.positive,
+        truth.answer is Answer.POSITIVE,
+        truth.tier,
+        truth.at,
+    )
+
+
+def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
+    """Each scored study's present outcome with the verdict that counts for its image."""
+    earlier = outcome.alias("earlier")
+    query = (
+        select(
+            verdict,
+            earlier.c.revision,
+            outcome.c.version_digest,
+            outcome.c.input_digest,
+            outcome.c.score,
+            outcome.c.threshold,
+            outcome.c.positive,
+            study.c.patient_key,
+            patient.c.fold,
+            patient.c.objects_to_reuse,
+        )
+        .join(earlier, earlier.c.id == verdict.c.outcome_id)
+        .join(study, study.c.uid == verdict.c.study_uid)
+        .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+        .join(patient, patient.c.key == study.c.patient_key)
+        .where(
+            outcome.c.kind == "scored", study.c.state == "scored", earlier.c.input_digest == outcome.c.input_digest
+        )
+        .order_by(verdict.c.study_uid, verdict.c.id)
+    )
+    for _uid, group in groupby(connection.execute(query), key=lambda row: row.study_uid):
+        rows = list(group)
+        yield rows[-1], standing([read(row, row.revision) for row in rows])[0]
