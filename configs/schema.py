@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from models.errors import ConfigurationError
@@ -35,6 +35,21 @@ class PeerConfig:
 
 
 @dataclass
+class GateConfig:
+    """A hospital's adoption gate: how much worse is still not worse, and how sure one has to be."""
+
+    margin: float = 0.05
+    alpha: float = 0.025
+    min_positives: int = 20
+    min_negatives: int = 20
+
+    def __post_init__(self) -> None:
+        _require(0 < self.margin < 0.5, f"gate.margin is {self.margin}: between 0 and 0.5")
+        _require(0 < self.alpha < 0.5, f"gate.alpha is {self.alpha}: between 0 and 0.5")
+        _require(self.min_positives >= 1 and self.min_negatives >= 1, "gate minimums are at least 1")
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder."""
 
@@ -50,6 +65,7 @@ class SiteConfig:
     max_attempts: int = 3
     inference_threads: int = 1
     superlink: str = ""
+    gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -59,53 +75,75 @@ class SiteConfig:
         _ae_title("ae_title", self.ae_title)
         for title in self.calling_ae_titles:
             _ae_title("calling_ae_titles", title)
-        _require(0 < self.dicom_port < 65536, f"dicom_port is {self.dicom_port}: a TCP port is 1 to 65535")
-        _require(0 < self.api_port < 65536, f"api_port is {self.api_port}: a TCP port is 1 to 65535")
+        _require(0 <= self.dicom_port < 65536, f"dicom_port is {self.dicom_port}: 1 to 65535, or 0 for any")
+        _require(0 <= self.api_port < 65536, f"api_port is {self.api_port}: 1 to 65535, or 0 for any")
         _require(self.quiet_seconds >= 0, "quiet_seconds cannot be negative")
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 1, "inference_threads is at least 1")
 
 
 @dataclass
-class NetworkConfig:
-    """Which architecture, with its facts (see models.networks)."""
+class CoordinatorConfig:
+    """The coordinator: `coordinator.yaml` in its folder."""
 
-    name: str = "residual"
-    facts: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    host: str = "127.0.0.1"
+    superlink_port: int = 9091
+    mlflow_port: int = 5000
+    names: list[str] = field(default_factory=lambda: ["localhost"])
+
+    def __post_init__(self) -> None:
+        for key, port in (("superlink_port", self.superlink_port), ("mlflow_port", self.mlflow_port)):
+            _require(0 < port < 65536, f"{key} is {port}: a TCP port is 1 to 65535")
 
 
 @dataclass
-class GateConfig:
-    """The margins of the release gate and of every adoption gate."""
+class RetrainingConfig:
+    """A federated retraining; checked further by server.plan.Plan."""
 
-    margin: float = 0.05
-    alpha: float = 0.025
-    min_positives: int = 20
-    min_negatives: int = 20
+    name: str = MISSING
+    base: str = MISSING
+    sites: list[str] = field(default_factory=lambda: list[str]())
+    quorum: int = 0
+    rounds: int = 8
+    strategy: str = "fedavg-equal"
+    seed: int = 0
+    deadline_seconds: float = 600.0
+    connect_seconds: float = 60.0
+    hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
 
-    def __post_init__(self) -> None:
-        _require(0 < self.margin < 0.5, f"gate.margin is {self.margin}: between 0 and 0.5")
-        _require(0 < self.alpha < 0.5, f"gate.alpha is {self.alpha}: between 0 and 0.5")
-        _require(self.min_positives >= 1 and self.min_negatives >= 1, "gate minimums are at least 1")
+
+@dataclass
+class VersionConfig:
+    """A vendor's first version of a model."""
+
+    name: str = MISSING
+    title: str = MISSING
+    vendor: str = MISSING
+    finding: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    intended_use: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    network: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    seed: int = 0
+    threads: int = 2
 
 
-def load_site(path: Path) -> SiteConfig:
-    """Read and check a hospital's `site.yaml`.
+def load(path: Path, schema: type[T]) -> T:
+    """Read and check a settings file (`site.yaml`, `coordinator.yaml`).
 
     Raises:
         ConfigurationError: the file is missing, has an unknown key or a value that cannot work.
     """
     if not path.exists():
-        raise ConfigurationError(f"{path} is missing: run `vigie site init` first")
+        raise ConfigurationError(f"{path} is missing: run `vigie {path.stem} init` first")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(SiteConfig), OmegaConf.load(path))
-        return cast(SiteConfig, OmegaConf.to_object(merged))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
+        return cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def save_site(config: SiteConfig, path: Path) -> None:
-    """Write `site.yaml`, to be read by `load_site`."""
+def save(config: SiteConfig | CoordinatorConfig, path: Path) -> None:
+    """Write a settings file, to be read by `load`."""
     OmegaConf.save(OmegaConf.structured(config), path)
 
 

@@ -7,7 +7,9 @@ candidate; asked again, the hospital gives the same answer.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.federation.cases import ReusableCases, labels, scores_of, tensors
+import numpy as np
+
+from client.federation.cases import ReusableCases, labels, tensors
 from client.inference.engine import Engine
 from client.store import versions
 from client.store.site import Site
@@ -79,9 +81,7 @@ def settle(site: Site, release: Release) -> Decision:
         case "refuse":
             versions.put(site, release.digest, "refused", ",".join(evidence.reasons))
             outcome = "refused"
-    return Decision(
-        retraining=release.retraining, digest=release.digest, outcome=outcome, reasons=evidence.reasons
-    )
+    return Decision(retraining=release.retraining, digest=release.digest, outcome=outcome, reasons=evidence.reasons)
 
 
 def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float | None]:
@@ -133,7 +133,7 @@ def _answers(site: Site, bundle: Bundle, cases: ReusableCases) -> dict[str, _Ans
     engine = Engine(bundle, threads=site.config.inference_threads)
 
     def score(fold: Sequence[Case]) -> Floats:
-        return scores_of(engine.scores(tensors(site, bundle, fold)))
+        return engine.scores(tensors(site, bundle, fold)).astype(np.float64)
 
     training = cases.fold("train")
     positive = labels(training)

@@ -7,11 +7,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from client.dicom.archive import Archive
+from client.inference.tensors import Tensors
 from client.store.site import Fold, Site
 from client.vigilance.register import Case
 from client.vigilance.register import cases as validated
 from models.bundle import Bundle
-from models.stats.intervals import Bools, Floats
+from models.preprocessing import Preprocessing
+from models.stats.intervals import Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,8 @@ def labels(cases: Sequence[Case]) -> Bools:
     return np.array([case.positive for case in cases], dtype=bool)
 
 
-def scores_of(values: NDArray[np.float32]) -> Floats:
-    """(N,) scores in double precision, as the statistics want them."""
-    return values.astype(np.float64)
-
-
 def tensors(site: Site, bundle: Bundle, cases: Sequence[Case]) -> NDArray[np.float32]:
     """(N, 1, H, W) what the version's network takes of these cases; from the cache, else from the archive."""
-    from client.inference.tensors import TensorCache
-
-    cache = TensorCache(site, bundle)
-    return np.stack([cache.get(case.input_digest) for case in cases])
+    preprocessing = Preprocessing(bundle.preprocessing)
+    cache = Tensors(site.tensors, Archive(site.archive))
+    return np.stack([cache.get(case.input_digest, preprocessing) for case in cases])

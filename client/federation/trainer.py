@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from client.federation.cases import ReusableCases, labels, scores_of, tensors
+from client.federation.cases import ReusableCases, labels, tensors
 from client.store.site import Site
 from client.store.versions import held
 from models.errors import NotFound, TooFewCases
@@ -29,10 +29,10 @@ def train(site: Site, order: TrainOrder) -> Update:
     if positive.all() or not positive.any():
         raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
     images = tensors(site, bundle, cases)
-    wrong = np.array([case.ai_positive != case.positive for case in cases])
+    wrong = np.array([not case.correct for case in cases])
     network = build(bundle.facts.network, **bundle.facts.network_facts)
     set_weights(network, order.weights)
-    received = scores_of(scores(network, images))
+    received = scores(network, images).astype(np.float64)
     loss = fit(
         network,
         images,

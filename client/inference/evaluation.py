@@ -1,0 +1,112 @@
+"""How a version does on a folder of labelled images: through the same preprocessing and engine as the node."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dicom import decode
+from client.inference.engine import Engine
+from models.bundle import Bundle
+from models.errors import InvalidStudy
+from models.manifest import Row, picture
+from models.preprocessing import Preprocessing
+from models.stats.intervals import Estimate, auc, proportion
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An image of the manifest that could not be scored."""
+
+    line: int
+    file: str
+    reason: str
+
+
+def evaluate(
+    bundle: Bundle,
+    rows: Iterable[Row],
+    threads: int = 1,
+    threshold: float | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score every image and sum up per site.
+
+    Args:
+        threshold: the vendor's when None; `score >= threshold` is called abnormal.
+        on_progress: told how many images are done.
+
+    Returns:
+        version, digest, threshold; under `sites`, by name: n, n_positive, sensitivity, specificity and auc (each
+        value, low, high: 95 %, null where a class is missing) and `scores` by file; `problems`: what could not be
+        scored, with its line in the manifest. Every row is in exactly one of the two.
+    """
+    cut = bundle.facts.threshold if threshold is None else threshold
+    engine, preprocessing = Engine(bundle, threads=threads), Preprocessing(bundle.preprocessing)
+    problems: list[Problem] = []
+    scored: dict[str, dict[str, tuple[float, bool]]] = {}
+    done = 0
+    for batch in _batches(_prepared(rows, preprocessing, problems)):
+        values = engine.scores(np.stack([tensor for _, tensor in batch]))
+        for (row, _), value in zip(batch, values, strict=True):
+            scored.setdefault(row.site, {})[row.file] = (float(value), row.positive)
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done)
+    return {
+        "version": bundle.facts.label,
+        "digest": bundle.digest,
+        "threshold": cut,
+        "sites": {site: _summary(found, cut) for site, found in sorted(scored.items())},
+        "problems": [{"line": problem.line, "file": problem.file, "reason": problem.reason} for problem in problems],
+    }
+
+
+def _prepared(
+    rows: Iterable[Row], preprocessing: Preprocessing, problems: list[Problem]
+) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    for row in rows:
+        try:
+            yield row, preprocessing(_pixels(row.path))
+        except InvalidStudy as error:
+            problems.append(Problem(row.line, row.file, str(error)))
+
+
+def _pixels(path: Path) -> NDArray[np.float32]:
+    return decode.read(path).pixels if path.suffix.lower() in (".dcm", ".dicom") else picture(path)
+
+
+def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _summary(found: dict[str, tuple[float, bool]], cut: float) -> dict[str, Any]:
+    scores = np.array([score for score, _ in found.values()], dtype=np.float64)
+    positive = np.array([truth for _, truth in found.values()], dtype=bool)
+    called = scores >= cut
+    return {
+        "n": len(found),
+        "n_positive": int(positive.sum()),
+        "sensitivity": _interval(proportion(int((called & positive).sum()), int(positive.sum()))),
+        "specificity": _interval(proportion(int((~called & ~positive).sum()), int((~positive).sum()))),
+        "auc": _interval(auc(scores, positive)),
+        "scores": {file: score for file, (score, _) in found.items()},
+    }
+
+
+def _interval(estimate: Estimate) -> dict[str, float] | None:
+    if np.isnan(estimate.value):
+        return None
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -1,0 +1,156 @@
+"""The model versions that a hospital holds: received, judged, adopted, retired. Every change is in the ledger."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from client.store import ledger
+from client.store.site import Site
+from client.store.tables import version
+from models.bundle import Bundle, verify
+from models.errors import NotFound
+from models.signing import load_trust
+
+State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldVersion:
+    """A version as this hospital keeps it; `threshold` is the site's own, None: the vendor's."""
+
+    digest: str
+    name: str
+    number: int
+    state: State
+    threshold: float | None
+    decision: dict[str, Any] | None
+
+
+def find(site: Site, digest: str) -> HeldVersion | None:
+    """What is known here of the version with this digest."""
+    with site.database.read() as connection:
+        row = connection.execute(select(version).where(version.c.digest == digest)).first()
+    return _held(row) if row else None
+
+
+def listed(site: Site) -> list[HeldVersion]:
+    """All versions, newest first."""
+    with site.database.read() as connection:
+        rows = connection.execute(select(version).order_by(version.c.received_at.desc())).all()
+    return [_held(row) for row in rows]
+
+
+def serving(site: Site, name: str | None = None) -> HeldVersion | None:
+    """The adopted version (of this name, or at all), the newest adopted first."""
+    query = select(version).where(version.c.state == "adopted").order_by(version.c.adopted_at.desc())
+    if name is not None:
+        query = query.where(version.c.name == name)
+    with site.database.read() as connection:
+        row = connection.execute(query).first()
+    return _held(row) if row else None
+
+
+def held(site: Site, digest: str) -> Bundle | None:
+    """The verified bundle of a version that this hospital accepted at its border; None where it has none.
+
+    Raises:
+        BundleRefused: what lies on disk is no longer what was signed.
+    """
+    if find(site, digest) is None:
+        return None
+    return verify(site.versions / digest, load_trust(site.trust))
+
+
+def receive(site: Site, bundle: Bundle) -> HeldVersion:
+    """Enter a verified bundle; one that is there already keeps its state."""
+    with site.database.write() as connection:
+        if not connection.execute(select(version.c.digest).where(version.c.digest == bundle.digest)).first():
+            connection.execute(
+                insert(version).values(
+                    digest=bundle.digest,
+                    name=bundle.facts.name,
+                    number=bundle.facts.number,
+                    state="offered",
+                    received_at=time.time(),
+                )
+            )
+            _trace(connection, "version.received", bundle.digest, {"version": bundle.facts.label})
+    return _known(site, bundle.digest)
+
+
+def note_decision(site: Site, digest: str, decision: dict[str, Any], threshold: float | None) -> None:
+    """Keep what the adoption gate said, once; a second look at the same candidate does not replace the first."""
+    with site.database.write() as connection:
+        changed = connection.execute(
+            update(version)
+            .where(version.c.digest == digest, version.c.decision.is_(None))
+            .values(decision=decision, threshold=threshold)
+        ).rowcount
+        if changed:
+            _trace(connection, "version.judged", digest, {"decision": json.dumps(decision, sort_keys=True)})
+
+
+def adopt(site: Site, digest: str) -> None:
+    """Serve this version; the one of the same name that served before is retired. Twice is once."""
+    chosen = _known(site, digest)
+    with site.database.write() as connection:
+        changed = connection.execute(
+            update(version)
+            .where(version.c.digest == digest, version.c.state != "adopted")
+            .values(state="adopted", adopted_at=time.time())
+        ).rowcount
+        if not changed:
+            return
+        connection.execute(
+            update(version)
+            .where(version.c.name == chosen.name, version.c.digest != digest, version.c.state == "adopted")
+            .values(state="retired")
+        )
+        _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}"})
+
+
+def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
+    """Do not serve this version, and say why."""
+    with site.database.write() as connection:
+        changed = connection.execute(
+            update(version).where(version.c.digest == digest, version.c.state != state).values(state=state)
+        ).rowcount
+        if changed:
+            _trace(connection, f"version.{state}", digest, {"reasons": reasons})
+
+
+def roll_back(site: Site, name: str) -> HeldVersion:
+    """Serve again the version of this name that served before the present one.
+
+    Raises:
+        NotFound: there is none to go back to.
+    """
+    query = (
+        select(version)
+        .where(version.c.name == name, version.c.state == "retired", version.c.adopted_at.is_not(None))
+        .order_by(version.c.adopted_at.desc())
+    )
+    with site.database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(f"no earlier version of {name!r} has served here: nothing to go back to")
+    adopt(site, row.digest)
+    return _known(site, row.digest)
+
+
+def _known(site: Site, digest: str) -> HeldVersion:
+    found = find(site, digest)
+    if found is None:
+        raise NotFound(f"this hospital holds no version {digest[:12]}…")
+    return found
+
+
+def _trace(connection: Connection, event: str, digest: str, facts: dict[str, ledger.Fact]) -> None:
+    ledger.append(connection, event, {"digest": digest, **facts})
+
+
+def _held(row: Any) -> HeldVersion:
+    return HeldVersion(row.digest, row.name, row.number, row.state, row.threshold, row.decision)

@@ -1,0 +1,1 @@
+"""What a person types: the `vigie` command, and the demonstration."""

@@ -1,0 +1,75 @@
+"""`vigie coordinator …`: the one place that hospitals call, and the registry."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The coordinator. Example: vigie coordinator init --folder coordinator")
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    superlink_port: int = 9091,
+    mlflow_port: int = 5000,
+    name: Annotated[list[str] | None, typer.Option(help="name or address hospitals call; repeatable")] = None,
+) -> None:
+    """Make the coordinator's folder, its certificate and its signing key; what is there already is kept.
+
+    Example: vigie coordinator init --folder coordinator --host 0.0.0.0 --name vigie.example.org
+    """
+    from configs.schema import CoordinatorConfig
+    from models.pki import make_server
+    from server.coordinator import create
+
+    names = name or ["localhost"]
+    made = create(folder, CoordinatorConfig(host, superlink_port, mlflow_port, names))
+    if not (made.folder / "pki" / "ca.crt").exists():
+        make_server(made.folder / "pki", names)
+    print(f"made {made.folder}")
+    print(f"give hospitals {made.folder / 'pki' / 'ca.crt'} and {made.folder / 'trust' / 'coordinator.pub'}")
+
+
+@app.command()
+def run(folder: Folder) -> None:
+    """Run the SuperLink and MLflow; stops on Ctrl-C.
+
+    Example: vigie coordinator run --folder coordinator
+    """
+    from server import tracking
+    from server.coordinator import Coordinator
+    from server.superlink import SuperLink
+
+    coordinator = Coordinator(folder.resolve())
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    config = coordinator.config
+    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.host)
+    try:
+        with SuperLink(coordinator.folder, config.superlink_port, config.host) as link:
+            print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
+            while not stop.wait(0.5):
+                if mlflow.returncode is not None or link.child is None or link.child.returncode is not None:
+                    raise typer.Exit(1)
+    finally:
+        mlflow.stop()
+
+
+@app.command()
+def register(folder: Folder, name: str, key: Annotated[Path, typer.Argument(help="supernode.key.pub")]) -> None:
+    """Let a hospital in by its public key; the coordinator has to be running.
+
+    Example: vigie coordinator register --folder coordinator nih nih.pub
+    """
+    from server.coordinator import Coordinator
+    from server.superlink import SuperLink
+
+    coordinator = Coordinator(folder.resolve())
+    site = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host).register(name, key)
+    print(f"{site.name} is let in")

@@ -1,0 +1,101 @@
+"""`vigie retrain …`: what an ML engineer launches and watches."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Federated retraining. Example: vigie retrain launch spring base=chest-radiograph@1 rounds=8",
+)
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
+
+
+@app.command()
+def launch(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the retraining, lower case")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of configs/retraining.yaml, KEY=VALUE")] = None,
+) -> None:
+    """Launch a retraining over the hospitals, or resume one of this name, and follow it to the decisions.
+
+    `rounds=0` delivers the base version as it is.
+
+    Example: vigie retrain launch --folder coordinator spring base=chest-radiograph@1 rounds=8
+    """
+    from configs.schema import RetrainingConfig, compose
+    from server.coordinator import Coordinator
+    from server.launch import launch as start
+    from server.launch import plan_of
+
+    coordinator = Coordinator(folder.resolve())
+    config = compose("retraining", RetrainingConfig, [f"name={name}", *(overrides or [])])
+    start(coordinator, plan_of(config, coordinator), lambda line: print(told(line), flush=True))
+
+
+@app.command()
+def watch(folder: Folder, name: str) -> None:
+    """Follow a retraining that was launched elsewhere.
+
+    Example: vigie retrain watch --folder coordinator spring
+    """
+    from server import journal, plan
+
+    plan.load(folder, name)
+    seen = 0
+    while True:
+        lines = list(journal.read(folder / "retrainings" / name))
+        for line in lines[seen:]:
+            print(told(line), flush=True)
+        seen = len(lines)
+        if lines and lines[-1]["step"] == "finished":
+            return
+        time.sleep(0.5)
+
+
+@app.command("list")
+def list_all(folder: Folder) -> None:
+    """List retrainings with their last step.
+
+    Example: vigie retrain list --folder coordinator
+    """
+    from server import journal
+
+    for path in sorted((folder / "retrainings").glob("*/plan.json")):
+        lines = list(journal.read(path.parent))
+        plan = json.loads(path.read_text())
+        last = lines[-1]["step"] if lines else "not started"
+        print(f"{plan['name']:<24} base {plan['base']:<24} rounds {plan['rounds']:>3}  {last}")
+
+
+def told(line: dict[str, Any]) -> str:
+    """One line of a journal for a person."""
+    match line["step"]:
+        case "started":
+            return f"started from {line['base']}, {line['rounds']} rounds, hospitals {', '.join(line['sites'])}"
+        case "round":
+            sites = "  ".join(
+                f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({facts['errors']} errors)"
+                if facts["auc_received"] is not None
+                else f"{site} on {facts['cases']}"
+                for site, facts in line["sites"].items()
+            )
+            missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
+            return f"round {line['round']} in {line['seconds']:.1f} s  training patients: {sites}{missing}"
+        case "candidate":
+            return f"candidate {line['label']} ({line['digest'][:12]}…) is packed, signed and registered"
+        case "evidence":
+            missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
+            return f"evidence from {', '.join(line['evidence']) or 'no hospital'}{missing}"
+        case "release-gate":
+            return "release gate: " + ("released" if line["released"] else f"blocked ({'; '.join(line['reasons'])})")
+        case "decisions":
+            return "decisions: " + "  ".join(
+                f"{site}: {found['outcome']} ({', '.join(found['reasons'])})"
+                for site, found in line["decisions"].items()
+            )
+        case step:
+            return str(step)

@@ -1,0 +1,190 @@
+"""`vigie site …`: what hospital IT does with one node."""
+
+import json
+import logging
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="lower case, e.g. nih")],
+    pacs: Annotated[str, typer.Option(help="where results go: AE@HOST:PORT")],
+    trust: Annotated[list[Path], typer.Option(help="public key whose versions are trusted, NAME.pub; repeatable")],
+    institution: str = "",
+    ae_title: str = "VIGIE",
+    dicom_port: int = 11112,
+    api_port: int = 8080,
+    superlink: Annotated[str, typer.Option(help="the coordinator, HOST:PORT")] = "",
+    ca: Annotated[Path | None, typer.Option(help="the coordinator's ca.crt")] = None,
+    quiet_seconds: float = 2.0,
+) -> None:
+    """Make a hospital's folder with its keys; what is there already is kept.
+
+    Example: vigie site init --folder node --name nih --pacs PACS@10.0.0.5:104 --trust vendor.pub
+    """
+    from client.store.site import create
+    from configs.schema import PeerConfig, SiteConfig
+    from models.errors import ConfigurationError
+    from models.pki import make_supernode
+    from models.signing import load_trust
+
+    title, at, address = pacs.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and port.isdigit()):
+        raise ConfigurationError(f"--pacs {pacs!r}: write AE@HOST:PORT, e.g. PACS@10.0.0.5:104")
+    config = SiteConfig(
+        name=name,
+        institution=institution or name,
+        ae_title=ae_title,
+        dicom_port=dicom_port,
+        api_port=api_port,
+        pacs=PeerConfig(host=host, port=int(port), ae_title=title),
+        superlink=superlink,
+        quiet_seconds=quiet_seconds,
+    )
+    site = create(folder, config)
+    for key in trust:
+        shutil.copyfile(key, site.trust / key.name)
+    load_trust(site.trust)
+    if ca is not None:
+        shutil.copyfile(ca, site.trust / "ca.crt")
+    if not (site.secrets / "supernode.key").exists():
+        make_supernode(site.secrets / "supernode.key")
+    print(f"made {site.folder}")
+    print(f"give the coordinator {site.secrets / 'supernode.key.pub'}, then: vigie site run --folder {folder}")
+
+
+@app.command()
+def run(folder: Folder) -> None:
+    """Run the node: DICOM receiver, inference, worklist and API; stops on Ctrl-C.
+
+    Example: vigie site run --folder node
+    """
+    from client.node import run as run_node
+
+    run_node(folder)
+
+
+@app.command()
+def supernode(folder: Folder, runtime_port: int = 0) -> None:
+    """Run the hospital's only outward connection, to the coordinator; stops on Ctrl-C.
+
+    Example: vigie site supernode --folder node
+    """
+    from client.federation.supernode import SuperNodeSettings, start
+    from client.store.site import Site
+    from models.children import free_port
+    from models.errors import ConfigurationError
+
+    logging.basicConfig(level=logging.INFO)
+    site = Site(folder.resolve())
+    site.database.check()
+    if not site.config.superlink:
+        raise ConfigurationError(f"{folder / 'site.yaml'}: superlink is empty; write the coordinator's HOST:PORT")
+    child = start(SuperNodeSettings(site.folder, site.config.superlink, runtime_port or free_port()))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    print(f"calling {site.config.superlink}", flush=True)
+    while child.returncode is None and not stop.wait(0.5):
+        pass
+    failed = child.returncode is not None
+    child.stop()
+    if failed:
+        print(f"the SuperNode ended by itself; see {site.logs / 'supernode.log'}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def reader(
+    folder: Folder, name: str, role: Annotated[str, typer.Option(help="clinician, it or operator")] = "clinician"
+) -> None:
+    """Let a person in; prints their token, once.
+
+    Example: vigie site reader --folder node "Dr Curie"
+    """
+    from client.review.readers import add
+    from client.store.site import Site
+
+    print(add(Site(folder.resolve()), name, role))
+
+
+@app.command()
+def versions(folder: Folder) -> None:
+    """List the model versions that this hospital holds, and what its gate said.
+
+    Example: vigie site versions --folder node
+    """
+    from client.store.site import Site
+    from client.store.versions import listed
+
+    table = Table("version", "digest", "state", "threshold", "gate")
+    for held in listed(Site(folder.resolve())):
+        decision = held.decision or {}
+        gate = f"{decision.get('verdict', '')} ({', '.join(decision.get('reasons', []))})" if decision else ""
+        threshold = "vendor's" if held.threshold is None else f"{held.threshold:.4f}"
+        table.add_row(f"{held.name}@{held.number}", held.digest[:12], held.state, threshold, gate)
+    Console().print(table)
+
+
+@app.command()
+def rollback(folder: Folder, name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")]) -> None:
+    """Serve the version that served before the present one.
+
+    Example: vigie site rollback --folder node chest-radiograph
+    """
+    from client.store.site import Site
+    from client.store.versions import roll_back
+
+    found = roll_back(Site(folder.resolve()), name)
+    print(f"serving {found.name}@{found.number} ({found.digest[:12]}…)")
+
+
+@app.command()
+def border(folder: Folder, last: int = 20) -> None:
+    """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
+
+    Example: vigie site border --folder node
+    """
+    from client.store.site import Site
+
+    site = Site(folder.resolve())
+    broken = site.ledger.first_break()
+    crossings = [(entry.seq, entry.event, json.loads(entry.facts)) for entry in site.ledger.entries("border.")]
+    table = Table("entry", "event", "direction", "kind", "round", "bytes", "sha256", "code")
+    for seq, event, facts in crossings[-last:]:
+        table.add_row(
+            str(seq),
+            event,
+            str(facts.get("direction", "")),
+            str(facts.get("kind", "")),
+            str(facts.get("round") if facts.get("round") is not None else ""),
+            f"{facts.get('bytes', 0):,}",
+            str(facts.get("sha256", ""))[:12],
+            str(facts.get("code") or ""),
+        )
+    Console().print(table)
+    sums: dict[tuple[str, str], list[int]] = {}
+    for _, _, facts in crossings:
+        total = sums.setdefault((str(facts.get("direction")), str(facts.get("kind"))), [0, 0])
+        total[0] += 1
+        total[1] += int(facts.get("bytes", 0))
+    for (direction, kind), (count, size) in sorted(sums.items()):
+        print(f"{direction:>4} {kind:<10} {count:>5} messages {size:>14,} bytes")
+    if broken is not None:
+        print(f"THE LEDGER IS BROKEN at entry {broken}: it was altered, or restored from a partial backup")
+        sys.exit(1)
+    print("the ledger holds")

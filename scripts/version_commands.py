@@ -1,0 +1,154 @@
+"""`vigie version …` and `vigie evaluate`: making, listing and judging model versions."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from server.registry import Registry
+
+app = typer.Typer(no_args_is_help=True, help="Model versions. Example: vigie version list --folder coordinator")
+DEFAULT_COORDINATOR = Path("runs/demo/coordinator")
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
+
+
+@app.command()
+def train(
+    manifest: Annotated[Path, typer.Option(help="CSV with the columns file,site,label,patient")],
+    out: Annotated[Path, typer.Option(help="the bundle's folder, made")],
+    key: Annotated[Path, typer.Option(help="signing key; made, with its .pub, if it is not there")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of configs/version.yaml, KEY=VALUE")] = None,
+) -> None:
+    """Train a first version on labelled images, pack and sign it; the signer's name is the key's file name.
+
+    Example: vigie version train --manifest images/manifest.csv --out bundle --key vendor.key
+    """
+    from configs.schema import VersionConfig, compose
+    from models.manifest import read
+    from models.signing import make_key
+    from server.vendor import train_first
+
+    config = compose("version", VersionConfig, overrides or [])
+    rows = list(read(manifest))
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        if step % 20 == 0 or step == steps:
+            print(f"step {step} of {steps}, loss {loss:.3f}", flush=True)
+
+    bundle = train_first(config, rows, out, make_key(key), key.stem, progress)
+    print(f"{bundle.facts.label} {bundle.digest}")
+
+
+@app.command()
+def register(
+    bundle: Annotated[Path, typer.Argument(help="a bundle's folder")],
+    folder: Folder = DEFAULT_COORDINATOR,
+) -> None:
+    """Put a signed bundle into the registry; its signer's public key has to be in the coordinator's trust folder.
+
+    Example: vigie version register --folder coordinator bundle
+    """
+    from models.bundle import verify
+    from server.coordinator import Coordinator
+
+    coordinator = Coordinator(folder.resolve())
+    with registry_of(folder) as registry:
+        registered = registry.register(verify(bundle, coordinator.trusted), {"origin": "vendor"})
+    print(f"{registered.label} {registered.digest}")
+
+
+@app.command("list")
+def list_all(name: str = "chest-radiograph", folder: Folder = DEFAULT_COORDINATOR) -> None:
+    """List a model's versions with lineage and decisions.
+
+    Example: vigie version list --folder coordinator --name chest-radiograph
+    """
+    with registry_of(folder) as registry:
+        for version in registry.versions(name):
+            tags = registry.tags(version)
+            print(f"{version.label}  {version.digest[:12]}…  parent {tags['parent'][:12]}")
+            for key in sorted(tags):
+                if key.startswith(("release", "decision", "retraining", "sites", "rounds")):
+                    print(f"    {key}: {tags[key]}")
+
+
+def evaluate(
+    version: Annotated[str, typer.Option(help="NAME@NUMBER of the registry, or a bundle's folder")],
+    manifest: Annotated[Path, typer.Option(help="CSV with the columns file,site,label,patient")],
+    out: Annotated[Path, typer.Option(help="JSON to write")],
+    folder: Folder = DEFAULT_COORDINATOR,
+    threads: int = 2,
+) -> None:
+    """Score a folder of labelled images with a version, as the node would, and sum up per site.
+
+    Ends with 1 where an image could not be scored: all others are in the file, and it is named there and here.
+
+    Example: vigie evaluate --version chest-radiograph@2 --manifest images/manifest.csv --out scores.json
+    """
+    from client.inference.evaluation import evaluate as run
+    from models.manifest import read
+
+    rows = list(read(manifest))
+
+    def progress(done: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {len(rows)} images", end="", file=sys.stderr, flush=True)
+
+    report = run(_bundle(version, folder), rows, threads=threads, on_progress=progress)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2))
+    for site, found in report["sites"].items():
+        area = found["auc"]
+        text = (
+            f"AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" if area else "AUC - (one class only)"
+        )
+        print(f"{site:<20} n {found['n']:>5}  {text}")
+    for problem in report["problems"]:
+        print(f"line {problem['line']}: {problem['reason']}", file=sys.stderr)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def registry_of(folder: Path) -> "Iterator[Registry]":
+    """The coordinator's registry; where its server is not running, one is started for as long as it is needed."""
+    from models.children import free_port
+    from server import tracking
+    from server.coordinator import Coordinator
+    from server.registry import Registry
+
+    coordinator = Coordinator(folder.resolve())
+    if tracking.runs(coordinator.folder, coordinator.config.mlflow_port):
+        yield coordinator.registry
+        return
+    port = free_port()
+    server = tracking.start(coordinator.folder, port)
+    try:
+        yield Registry(f"http://127.0.0.1:{port}")
+    finally:
+        server.stop()
+
+
+def _bundle(version: str, folder: Path) -> "Bundle":
+    from models.bundle import verify
+    from models.errors import NotFound
+    from models.signing import load_trust
+    from server.coordinator import Coordinator
+
+    path = Path(version)
+    if path.is_dir():
+        trust = folder / "trust"
+        return verify(path, load_trust(trust if trust.is_dir() else path.parent))
+    if not (folder / "coordinator.yaml").exists():
+        raise NotFound(f"{version!r} is no bundle's folder, and there is no coordinator in {folder}: say --folder")
+    coordinator = Coordinator(folder.resolve())
+    with registry_of(folder) as registry:
+        return registry.fetch(registry.find(version), coordinator.versions, coordinator.trusted)

@@ -1,0 +1,70 @@
+"""What a retraining has done so far, one durable line per step, so that it can go on after any crash."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """The journal in a retraining's folder.
+
+    A line counts once it is complete: a torn last line, left by a crash, is cut off when the journal is opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / JOURNAL
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+    def write(self, step: str, facts: Mapping[str, Any]) -> None:
+        """Add a line and wait until it is on disk."""
+        line = json.dumps({"step": step, "at": time.time(), **facts}, sort_keys=True, allow_nan=False)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def last(self, step: str) -> dict[str, Any] | None:
+        """The newest line of this kind."""
+        return next((line for line in reversed(list(read(self.folder))) if line["step"] == step), None)
+
+    def save_weights(self, round_: int, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the weights after a round; the line that names the round comes after them."""
+        path = self._weights(round_)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **weights)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+    def load_weights(self, round_: int) -> dict[str, NDArray[Any]]:
+        """The weights after a round."""
+        with np.load(self._weights(round_), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def _weights(self, round_: int) -> Path:
+        return self.folder / f"round-{round_:04d}.npz"
+
+
+def read(folder: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a journal, oldest first; nothing if there is none yet."""
+    path = folder / JOURNAL
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield json.loads(line)

@@ -1,0 +1,91 @@
+"""Starting a retraining and watching it: what an ML engineer's command does."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from configs.schema import RetrainingConfig
+from models.errors import ConfigurationError, VigieError
+from models.hyperparameters import Hyperparameters
+from server import journal
+from server.coordinator import Coordinator
+from server.plan import Plan, save
+from server.superlink import FINISHED, SuperLink, registered_sites
+
+Line = dict[str, Any]
+
+
+class RetrainingFailed(VigieError):
+    """The run ended without its last step; the journal and the SuperLink's log say where."""
+
+    code = "retraining-failed"
+
+
+def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
+    """The plan that a configuration asks for; no sites named means every registered hospital.
+
+    Raises:
+        ConfigurationError: a hospital is not registered, or values that cannot work.
+    """
+    known = list(registered_sites(coordinator.folder))
+    sites = config.sites or known
+    if not sites:
+        raise ConfigurationError("no hospital is registered: run `vigie coordinator register NAME KEY.pub`")
+    if unknown := sorted(set(sites) - set(known)):
+        raise ConfigurationError(f"{unknown[0]!r} is not a registered hospital; there are {', '.join(known)}")
+    try:
+        return Plan.model_validate(
+            {
+                "name": config.name,
+                "base": config.base,
+                "sites": tuple(sorted(sites)),
+                "quorum": config.quorum or len(sites),
+                "rounds": config.rounds,
+                "strategy": config.strategy,
+                "seed": config.seed,
+                "hyper": Hyperparameters.model_validate(config.hyper),
+                "deadline_seconds": config.deadline_seconds,
+                "connect_seconds": config.connect_seconds,
+            }
+        )
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def launch(
+    coordinator: Coordinator, plan: Plan, on_line: Callable[[Line], None] | None = None, poll: float = 0.2
+) -> list[Line]:
+    """Start, or resume, a plan as one Flower run, and follow its journal to the end.
+
+    Args:
+        on_line: told each line of the journal as it comes, those of an earlier attempt too.
+
+    Returns:
+        The journal.
+
+    Raises:
+        RetrainingFailed: the run ended before the last step.
+    """
+    folder = save(plan, coordinator.folder)
+    link = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host)
+    run_id = link.run(plan.name)
+    seen = 0
+    while True:
+        state = link.state(run_id)
+        lines = list(journal.read(folder))
+        for line in lines[seen:]:
+            if on_line is not None:
+                on_line(line)
+        seen = len(lines)
+        if state.progress in FINISHED:
+            break
+        time.sleep(poll)
+    if state.progress != "completed" or not lines or lines[-1]["step"] != "finished":
+        raise RetrainingFailed(
+            f"{plan.name} ended as {state.progress} after {_steps(lines)}: {state.details or 'see logs/superlink.log'}"
+        )
+    return lines
+
+
+def _steps(lines: Sequence[Line]) -> str:
+    return f"the step {lines[-1]['step']!r}" if lines else "no step"

@@ -1,0 +1,83 @@
+"""What a run of the coordinator is to do: deliver a version as it is, or retrain it first."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import ConfigurationError, Conflict, NotFound
+from models.exchange import Name
+from models.hyperparameters import Hyperparameters
+
+PLAN = "plan.json"
+
+
+class Plan(BaseModel):
+    """A retraining, or the delivery of a version; written before it starts, never changed afterwards.
+
+    Attributes:
+        base: NAME@NUMBER to deliver, or to start from.
+        sites: the hospitals asked.
+        quorum: how many of them have to answer for a round, or a release, to count.
+        rounds: 0 delivers the base as it is.
+        seed: with the retraining's name, round and site it fixes every random draw.
+        deadline_seconds: how long to wait for a hospital's answer.
+        connect_seconds: how long to wait, at the start, for hospitals to be connected.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    base: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}@[0-9]+$")]
+    sites: tuple[Name, ...] = Field(min_length=1)
+    quorum: int = Field(ge=1)
+    rounds: int = Field(default=0, ge=0, le=1000)
+    strategy: Literal["fedavg", "fedavg-equal"] = "fedavg-equal"
+    hyper: Hyperparameters = Hyperparameters()
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    connect_seconds: float = Field(default=60.0, ge=0)
+
+    def model_post_init(self, _context: object) -> None:
+        if self.quorum > len(self.sites):
+            raise ConfigurationError(f"a quorum of {self.quorum} cannot come from {len(self.sites)} sites")
+        if len(set(self.sites)) < len(self.sites):
+            raise ConfigurationError("a site is named twice")
+
+    def draw(self, round_: int, site: str) -> int:
+        """The seed of one hospital's training in one round."""
+        content = json.dumps([self.seed, self.name, round_, site]).encode()
+        return int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+
+
+def save(plan: Plan, coordinator: Path) -> Path:
+    """Write a plan in its own folder and return that.
+
+    Raises:
+        Conflict: another plan of this name is there; the very same one is fine (a resumed retraining).
+    """
+    folder = coordinator / "retrainings" / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / PLAN, plan.model_dump_json(indent=2)
+    if path.exists() and path.read_text() != text:
+        raise Conflict(f"there is another retraining called {plan.name!r}: choose another name, or resume it")
+    path.write_text(text)
+    return folder
+
+
+def load(coordinator: Path, name: str) -> Plan:
+    """Read the plan called `name`.
+
+    Raises:
+        NotFound: there is none.
+        ConfigurationError: it is damaged.
+    """
+    path = coordinator / "retrainings" / name / PLAN
+    try:
+        return Plan.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise NotFound(f"there is no retraining called {name!r}") from None
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error

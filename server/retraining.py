@@ -1,0 +1,246 @@
+"""A retraining from its plan to the hospitals' decisions, journalled so that it can go on after any crash.
+
+    rounds ─► candidate ─► registered ─► offered ─► evidence ─► release gate ─► released or not ─► decisions
+
+A plan without rounds delivers its base as it is. Every step that is in the journal is not done again; a message that
+was answered and not journalled is asked again, which changes nothing at a hospital.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, to_archive
+from models.errors import VigieError
+from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
+from server import plan as plans
+from server.coordinator import Coordinator
+from server.journal import Journal, read
+from server.plan import Plan
+from server.registry import Registered
+from server.release import decide, figures
+from server.strategies import Contribution, strategy
+
+log = logging.getLogger(__name__)
+
+Weights = dict[str, NDArray[Any]]
+
+
+class QuorumMissed(VigieError):
+    """Too few hospitals answered; the retraining can be resumed."""
+
+    code = "quorum-missed"
+
+
+class Hospitals(Protocol):
+    """How hospitals are reached: server.messaging.Exchange, or a test's."""
+
+    def wait_for(self, names: list[str], timeout: float) -> Mapping[str, int]:
+        """Those of the named hospitals that are connected, at the latest after `timeout` seconds."""
+        ...
+
+    def send_and_receive(self, orders: Mapping[str, Order], timeout: float) -> Any:
+        """Answers and failures by hospital, in the order of their names."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Retraining:
+    """What every step needs."""
+
+    hospitals: Hospitals
+    coordinator: Coordinator
+    plan: Plan
+    journal: Journal
+
+
+def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
+    """Carry a plan out, from wherever its journal ends.
+
+    Args:
+        folder: the coordinator's.
+        name: of the plan.
+
+    Raises:
+        QuorumMissed: too few hospitals answered.
+        VigieError: the plan, a version or the registry is not in order.
+    """
+    coordinator = Coordinator(folder)
+    plan = plans.load(folder, name)
+    step = _Retraining(hospitals, coordinator, plan, Journal(folder / "retrainings" / name))
+    step.journal.write("started", {"base": plan.base, "rounds": plan.rounds, "sites": list(plan.sites)})
+    connected = hospitals.wait_for(list(plan.sites), plan.connect_seconds)
+    _require_quorum(step, "connected", len(connected))
+    base = coordinator.registry.fetch(coordinator.registry.find(plan.base), coordinator.versions, coordinator.trusted)
+    offered = _candidate(step, base, _rounds(step, base)) if plan.rounds else base
+    version = coordinator.registry.find_digest(offered.digest)
+    evidence = _offer(step, offered, version)
+    released = _release_gate(step, version, evidence)
+    _announce(step, version, released)
+    step.journal.write("finished", {"released": released})
+
+
+def _rounds(step: _Retraining, base: Bundle) -> Weights:
+    done = step.journal.last("round")
+    number = int(done["round"]) if done else 0
+    weights = step.journal.load_weights(number) if done else base.read_weights()
+    aggregate = strategy(step.plan.strategy)
+    while number < step.plan.rounds:
+        number += 1
+        hyper = step.plan.hyper.at_round(number, step.plan.rounds)
+        # one order a hospital: each draws with a seed of its own
+        orders: dict[str, Order] = {
+            site: TrainOrder(
+                retraining=step.plan.name,
+                round=number,
+                base=base.digest,
+                seed=step.plan.draw(number, site),
+                hyper=hyper,
+                weights=weights,
+            )
+            for site in step.plan.sites
+        }
+        answered = step.hospitals.send_and_receive(orders, step.plan.deadline_seconds)
+        updates = {site: found for site, found in answered.results.items() if isinstance(found, Update)}
+        failures = {site: found.code for site, found in answered.results.items() if site not in updates}
+        if len(updates) < step.plan.quorum:
+            step.journal.write("quorum-missed", {"round": number, "failures": failures})
+        _require_quorum(step, f"answered in round {number}", len(updates))
+        weights = aggregate([Contribution(site, found.weights, found.n_cases) for site, found in updates.items()])
+        step.journal.save_weights(number, weights)
+        step.journal.write(
+            "round",
+            {
+                "round": number,
+                "seconds": round(answered.seconds, 3),
+                "failures": failures,
+                "sites": {
+                    site: {
+                        "cases": found.n_cases,
+                        "errors": found.n_errors,
+                        "loss": found.train_loss,
+                        "auc_received": found.auc_received,
+                        "threshold_received": found.threshold_received,
+                    }
+                    for site, found in updates.items()
+                },
+            },
+        )
+    return weights
+
+
+def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
+    registry = step.coordinator.registry
+    if made := step.journal.last("candidate"):
+        version = registry.find_digest(made["digest"])
+        return registry.fetch(version, step.coordinator.versions, step.coordinator.trusted)
+    from server.candidate import make  # torch: only where a version is made
+
+    rounds = [line for line in read(step.journal.folder) if line["step"] == "round"]
+    last = rounds[-1]["sites"]
+    known = [site["threshold_received"] for site in last.values() if site["threshold_received"] is not None]
+    threshold = float(np.mean(known)) if known else base.facts.threshold
+    contributions = {site: int(facts["cases"]) for site, facts in last.items()}
+    bundle = make(step.coordinator, step.plan, base, weights, threshold, contributions)
+    lineage = {
+        "retraining": step.plan.name,
+        "base": step.plan.base,
+        "rounds": str(step.plan.rounds),
+        "strategy": step.plan.strategy,
+        "sites": ",".join(sorted(contributions)),
+        "plan": step.plan.model_dump_json(),
+        **{f"cases.{site}": str(cases) for site, cases in contributions.items()},
+    }
+    version = registry.register(bundle, lineage)
+    for line in rounds:
+        figures_of_round = {
+            f"rounds/{site}/{key}": float(value)
+            for site, facts in line["sites"].items()
+            for key, value in facts.items()
+            if value is not None
+        }
+        registry.record(version, figures_of_round, step=int(line["round"]))
+    registry.alias(version, "candidate")
+    step.journal.write("candidate", {"digest": bundle.digest, "label": version.label, "threshold": threshold})
+    return bundle
+
+
+def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, Evidence]:
+    if told := step.journal.last("evidence"):
+        return {site: Evidence.model_validate_json(text) for site, text in told["evidence"].items()}
+    offer = Offer(
+        retraining=step.plan.name, digest=bundle.digest, parent=bundle.facts.parent, bundle=to_archive(bundle)
+    )
+    answered = step.hospitals.send_and_receive(dict.fromkeys(step.plan.sites, offer), step.plan.deadline_seconds)
+    evidence = {site: found for site, found in answered.results.items() if isinstance(found, Evidence)}
+    failures = {site: found.code for site, found in answered.results.items() if site not in evidence}
+    for site, found in evidence.items():
+        for measured, fold, which in (
+            (found.served_gate, "gate", "served"),
+            (found.candidate_gate, "gate", "candidate"),
+            (found.served_test, "test", "served"),
+            (found.candidate_test, "test", "candidate"),
+        ):
+            if measured is not None:
+                values = {f"{site}/{fold}/{which}/{key}": value for key, value in figures(measured).items()}
+                step.coordinator.registry.record(version, values)
+        step.coordinator.registry.record(
+            version, {f"{site}/mended": float(found.mended), f"{site}/new_errors": float(found.new_errors)}
+        )
+    step.journal.write(
+        "evidence",
+        {"evidence": {site: found.model_dump_json() for site, found in evidence.items()}, "failures": failures},
+    )
+    return evidence
+
+
+def _release_gate(step: _Retraining, version: Registered, evidence: Mapping[str, Evidence]) -> bool:
+    if told := step.journal.last("release-gate"):
+        return bool(told["released"])
+    decision = decide(evidence, step.plan.sites, step.plan.quorum)
+    step.coordinator.registry.tag(
+        version,
+        {
+            "release": "released" if decision.released else "blocked",
+            "release.reasons": "; ".join(decision.reasons) or "quorum met, better overall, worse nowhere",
+            "release.missing": ",".join(decision.missing) or "none",
+        },
+    )
+    step.coordinator.registry.alias(version, "released" if decision.released else "blocked")
+    step.journal.write(
+        "release-gate",
+        {"released": decision.released, "reasons": list(decision.reasons), "missing": list(decision.missing)},
+    )
+    return decision.released
+
+
+def _announce(step: _Retraining, version: Registered, released: bool) -> None:
+    if step.journal.last("decisions"):
+        return
+    release = Release(retraining=step.plan.name, digest=version.digest, released=released)
+    answered = step.hospitals.send_and_receive(dict.fromkeys(step.plan.sites, release), step.plan.deadline_seconds)
+    decisions = {site: found for site, found in answered.results.items() if isinstance(found, Decision)}
+    failures = {site: found.code for site, found in answered.results.items() if site not in decisions}
+    for site, found in decisions.items():
+        step.coordinator.registry.tag(
+            version, {f"decision.{site}": found.outcome, f"decision.{site}.reasons": ", ".join(found.reasons)}
+        )
+        if found.outcome == "adopted":
+            step.coordinator.registry.alias(version, f"adopted-at-{site}")
+    step.journal.write(
+        "decisions",
+        {
+            "decisions": {site: {"outcome": d.outcome, "reasons": list(d.reasons)} for site, d in decisions.items()},
+            "failures": failures,
+        },
+    )
+
+
+def _require_quorum(step: _Retraining, what: str, count: int) -> None:
+    if count < step.plan.quorum:
+        raise QuorumMissed(f"{count} of {len(step.plan.sites)} hospitals {what}, {step.plan.quorum} are needed")

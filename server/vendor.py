@@ -1,0 +1,101 @@
+"""A vendor's first version of a model, trained where the vendor has images, packed and signed."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from configs.schema import VersionConfig
+from models.bundle import Bundle, Coding, Facts
+from models.hyperparameters import Hyperparameters
+from models.intended_use import IntendedUse
+from models.manifest import Row, picture
+from models.networks import build
+from models.packing import pack
+from models.preprocessing import Preprocessing
+from models.stats.intervals import auc
+from models.stats.threshold import youden
+from models.training import fit, scores
+
+log = logging.getLogger(__name__)
+
+
+def train_first(
+    config: VersionConfig,
+    rows: Sequence[Row],
+    folder: Path,
+    key: Ed25519PrivateKey,
+    signer: str,
+    on_progress: Callable[[int, int, float], None] | None = None,
+) -> Bundle:
+    """Train version 1 on labelled images, export it with a parity check, pack and sign it.
+
+    The operating threshold is set by the declared rule on the same images.
+
+    Args:
+        rows: of a manifest; both labels have to be there.
+        folder: where the bundle is made; must not exist.
+        on_progress: told (steps done, steps in all, running loss).
+
+    Raises:
+        InvalidStudy: an image cannot be read.
+        ExportMismatch: ONNX Runtime's scores differ from PyTorch's.
+    """
+    preprocessing = Preprocessing()
+    images = np.stack([preprocessing(picture(row.path)) for row in rows])
+    positive = np.array([row.positive for row in rows])
+    network_facts = {key: value for key, value in config.network.items() if key != "name"}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = build(config.network["name"], **network_facts)
+    hyper = Hyperparameters.model_validate(config.hyper)
+    fit(
+        network,
+        images,
+        positive.astype(np.float32),
+        np.ones(len(rows)),
+        hyper,
+        seed=config.seed,
+        threads=config.threads,
+        on_progress=on_progress,
+    )
+    found = scores(network, images).astype(np.float64)
+    _, height, width = images.shape[1:]
+    facts = Facts(
+        name=config.name,
+        number=1,
+        title=config.title,
+        vendor=config.vendor,
+        intended_use=IntendedUse.model_validate(config.intended_use),
+        finding=Coding.model_validate(config.finding),
+        threshold=youden(found, positive),
+        threshold_rule="youden",
+        input_shape=(1, height, width),
+        network=config.network["name"],
+        network_facts=network_facts,
+    )
+    patients = len({row.patient for row in rows})
+    log.info("trained on %d images, AUC on them %.3f", len(rows), auc(found, positive).value)
+    return pack(folder, facts, network, preprocessing, _card(facts, rows, patients), key, signer)
+
+
+def _card(facts: Facts, rows: Sequence[Row], patients: int) -> str:
+    sites = ", ".join(sorted({row.site for row in rows}))
+    positives = sum(row.positive for row in rows)
+    return f"""# {facts.title} 1
+
+First version by {facts.vendor}, trained on {len(rows)} radiographs of {patients} patients at one source ({sites});
+{positives} of them abnormal.
+
+**Intended use.** {facts.intended_use.statement}
+
+**Known limits.** One hospital's equipment and population: expect it to do worse elsewhere. How much worse, each
+hospital measures on its own patients.
+
+**Certificate.** None; not for clinical use.
+
+**Threshold.** {facts.threshold:.4f} (rule: {facts.threshold_rule}, on the training images).
+"""
