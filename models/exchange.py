@@ -6,8 +6,8 @@ or, instead of any of them, a refusal that carries one code. A message is number
 digests, and the name of the retraining. There is no field that could hold a patient, a study, an image or free text.
 
 On the wire a message is a Flower RecordDict: one ConfigRecord `vigie`, and one ArrayRecord where there are weights or
-a bundle. Weights travel as one flat vector per number type with their layout beside it: Flower moves every array in
-a request of its own, and a network has hundreds.
+a bundle. Weights travel as one vector of bytes with their layout beside it: Flower moves every array in requests of
+its own, and a network has hundreds.
 """
 
 import hashlib
@@ -389,8 +389,8 @@ def _pack(message: _Message) -> "RecordDict":
             fields[key] = list(value) if isinstance(value, tuple) else value
     record = RecordDict()
     if isinstance(message, TrainOrder | Update):
-        flat, fields["layout"] = _flatten(message.weights)
-        record["weights"] = ArrayRecord({name: Array(vector) for name, vector in flat.items()})
+        packed, fields["layout"] = _flatten(message.weights)
+        record["weights"] = ArrayRecord({"packed": Array(packed)})
     if isinstance(message, Offer):
         fields["bundle_sha256"] = hashlib.sha256(message.bundle).hexdigest()
         record["bundle"] = ArrayRecord({"tar": Array(np.frombuffer(message.bundle, np.uint8))})
@@ -423,42 +423,35 @@ def _nest(fields: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _flatten(weights: Weights) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """One vector per number type, and the lines `name dtype shape` in the order in which they were laid end to end."""
-    names = sorted(weights)
-    parts: dict[str, list[NDArray[Any]]] = {}
-    lines: list[str] = []
-    for name in names:
-        array = weights[name]
-        parts.setdefault(array.dtype.name, []).append(np.ascontiguousarray(array).reshape(-1))
-        lines.append(f"{name} {array.dtype.name} {'x'.join(map(str, array.shape))}")
-    return {dtype: np.concatenate(vectors) for dtype, vectors in parts.items()}, lines
+def _flatten(weights: Weights) -> tuple[NDArray[np.uint8], list[str]]:
+    """All tensors' bytes end to end (little-endian), and the lines `name dtype shape` in that order.
+
+    Wider number types come first, so that every tensor is aligned where it lies.
+    """
+    names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
+    lines = [f"{name} {weights[name].dtype.name} {'x'.join(map(str, weights[name].shape))}" for name in names]
+    parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8) for name in names]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint8), lines
 
 
 def _unpack_weights(record: "RecordDict", lines: object) -> dict[str, NDArray[Any]]:
-    if "weights" not in record.array_records or not isinstance(lines, list) or not 0 < len(lines) <= MAX_TENSORS:
+    if "weights" not in record.array_records or set(record.array_records["weights"]) != {"packed"}:
         raise BorderRefused("no weights")
-    arrays = record.array_records["weights"]
-    if not set(arrays) <= set(_DTYPES):
-        raise BorderRefused("a number type that is not allowed")
-    flat = {dtype: _vector(arrays[dtype], dtype, MAX_WEIGHTS) for dtype in arrays}
-    if sum(vector.nbytes for vector in flat.values()) > MAX_WEIGHTS:
-        raise BorderRefused("weights too large")
-    for vector in flat.values():
-        if vector.dtype.kind == "f" and not bool(np.isfinite(vector).all()):
-            raise BorderRefused("weights are not finite")
-    taken = dict.fromkeys(flat, 0)
+    if not isinstance(lines, list) or not 0 < len(lines) <= MAX_TENSORS:
+        raise BorderRefused("no layout")
+    packed = _vector(record.array_records["weights"]["packed"], "uint8", MAX_WEIGHTS)
     weights: dict[str, NDArray[Any]] = {}
+    start = 0
     for line in cast(list[object], lines):
         name, dtype, shape = _tensor(line)
-        if name in weights or dtype not in flat:
+        end = start + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        if name in weights or end > packed.size:
             raise BorderRefused("layout does not fit the weights")
-        start = taken[dtype]
-        end = taken[dtype] = start + int(np.prod(shape, dtype=object))
-        if end > flat[dtype].size:
-            raise BorderRefused("layout does not fit the weights")
-        weights[name] = flat[dtype][start:end].reshape(shape)
-    if any(taken[dtype] != flat[dtype].size for dtype in flat):
+        weights[name] = packed[start:end].view(dtype).reshape(shape)
+        if weights[name].dtype.kind == "f" and not bool(np.isfinite(weights[name]).all()):
+            raise BorderRefused("weights are not finite")
+        start = end
+    if start != packed.size:
         raise BorderRefused("layout does not fit the weights")
     return weights
 

@@ -23,7 +23,7 @@ from server.superlink import RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
 
-POLL = 0.1  # seconds; Flower's own send_and_receive looks every 3
+POLL = (0.05, 1.0)  # seconds, from the first look on; Flower's own send_and_receive looks every 3
 Answer = Update | Evidence | Decision
 
 ABSENT = "absent"  # the hospital was not connected
@@ -116,7 +116,8 @@ class Exchange:
                 if name is not None:
                     results[name] = _read(reply, orders[name])
             if waiting:
-                time.sleep(POLL)
+                # The longer the hospitals train, the less a moment more matters.
+                time.sleep(min(max((time.monotonic() - started) / 20, POLL[0]), POLL[1]))
         results.update({name: Failure(SILENT) for name in waiting.values()})
         return Answered(dict(sorted(results.items())), time.monotonic() - started)
 

@@ -69,22 +69,26 @@ def runtime_client(address: str, token: str | None) -> RuntimeHttpClient:
 class _Pace:
     """Stands for the module `time` in the SuperNode's loop, which only ever sleeps.
 
-    The loop sleeps 3 s when there was nothing to fetch and 0.5 s while a reply is awaited. During a retraining both
-    are the larger part of a round; when nothing happens, 3 s are right. So: quick for a minute after each message.
+    The loop sleeps 3 s when there was nothing to fetch and 0.5 s while a reply is awaited; during a retraining both
+    are the larger part of a round. Here it looks soon after a message and ever less often as time passes, so that
+    hospitals that wait for a slower one do not keep the coordinator busy.
     """
 
-    QUICK, WATCHFUL, REPLY, BUSY = 0.1, 1.0, 0.03, 60.0
+    REPLY, QUICK, WATCHFUL, IDLE, LONG = 0.03, 0.1, 1.0, 3.0, 600.0
 
     def __init__(self) -> None:
-        self._last = float("-inf")
+        self._last = time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         now = time.monotonic()
+        since = now - self._last
         if seconds < 1.0:
             self._last = now
             time.sleep(self.REPLY)
+        elif since > self.LONG:
+            time.sleep(self.IDLE)
         else:
-            time.sleep(self.QUICK if now - self._last < self.BUSY else self.WATCHFUL)
+            time.sleep(min(max(since / 10, self.QUICK), self.WATCHFUL))
 
 
 def quicken() -> None:

@@ -31,7 +31,8 @@ from models.exchange import RefusalCode
 
 log = logging.getLogger(__name__)
 
-POLL = 0.03  # seconds between two looks for a task; a loopback request
+POLL = (0.03, 0.2)  # seconds between two looks for a task, soon after the last one and later; a loopback request
+SOON = 5.0  # seconds
 ERROR = 200  # Flower lets applications number their errors as they like
 APPROVED = Path("trust/app.sha256")
 
@@ -68,6 +69,7 @@ class Launcher:
 
     def serve(self) -> None:
         """Answer tasks until the SuperNode is gone."""
+        last = time.monotonic()
         while self._alive():
             try:
                 busy = self.step()
@@ -78,8 +80,10 @@ class Launcher:
                 log.error("a task was given up: %s", type(error).__name__)
                 busy = False
                 time.sleep(0.5)
-            if not busy:
-                time.sleep(POLL)
+            if busy:
+                last = time.monotonic()
+            else:
+                time.sleep(POLL[time.monotonic() - last > SOON])
 
     def step(self) -> bool:
         """Take and answer one task; False when there was none."""

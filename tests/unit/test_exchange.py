@@ -1,5 +1,6 @@
 """What may cross the border survives the journey unchanged; what may not is refused, whatever it is."""
 
+import io
 import json
 
 import numpy as np
@@ -151,43 +152,76 @@ def test_anything_at_all_is_refused_and_never_crashes(fields, kind):
 
 def with_weights(**arrays: Array) -> RecordDict:
     record = example().to_record()
-    record["weights"] = ArrayRecord({**dict(record.array_records["weights"]), **arrays})
+    record["weights"] = ArrayRecord(arrays)
     return record
 
 
-def header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
-    import io
-
+def header(shape: tuple[int, ...], descr: str = "|u1", fortran: bool = False) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": descr})
+    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": fortran, "descr": descr})
     return buffer.getvalue()
+
+
+SIZE = 8 + 6 * 4  # bytes of the example's weights
 
 
 @pytest.mark.parametrize(
     "array",
     [
-        Array("float32", (6,), "pickle", b"cposix\nsystem\n(S'true'\ntR."),
-        Array("float32", (6,), "numpy.ndarray", b""),
-        Array("float32", (6,), "numpy.ndarray", b"\x93NUMPY\x01\x00"),
-        Array("float32", (10**12,), "numpy.ndarray", header((10**12,))),
-        Array("float32", (6,), "numpy.ndarray", header((6,), "|O") + b"\x80\x04."),
-        Array(np.zeros((2, 3), np.float32)),
-        Array(np.zeros(7, np.float32)),
-        Array(np.zeros(5, np.float32)),
-        Array(np.array([1, 2, 3, 4, 5, np.nan], np.float32)),
-        Array(np.array([1, 2, 3, 4, 5, -np.inf], np.float32)),
-        Array(np.zeros(6, np.float64)),
+        Array("uint8", (SIZE,), "pickle", b"cposix\nsystem\n(S'true'\ntR."),
+        Array("uint8", (SIZE,), "numpy.ndarray", b""),
+        Array("uint8", (SIZE,), "numpy.ndarray", b"\x93NUMPY\x01\x00"),
+        Array("uint8", (10**12,), "numpy.ndarray", header((10**12,))),
+        Array("uint8", (SIZE,), "numpy.ndarray", header((SIZE,), "|O") + b"\x80\x04."),
+        Array("uint8", (SIZE,), "numpy.ndarray", header((SIZE,), "{'a': 1}.__class__")),
+        Array(np.zeros((2, SIZE // 2), np.uint8)),
+        Array(np.zeros(SIZE + 1, np.uint8)),
+        Array(np.zeros(SIZE - 1, np.uint8)),
+        Array(np.zeros(SIZE // 8, np.float64)),
     ],
-    ids=["pickle", "empty", "cut", "huge", "objects", "shape", "longer", "shorter", "nan", "infinite", "other-type"],
+    ids=["pickle", "empty", "cut", "huge", "objects", "expression", "shape", "longer", "shorter", "other-type"],
 )
 def test_an_array_of_another_form_is_refused_unread(array):
     with pytest.raises(BorderRefused):
-        parse(with_weights(float32=array))
+        parse(with_weights(packed=array))
 
 
-def test_an_array_type_of_its_own_is_refused():
+def test_an_array_beside_the_declared_one_is_refused():
+    packed = example().to_record().array_records["weights"]["packed"]
+
+    parse(with_weights(packed=packed))
     with pytest.raises(BorderRefused):
-        parse(with_weights(float64=Array(np.zeros(3))))
+        parse(with_weights(packed=packed, pixels=packed))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    weights = {**example().weights, "w": np.full((2, 3), value, np.float32)}
+
+    with pytest.raises(BorderRefused):
+        parse(example().model_copy(update={"weights": weights}).to_record())
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["n int64 ", "w float32 2x4"],
+        ["n int64 ", "w float32 2x2"],
+        ["n int64 ", "w float32 2x3", "w float32 0"],
+        ["n int64 ", "w object 6"],
+        ["n int64 ", "w float32 -2x-3"],
+        ["n int64 ", "Dupont Marie float32 2x3"],
+        ["n int64 ", "w float32 9999999x9999999x9999999"],
+        [1, 2],
+        [],
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(lines):
+    record = example().to_record()
+    record["vigie"] = ConfigRecord({**dict(record.config_records["vigie"]), "layout": lines})
+
+    with pytest.raises(BorderRefused):
+        parse(record)
 
 
 @pytest.mark.parametrize(

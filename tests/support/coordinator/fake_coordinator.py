@@ -22,7 +22,7 @@ WEIGHTS = {
 def conduct(exchange, folder, name):
     waited = exchange.wait_for(exchange.registered(), 60)
     report = {"sites": waited, "exchanges": []}
-    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late}[name.split("-")[0]](exchange, name, report)
+    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late, "small": small}[name.split("-")[0]](exchange, name, report)
     path = folder / "retrainings" / name / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
@@ -63,6 +63,11 @@ def late(exchange, name, report):
     ask(exchange, order(name), report, timeout=4.0)
 
 
+def small(exchange, name, report):
+    for number in range(10):
+        ask(exchange, order(name, number), report)
+
+
 def empty(exchange, name, report):
     """Rounds with nothing to compute, on weights the size of a DenseNet121's: 7 million in 600 tensors."""
     weights = {f"layer.{number:03}": np.full(11_600, 0.1, np.float32) for number in range(600)}
@@ -85,7 +90,7 @@ def hostile(exchange, name, report):
     metadata = changed()
     metadata["more"] = ConfigRecord({"x": 1})
     pickled = changed()
-    pickled["weights"] = ArrayRecord({"float32": Array("float32", (25,), "pickle", b"cposix\nsystem\n(S'id'\ntR.")})
+    pickled["weights"] = ArrayRecord({"packed": Array("uint8", (108,), "pickle", b"cposix\nsystem\n(S'id'\ntR.")})
     cases = {
         "unknown-kind": (changed(kind="dump"), MessageType.QUERY),
         "reply-kind": (changed(kind="update"), MessageType.QUERY),
