@@ -1,0 +1,185 @@
+"""The queue of studies and their outcomes: how work is taken, concluded and retried.
+
+An outcome, the study's state, the ledger entry and the deliveries of its result objects are one transaction: after a
+kill at any instant either all of them are there or none, and the study is taken again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from client.dicom.archive import Archive
+from client.dicom.results import Finding, ResultObject
+from client.inference.pipeline import Failed, Image, Outcome, Refused, Scored, Study
+from client.inference.scope import Reason
+from client.store import ledger
+from client.store.site import Site
+from client.store.tables import delivery, instance, outcome, study
+from models.errors import Conflict, NotFound
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """A study that was begun `attempts` times and concluded never: its processing kills the process."""
+
+    study: Study
+
+
+def take(site: Site, skip: Collection[str] = ()) -> Study | Exhausted | None:
+    """The next queued study, its attempt counted before anything is done with it.
+
+    Studies not tried before come first, oldest first, so that a bad one holds nobody up.
+
+    Args:
+        skip: study UIDs to leave alone for now.
+    """
+    query = (
+        select(study)
+        .where(study.c.state == "queued", study.c.uid.not_in(skip))
+        .order_by(study.c.attempts, study.c.received_at, study.c.uid)
+        .limit(1)
+    )
+    with site.database.read() as connection:
+        if connection.execute(query).first() is None:
+            return None
+    with site.database.write() as connection:
+        row = connection.execute(query).first()
+        if row is None:
+            return None
+        images = connection.execute(
+            select(instance.c.sop_uid, instance.c.sop_class, instance.c.sha256)
+            .where(instance.c.study_uid == row.uid, ~instance.c.conflicting)
+            .order_by(instance.c.id)
+        ).all()
+        taken = Study(
+            uid=row.uid,
+            revision=row.revision,
+            attempts=row.attempts + 1,
+            touched_at=row.touched_at,
+            images=tuple(Image(image.sop_uid, image.sop_class, image.sha256) for image in images),
+        )
+        if row.attempts >= site.config.max_attempts:
+            return Exhausted(taken)
+        connection.execute(update(study).where(study.c.uid == row.uid).values(attempts=row.attempts + 1))
+    return taken
+
+
+def conclude(
+    site: Site,
+    archive: Archive,
+    taken: Study,
+    result: Outcome,
+    make: Callable[[Finding], list[ResultObject]],
+) -> bool:
+    """Write what became of a study.
+
+    Returns:
+        False where images came while it was being read: then nothing is written, and it will be read again.
+    """
+    objects = make(result.finding) if isinstance(result, Scored) else []
+    # durable before the transaction that promises their delivery
+    stored = [(item, archive.store(item.content)) for item in objects]
+    now = time.time()
+    values, facts = _row(result)
+    with site.database.write() as connection:
+        changed = connection.execute(
+            update(study)
+            .where(
+                study.c.uid == taken.uid,
+                study.c.state == "queued",
+                study.c.revision == taken.revision,
+                study.c.touched_at == taken.touched_at,
+            )
+            .values(state=values["kind"])
+        )
+        if changed.rowcount != 1:
+            return False
+        written = connection.execute(
+            insert(outcome).values(study_uid=taken.uid, revision=taken.revision, created_at=now, **values)
+        )
+        assert written.inserted_primary_key is not None
+        _deliver(connection, int(written.inserted_primary_key[0]), stored)
+        head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
+        ledger.append(connection, f"outcome.{values['kind']}", head | facts)
+    return True
+
+
+def retry(site: Site, study_uid: str) -> None:
+    """Queue a study again that failed, or was refused before something was mended: its next outcome supersedes.
+
+    Raises:
+        NotFound: no such study.
+        Conflict: it is not failed or refused.
+    """
+    with site.database.write() as connection:
+        row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
+        if row is None:
+            raise NotFound("no such study")
+        if row.state not in ("failed", "refused"):
+            raise Conflict(f"the study is {row.state}; only a failed or refused one is retried")
+        connection.execute(
+            update(study).where(study.c.uid == study_uid).values(state="queued", revision=row.revision + 1, attempts=0)
+        )
+        facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
+        ledger.append(connection, "study.retried", facts)
+
+
+def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
+    """The columns of an outcome, and what of it the ledger says."""
+    if isinstance(result, Scored):
+        finding = result.finding
+        values: dict[str, Any] = {
+            "kind": "scored",
+            "reasons": [],
+            "version_digest": finding.bundle.digest,
+            "sop_uid": result.image.sop_uid,
+            "input_digest": finding.input_digest,
+            "score": finding.score,
+            "threshold": finding.threshold,
+            "positive": finding.positive,
+            "engine": result.engine,
+        }
+        facts: dict[str, ledger.Fact] = {
+            "version": finding.bundle.digest,
+            "input": finding.input_digest,
+            "score": finding.score,
+            "threshold": finding.threshold,
+            "positive": finding.positive,
+        }
+        return values, facts
+    reasons: tuple[Reason, ...]
+    if isinstance(result, Refused):
+        kind, reasons, version = "refused", result.reasons, result.version
+    else:
+        kind, reasons, version = "failed", (result.reason,), None
+    codes = list(dict.fromkeys(str(reason.code) for reason in reasons))
+    stated = [{"code": str(reason.code), "text": reason.text} for reason in reasons]
+    return (
+        {"kind": kind, "reasons": stated, "version_digest": version},
+        {"version": version, "reasons": ",".join(codes)},
+    )
+
+
+def _deliver(connection: Connection, outcome_id: int, stored: list[tuple[ResultObject, str]]) -> None:
+    for item, digest in stored:
+        connection.execute(
+            insert(delivery).values(
+                sop_uid=item.sop_uid, outcome_id=outcome_id, kind=item.kind, sha256=digest, state="pending"
+            )
+        )
+
+
+def failure(error: BaseException) -> Failed:
+    """An exception that nobody expected, as an outcome: its type only, since its text may hold what a header held."""
+    return Failed(Reason("unexpected", f"an unexpected {type(error).__name__}"))
+
+
+def crashed(attempts: int) -> Failed:
+    """A study whose processing ended the process each time."""
+    return Failed(Reason("crashed", f"the process ended {attempts} times while it read this study"))

@@ -1,0 +1,137 @@
+"""The process that reads studies: `python -m client.inference.worker --site DIR`.
+
+One worker at a time holds a site's `worker.lock`; a new one waits until the old one is gone. It prints `ready` once it
+takes studies, and ends when its standard input closes, which is how it learns that its parent has died. A kill at any
+instant loses nothing: the study it had is still queued.
+"""
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from client import logs
+from client.dicom import results
+from client.dicom.archive import Archive
+from client.dicom.sender import Sender
+from client.inference import outcomes
+from client.inference.panel import Panel
+from client.inference.pipeline import Outcome, Pipeline, Study
+from client.inference.tensors import Tensors
+from client.store.site import Site
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 0.05
+_GRACE_SECONDS = 3.0
+
+
+class Worker:
+    """Takes queued studies one by one until it is told to stop.
+
+    Args:
+        stop: set to stop after the study in hand.
+    """
+
+    def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, stop: threading.Event) -> None:
+        self._site = site
+        self._pipeline = pipeline
+        self._archive = archive
+        self._stop = stop
+        self._not_before: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Read studies until stopped."""
+        while not self._stop.is_set():
+            if not self._turn():
+                self._stop.wait(_IDLE_SECONDS)
+
+    def _turn(self) -> bool:
+        """One study, if there is one; whatever goes wrong with it stays with it."""
+        now = time.monotonic()
+        self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
+        study: Study | None = None
+        try:
+            taken = outcomes.take(self._site, skip=tuple(self._not_before))
+            if taken is None:
+                return False
+            if isinstance(taken, outcomes.Exhausted):
+                study = taken.study
+                self._conclude(study, outcomes.crashed(self._site.config.max_attempts))
+            else:
+                study = taken
+                self._conclude(study, self._pipeline.process(study))
+        except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
+            self._survive(study, error)
+        return True
+
+    def _conclude(self, study: Study, result: Outcome) -> None:
+        if outcomes.conclude(self._site, self._archive, study, result, results.make):
+            log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
+        else:
+            log.info("study %s: changed while it was read", self._site.study_key(study.uid))
+
+    def _survive(self, study: Study | None, error: Exception) -> None:
+        key = self._site.study_key(study.uid) if study else "-"
+        log.error("study %s: %s", key, type(error).__name__, exc_info=error)
+        if study is None:
+            self._stop.wait(1.0)
+            return
+        self._not_before[study.uid] = time.monotonic() + min(2.0**study.attempts / 4, 30.0)
+        if study.attempts >= self._site.config.max_attempts:
+            try:
+                self._conclude(study, outcomes.failure(error))
+            except Exception as second:  # e.g. the disk is full: it stays queued, and is concluded when it can be
+                log.error("study %s: not concluded: %s", key, type(second).__name__, exc_info=second)
+
+
+def run(site: Site) -> None:
+    """Be the site's worker until the standard input closes or a signal says stop."""
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    threading.Thread(target=_stop_with_parent, args=(stop,), name="parent", daemon=True).start()
+    with (site.folder / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a new worker waits here for the old one to be gone
+        if stop.is_set():
+            return
+        site.database.check()
+        archive = Archive(site.archive)
+        pipeline = Pipeline(archive, Tensors(site.tensors, archive), Panel(site).serving, site.config.institution)
+        sender = Sender(site)
+        sender.start()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        log.info("worker ready")
+        Worker(site, pipeline, archive, stop).run()
+        sender.stop()
+        log.info("worker stopped")
+
+
+def _stop_with_parent(stop: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    stop.set()
+    time.sleep(_GRACE_SECONDS)
+    os._exit(1)  # a study that takes longer is read again by the next worker
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Read the queued studies of a site.")
+    parser.add_argument("--site", type=Path, required=True)
+    site = Site(parser.parse_args().site.resolve())
+    logs.to_file(site.logs / "node.log")
+    run(site)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""What many tests need: a signing key, a version, a hospital, DICOM images made here, and a node as a process."""
+
+import importlib.util
+import io
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from client.store import versions
+from client.store.site import Site, create
+from configs.schema import PeerConfig, SiteConfig
+from models.bundle import Bundle
+
+ROOT = Path(__file__).parents[1]
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tests_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`peers("dciodvfy", ...)` names programs; a missing one skips the test, or fails it under VIGIE_REQUIRE_PEERS=1."""
+    path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
+    needed = [name for marker in item.iter_markers("peers") for name in marker.args]
+    missing = [name for name in needed if shutil.which(name, path=path) is None]
+    if missing:
+        problem = f"{', '.join(missing)} is not installed: scripts/install --peers"
+        if os.environ.get("VIGIE_REQUIRE_PEERS") == "1":
+            pytest.fail(problem, pytrace=False)
+        pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def bundles() -> ModuleType:
+    """tests/bundles.py: `build`, `facts`, `trust`, `CHEST`, …"""
+    return _load(ROOT / "tests" / "bundles.py")
+
+
+@pytest.fixture(scope="session")
+def vigie_data() -> Path:
+    """The folder of real data (VIGIE_DATA, else ../shared/data); the test is skipped where it is not."""
+    folder = Path(os.environ.get("VIGIE_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "dicom").is_dir():
+        pytest.skip(f"no real data at {folder}; set VIGIE_DATA to run this")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vendor_key() -> Ed25519PrivateKey:
+    """The key that signs the test version."""
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture(scope="session")
+def _sealed(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendor_key: Ed25519PrivateKey) -> Bundle:
+    return bundles.build(tmp_path_factory.mktemp("bundle") / "brightness", vendor_key)
+
+
+@pytest.fixture
+def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
+    """A copy of the signed test version, to be altered at will."""
+    return Path(shutil.copytree(_sealed.folder, tmp_path / "version"))
+
+
+@pytest.fixture
+def make_site(
+    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle
+) -> Callable[..., Site]:
+    """Make a hospital: `make_site(adopted=True, **SiteConfig fields)`; it trusts the vendor and has free ports."""
+
+    def make(name: str = "hospital", *, adopted: bool = True, **settings: Any) -> Site:
+        values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3} | settings
+        site = create(tmp_path / name, SiteConfig(name=name, **values))
+        bundles.trust(site.trust, vendor_key)
+        if adopted:
+            shutil.copytree(_sealed.folder, site.versions / _sealed.digest)
+            versions.receive(site, _sealed)
+            versions.adopt(site, _sealed.digest)
+        return site
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Iterator[Site]:
+    """A hospital that has adopted the test version."""
+    made = make_site()
+    yield made
+    made.database.close()
+
+
+@pytest.fixture(scope="session")
+def radiograph() -> Callable[..., Dataset]:
+    """Make a chest DX: `radiograph(brightness=0.7, rows=64, columns=48, **DICOM keywords)`; None leaves one out."""
+
+    def make(brightness: float = 0.7, rows: int = 64, columns: int = 48, **keywords: Any) -> Dataset:
+        seed = int.from_bytes(os.urandom(4))
+        noise = np.random.default_rng(seed).normal(0, 20, (rows, columns))
+        pixels = np.clip(brightness * 4095 + noise, 0, 4095).astype(np.uint16)
+        dataset = Dataset()
+        values: dict[str, Any] = {
+            "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+            "SOPInstanceUID": generate_uid(prefix=None),
+            "StudyInstanceUID": generate_uid(prefix=None),
+            "SeriesInstanceUID": generate_uid(prefix=None),
+            "Modality": "DX",
+            "PatientID": f"P{seed}",
+            "PatientName": "Test^Patient",
+            "PatientBirthDate": "19600101",
+            "PatientSex": "O",
+            "StudyDate": "20240101",
+            "StudyTime": "120000",
+            "AccessionNumber": f"A{seed}"[:16],
+            "StudyID": "1",
+            "SeriesNumber": 1,
+            "InstanceNumber": 1,
+            "BodyPartExamined": "CHEST",
+            "ViewPosition": "PA",
+            "PatientAge": "064Y",
+            "PhotometricInterpretation": "MONOCHROME2",
+            "SamplesPerPixel": 1,
+            "Rows": rows,
+            "Columns": columns,
+            "BitsAllocated": 16,
+            "BitsStored": 12,
+            "HighBit": 11,
+            "PixelRepresentation": 0,
+            "PixelData": pixels.tobytes(),
+        }
+        for keyword, value in (values | keywords).items():
+            if value is not None:
+                setattr(dataset, keyword, value)
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", "1.2.3")
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", "1.2.3")
+        return dataset
+
+    return make
+
+
+@pytest.fixture
+def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> Callable[..., str]:
+    """Put a scored study into the hospital without a worker and give its UID:
+    `scored(uid=…, revision=1, score=0.9, patient_id=…, input_digest=…, objects=False)`; with `objects`, its image,
+    report and picture lie in the archive and wait for the PACS."""
+    from sqlalchemy import insert, select, update
+
+    from client.dicom.archive import Archive
+    from client.dicom.results import Finding, make
+    from client.store.tables import delivery, outcome, patient, study
+
+    def put(
+        uid: str = "",
+        *,
+        revision: int = 1,
+        score: float = 0.9,
+        patient_id: str = "",
+        issuer: str = "",
+        input_digest: str = "",
+        objects: bool = False,
+        received_at: float | None = None,
+        accession: str = "",
+    ) -> str:
+        uid = uid or str(generate_uid(prefix=None))
+        patient_id = patient_id or f"P-{uid[-12:]}"
+        image = radiograph(score, StudyInstanceUID=uid, PatientID=patient_id, AccessionNumber=accession)
+        archive = Archive(site.archive)
+        file = io.BytesIO()
+        image.save_as(file, enforce_file_format=True)
+        digest = input_digest or archive.store(file.getvalue())
+        finding = Finding(
+            image,
+            digest,
+            revision,
+            image.pixel_array.astype(np.float32),
+            score,
+            0.5,
+            score >= 0.5,
+            np.array([[-2, 1], [0, 4]], np.float32),
+            _sealed,
+            site.config.institution,
+            1_700_000_000.0,
+        )
+        made = [(item, archive.store(item.content)) for item in make(finding)] if objects else []
+        now = time.time() if received_at is None else received_at
+        with site.database.write() as connection:
+            key = site.patient_key(patient_id, issuer)
+            if connection.execute(select(patient.c.key).where(patient.c.key == key)).first() is None:
+                fold = site.fold(patient_id, issuer)
+                connection.execute(
+                    insert(patient).values(key=key, patient_id=patient_id, issuer=issuer, fold=fold, first_seen=now)
+                )
+            if connection.execute(select(study.c.uid).where(study.c.uid == uid)).first() is None:
+                connection.execute(
+                    insert(study).values(
+                        uid=uid, patient_key=key, accession=accession, state="scored", received_at=now, touched_at=now
+                    )
+                )
+            connection.execute(update(study).where(study.c.uid == uid).values(revision=revision))
+            written = connection.execute(
+                insert(outcome).values(
+                    study_uid=uid,
+                    revision=revision,
+                    kind="scored",
+                    reasons=[],
+                    version_digest=_sealed.digest,
+                    sop_uid=str(image.SOPInstanceUID),
+                    input_digest=digest,
+                    score=score,
+                    threshold=0.5,
+                    positive=score >= 0.5,
+                    created_at=now,
+                )
+            )
+            assert written.inserted_primary_key is not None
+            for item, sha256 in made:
+                connection.execute(
+                    insert(delivery).values(
+                        sop_uid=item.sop_uid,
+                        outcome_id=written.inserted_primary_key[0],
+                        kind=item.kind,
+                        sha256=sha256,
+                        state="pending",
+                    )
+                )
+        return uid
+
+    return put
+
+
+class Node:
+    """A hospital's node, run as the processes that a hospital runs, in a process group of its own."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.dicom_port = 0
+        self.api_port = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start it and wait until it says that it is ready."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "client.node", "--site", str(self.site.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        assert self._process.stdout is not None
+        output = self._process.stdout
+        threading.Thread(target=lambda: [lines.put(line) for line in output] and None, daemon=True).start()
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                line = lines.get(timeout=0.2)
+            except queue.Empty:
+                if self._process.poll() is not None:
+                    assert self._process.stderr is not None
+                    raise AssertionError(f"the node ended: {self._process.stderr.read()}") from None
+                continue
+            if line.startswith("ready "):
+                facts = json.loads(line.removeprefix("ready "))
+                self.dicom_port, self.api_port = facts["dicom_port"], facts["api_port"]
+                return
+        raise AssertionError("the node is not ready in time")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """`kill -9` of all its processes at once."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._close()
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """SIGTERM, as systemd would; returns the exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        status = self._process.wait(timeout)
+        self._close()
+        return status
+
+    def _close(self) -> None:
+        assert self._process is not None
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        self._process = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+
+@pytest.fixture
+def run_node() -> Iterator[Callable[[Site], Node]]:
+    """Start a node for a site; killed at the end of the test if it still runs."""
+    nodes: list[Node] = []
+
+    def start(site: Site) -> Node:
+        node = Node(site)
+        nodes.append(node)
+        node.start()
+        return node
+
+    yield start
+    for node in nodes:
+        if node.running:
+            node.kill()
+        node.site.database.close()
+
+
+class Pacs:
+    """A PACS stand-in: a C-STORE SCP that keeps what it gets by SOP instance UID, and counts."""
+
+    def __init__(self) -> None:
+        from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+        self.received: dict[str, list[Dataset]] = {}
+        entity = AE("PACS")
+        entity.supported_contexts = AllStoragePresentationContexts
+        entity.maximum_associations = 16
+
+        def on_store(event: Any) -> int:
+            self.received.setdefault(str(event.request.AffectedSOPInstanceUID), []).append(event.dataset)
+            return 0x0000
+
+        server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+        assert server is not None
+        self._server = server
+        self.config = PeerConfig("127.0.0.1", server.server_address[1], "PACS")
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    """A PACS stand-in on a free port; `pacs.config` goes into a SiteConfig."""
+    made = Pacs()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    """Wait until a condition gives something true, and return that."""
+
+    def wait(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "it did not become true in time"
+            time.sleep(0.05)
+        return value
+
+    return wait
