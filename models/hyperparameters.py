@@ -25,14 +25,14 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(default=900, ge=1, le=100_000)
+    steps: int = Field(default=500, ge=1, le=100_000)
     batch_size: int = Field(default=32, ge=2, le=4096)
     learning_rate: float = Field(default=2e-3, gt=0, le=1)
     final_rate: float = Field(default=0.01, ge=0, le=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0, le=10)
-    augmentation: float = Field(default=1.0, ge=0, le=2)
-    mixup: float = Field(default=0.2, ge=0, le=10)
+    augmentation: float = Field(default=0.5, ge=0, le=2)
+    mixup: float = Field(default=0.0, ge=0, le=10)
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     averaging: float = Field(default=0.99, ge=0, lt=1)
     error_weight: float = Field(default=2.0, ge=1, le=100)

@@ -22,7 +22,7 @@ from models.errors import InvalidPreprocessing, InvalidStudy
 
 Declaration = Sequence[Mapping[str, Any]]
 
-SIZE: Final = 96
+SIZE: Final = 128
 
 DEFAULT: Final[Declaration] = (
     {"_target_": "Resize", "spatial_size": [SIZE, SIZE], "mode": "area"},

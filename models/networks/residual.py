@@ -27,11 +27,11 @@ class Residual:
         stride: stride of the first convolution; the map is stride * 8 times coarser than the image.
     """
 
-    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
+    channels: tuple[int, int, int, int] = (24, 48, 96, 192)
     blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
     groups: int = 8
     kernel: int = 7
-    stride: int = 2
+    stride: int = 4
 
     def __post_init__(self) -> None:
         """Refuse facts that make no network."""
@@ -47,11 +47,11 @@ class Residual:
     @classmethod
     def of(
         cls,
-        channels: Sequence[int] = (16, 32, 64, 128),
+        channels: Sequence[int] = (24, 48, 96, 192),
         blocks: Sequence[int] = (1, 1, 1, 1),
         groups: int = 8,
         kernel: int = 7,
-        stride: int = 2,
+        stride: int = 4,
     ) -> Self:
         """Read the facts from JSON or YAML, where a tuple is a list."""
         a, b, c, d = (int(width) for width in channels)

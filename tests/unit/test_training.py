@@ -17,7 +17,7 @@ QUICK = Hyperparameters(steps=40, batch_size=16, augmentation=0.3, averaging=0.9
 
 def small() -> torch.nn.Module:
     torch.manual_seed(0)
-    return build("residual", channels=[8, 8, 8, 8], groups=4)
+    return build("residual", channels=[8, 8, 8, 8], groups=4, stride=2)
 
 
 def cases(count: int = 64, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def test_refuses_cases_that_do_not_fit(labels: np.ndarray, weights: np.ndarray) 
 
 
 def test_weights_go_out_and_in() -> None:
-    one, other = small(), build("residual", channels=[8, 8, 8, 8], groups=4)
+    one, other = small(), build("residual", channels=[8, 8, 8, 8], groups=4, stride=2)
     set_weights(other, get_weights(one))
     images = cases()[0]
     np.testing.assert_array_equal(scores(one, images), scores(other, images))
