@@ -9,13 +9,13 @@ import io
 import struct
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import KeyObjectSelectionDocumentStorage
+from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
 from client.dicom.results import (
@@ -99,11 +99,11 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
 
     if opinion.positive is not None:
         answer, other = (PRESENT, ABSENT) if opinion.positive else (ABSENT, PRESENT)
-        content = content.replace(_encoded(other), _encoded(answer))
+        content = content.replace(_encoded(*_parts(other)), _encoded(*_parts(answer)))
     language, rest = _after_first_item(content)
-    said = _container(Coding(value="C0034375", scheme="UMLS", meaning="Qualitative Evaluations"))
-    put(said, "ContentSequence", Sequence([_code(*fact) for fact in opinion.facts]))
-    tree = b"".join((_CONTENT, language, _items(_observer(opinion)), rest, _items([said]), _END_OF_SEQUENCE))
+    observer_items = _observer_items(opinion.reader, opinion.organization)
+    said = _said_items(tuple((_parts(name), _parts(value)) for name, value in opinion.facts))
+    tree = b"".join((_CONTENT, language, observer_items, rest, said, _END_OF_SEQUENCE))
     return ResultObject("verified", str(dataset.SOPInstanceUID), to_part10(dataset) + tree)
 
 
@@ -143,13 +143,13 @@ def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, o
     put(dataset, "ContentTemplateSequence", Sequence([template]))
     why = "; ".join(f"{name.meaning}: {value.meaning}" for name, value in opinion.facts)
     content = [
-        *_observer(opinion),
+        *_observer(opinion.reader, opinion.organization),
         _item("CONTAINS", "TEXT", Coding(value="113012", scheme="DCM", meaning="Key Object Description"), why),
     ]
     for sop_class, sop_uid, _series in objects:
         item = Dataset()
         put(item, "RelationshipType", "CONTAINS")
-        put(item, "ValueType", "IMAGE" if sop_class == pydicom.uid.SecondaryCaptureImageStorage else "COMPOSITE")
+        put(item, "ValueType", "IMAGE" if sop_class == SecondaryCaptureImageStorage else "COMPOSITE")
         put(item, "ReferencedSOPSequence", Sequence([reference(sop_class, sop_uid)]))
         content.append(item)
     put(dataset, "ContentSequence", Sequence(content))
@@ -163,7 +163,23 @@ def _dated(dataset: Dataset, at: float) -> None:
         put(dataset, f"{what}Time", moment)
 
 
-def _observer(opinion: Opinion) -> list[Dataset]:
+@lru_cache(maxsize=256)
+def _observer_items(reader: str, organization: str) -> bytes:
+    return _items(_observer(reader, organization))
+
+
+@lru_cache(maxsize=256)
+def _said_items(facts: tuple[tuple[tuple[str, str, str], tuple[str, str, str]], ...]) -> bytes:
+    said = _container(Coding(value="C0034375", scheme="UMLS", meaning="Qualitative Evaluations"))
+    put(said, "ContentSequence", Sequence([_code(_coding(*name), _coding(*value)) for name, value in facts]))
+    return _items([said])
+
+
+def _coding(value: str, scheme: str, meaning: str) -> Coding:
+    return Coding(value=value, scheme=scheme, meaning=meaning)
+
+
+def _observer(reader: str, organization: str) -> list[Dataset]:
     person = Coding(value="121006", scheme="DCM", meaning="Person")
     return [
         _code(Coding(value="121005", scheme="DCM", meaning="Observer Type"), person, "HAS OBS CONTEXT"),
@@ -171,23 +187,25 @@ def _observer(opinion: Opinion) -> list[Dataset]:
             "HAS OBS CONTEXT",
             "PNAME",
             Coding(value="121008", scheme="DCM", meaning="Person Observer Name"),
-            _person(opinion.reader),
+            _person(reader),
         ),
         _item(
             "HAS OBS CONTEXT",
             "TEXT",
             Coding(value="121009", scheme="DCM", meaning="Person Observer's Organization Name"),
-            opinion.organization,
+            organization,
         ),
     ]
 
 
 def _person(name: str) -> str:
     # the separators of a PN value have no place in a name; 64 characters for a component group (PS3.5 table 6.2-1)
-    return name.translate({ord(character): " " for character in "\\="})[:64]
+    clean = name.translate({ord(character): " " for character in "\\="})[:63].strip()
+    given, _, family = clean.rpartition(" ")
+    return clean if "^" in clean else f"{family}^{given}"
 
 
-def _name(coding: Coding) -> Sequence[Dataset]:
+def _name(coding: Coding) -> Sequence:
     return Sequence([concept(coding.value, coding.scheme, coding.meaning)])
 
 
@@ -221,8 +239,12 @@ def _items(items: list[Dataset]) -> bytes:
 
 
 @cache
-def _encoded(coding: Coding) -> bytes:
-    return encode(concept(coding.value, coding.scheme, coding.meaning))
+def _encoded(value: str, scheme: str, meaning: str) -> bytes:
+    return encode(concept(value, scheme, meaning))
+
+
+def _parts(coding: Coding) -> tuple[str, str, str]:
+    return coding.value, coding.scheme, coding.meaning
 
 
 def _after_first_item(items: bytes) -> tuple[bytes, bytes]:

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
 from client.dicom.sender import resend
+from client.inference.outcomes import retry
 from client.review import objections, pages, worklist
 from client.review.readers import Reader, Role, authenticate
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
@@ -79,6 +80,13 @@ class ResultOut(_Model):
     at: float
 
 
+class ReasonOut(_Model):
+    """Why a study was refused or failed."""
+
+    code: str
+    text: str
+
+
 class StudyOut(_Model):
     """One study of the worklist."""
 
@@ -89,7 +97,7 @@ class StudyOut(_Model):
     status: worklist.Status
     revision: int
     received_at: float
-    reasons: list[str]
+    reasons: list[ReasonOut]
     result: ResultOut | None
     verified_by: str
 
@@ -176,12 +184,6 @@ class DeliveryOut(_Model):
     sent_at: float | None
 
 
-class Retried(_Model):
-    """The revision under which a study is tried again."""
-
-    revision: int
-
-
 _bearer = HTTPBearer(auto_error=False)
 
 
@@ -189,9 +191,7 @@ def _site(request: Request) -> Site:
     return request.app.state.site
 
 
-def _reader(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Reader:
+def _reader(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Reader:
     if credentials is None:
         raise NotSignedIn("send a bearer token")
     return authenticate(_site(request), credentials.credentials)
@@ -251,11 +251,11 @@ def give_verdict(site: ThisSite, reader: ThisReader, uid: str, body: VerdictIn) 
     return _verdict(given)
 
 
-@routes.post("/studies/{uid}/retry")
-def retry(site: ThisSite, reader: ThisReader, uid: str) -> Retried:
+@routes.post("/studies/{uid}/retry", status_code=204)
+def retry_study(site: ThisSite, reader: ThisReader, uid: str) -> None:
     """Try a failed study again."""
     reader.require(Role.IT, Role.OPERATOR)
-    return Retried(revision=worklist.retry(site, uid))
+    retry(site, uid)
 
 
 @routes.get("/errors")
@@ -287,8 +287,8 @@ def versions(site: ThisSite) -> list[VersionOut]:
     """The model versions that are known here, newest first."""
     columns = [version.c[name] for name in VersionOut.model_fields]
     with site.database.read() as connection:
-        rows = connection.execute(select(*columns).order_by(version.c.received_at.desc())).all()
-    return [VersionOut(**row._mapping) for row in rows]
+        rows = connection.execute(select(*columns).order_by(version.c.received_at.desc())).mappings().all()
+    return [VersionOut(**row) for row in rows]
 
 
 @routes.get("/deliveries")
@@ -297,8 +297,9 @@ def deliveries(site: ThisSite, state: str = "failed", limit: int = 500) -> list[
     columns = [outcome.c.study_uid if name == "study_uid" else delivery.c[name] for name in DeliveryOut.model_fields]
     query = select(*columns).join(outcome, outcome.c.id == delivery.c.outcome_id).where(delivery.c.state == state)
     with site.database.read() as connection:
-        rows = connection.execute(query.order_by(delivery.c.not_before).limit(max(1, min(limit, 5000)))).all()
-    return [DeliveryOut(**row._mapping) for row in rows]
+        query = query.order_by(delivery.c.not_before).limit(max(1, min(limit, 5000)))
+        rows = connection.execute(query).mappings().all()
+    return [DeliveryOut(**row) for row in rows]
 
 
 @routes.post("/deliveries/{uid}/resend", status_code=204)
@@ -373,7 +374,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "status": line.status,
         "revision": line.revision,
         "received_at": line.received_at,
-        "reasons": list(line.reasons),
+        "reasons": [ReasonOut(code=code, text=text) for code, text in line.reasons],
         "result": result
         and ResultOut(
             score=result.score,

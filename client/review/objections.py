@@ -1,4 +1,4 @@
-"""A patient's objection to the reuse of their images; it holds from the next round on, whether or not they are known."""
+"""A patient's objection to the reuse of their images; it holds from the next round on, known here or not."""
 
 import time
 

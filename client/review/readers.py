@@ -72,9 +72,7 @@ def renew(site: Site, name: str) -> str:
     """
     token = secrets.token_urlsafe(32)
     with site.database.write() as connection:
-        changed = connection.execute(
-            reader.update().where(reader.c.name == name).values(token_sha256=_hash(token))
-        )
+        changed = connection.execute(reader.update().where(reader.c.name == name).values(token_sha256=_hash(token)))
         if changed.rowcount == 0:
             raise NotFound(f"no reader is called {name}")
         append(connection, "reader.renewed", {})

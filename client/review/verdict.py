@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pydicom
-from sqlalchemy import Connection, and_, insert, select
+from sqlalchemy import Connection, insert, select
 
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.archive import Archive
@@ -141,7 +141,9 @@ def check(
     if decision is Decision.AGREE and answer is not said:
         raise InvalidVerdict(f"the AI said {said}: to answer {answer}, correct or reject it")
     if decision is Decision.CORRECT and answer is not opposite:
-        raise InvalidVerdict(f"the AI said {said}: a correction answers {opposite}; to answer {answer}, " + _instead(answer))
+        raise InvalidVerdict(
+            f"the AI said {said}: a correction answers {opposite}; to answer {answer}, " + _instead(answer)
+        )
     if decision is Decision.AGREE and reason is not None:
         raise InvalidVerdict("agreement takes no reason")
     if decision is not Decision.AGREE and reason is None:
@@ -201,12 +203,11 @@ def record(
         }
         if mine and {key: getattr(mine[-1], key) for key in new} == new:
             return read(mine[-1], revision)
-        values = {"study_uid": study_uid, "outcome_id": present.id, "reader": reader, "created_at": time.time(), **new}
+        at = time.time()
+        values = {"study_uid": study_uid, "outcome_id": present.id, "reader": reader, "created_at": at, **new}
         inserted = connection.execute(insert(verdict).values(**values)).inserted_primary_key
         number = int(inserted[0]) if inserted else 0
-        kept = Verdict(
-            number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, values["created_at"]
-        )
+        kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
         document = _document(site, connection, kept, len(given) + 1)
         if document is not None:
             digest = _archive(site.archive).store(document.content)
@@ -265,17 +266,15 @@ def history(connection: Connection, study_uid: str) -> list[Verdict]:
 
 
 def _present(connection: Connection, study_uid: str) -> Any:
-    row = connection.execute(
-        select(study.c.state, study.c.revision, outcome)
-        .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
-        .where(study.c.uid == study_uid)
-    ).first()
+    row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
         raise NotFound("no such study here")
-    mapping = row._mapping
-    if row.state != "scored" or mapping[outcome.c.kind] != "scored":
+    present = connection.execute(
+        select(outcome).where(outcome.c.study_uid == study_uid, outcome.c.revision == row.revision)
+    ).first()
+    if row.state != "scored" or present is None or present.kind != "scored":
         raise Conflict(f"the study is {row.state}: there is no result to judge")
-    return connection.execute(select(outcome).where(outcome.c.id == mapping[outcome.c.id])).one()
+    return present
 
 
 def _document(site: Site, connection: Connection, given: Verdict, number: int) -> ResultObject | None:
@@ -315,6 +314,8 @@ def _archive(folder: Path) -> Archive:
 
 def _names(content: bytes) -> tuple[str, str, str]:
     header = pydicom.dcmread(
-        io.BytesIO(content), specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"], stop_before_pixels=True
+        io.BytesIO(content),
+        specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"],
+        stop_before_pixels=True,
     )
     return str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID)

@@ -19,11 +19,10 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or
 from client.dicom import decode, heatmap
 from client.dicom.archive import Archive
 from client.review.verdict import Verdict, history, read, standing
-from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, study, verdict, version
 from models.bundle import Facts
-from models.errors import Conflict, InvalidStudy, NotFound
+from models.errors import InvalidStudy, NotFound
 
 Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
@@ -50,7 +49,7 @@ class Line:
     """One study of the worklist.
 
     Attributes:
-        reasons: why it was refused or failed, coded.
+        reasons: why it was refused or failed: (code, text).
         verified_by: whose word counts now; empty where nobody's.
     """
 
@@ -61,7 +60,7 @@ class Line:
     status: Status
     revision: int
     received_at: float
-    reasons: tuple[str, ...]
+    reasons: tuple[tuple[str, str], ...]
     result: Result | None
     verified_by: str
 
@@ -121,7 +120,7 @@ def counts(site: Site) -> dict[str, int]:
     state = _status()
     with site.database.read() as connection:
         rows = connection.execute(_joined(select(state.label("status"), func.count().label("n"))).group_by(state)).all()
-    return {status: 0 for status in STATUSES} | {row.status: row.n for row in rows}
+    return dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows}
 
 
 def one(site: Site, uid: str) -> Detail:
@@ -172,7 +171,7 @@ def image_png(site: Site, uid: str) -> bytes:
         pixels = decode.read(_archive(site.archive).path(result.input_digest)).pixels
     except (InvalidStudy, OSError) as error:
         raise NotFound("the image cannot be shown") from error
-    flat = np.full((1, 1), -np.inf, np.float32)
+    flat = np.zeros((1, 1), np.float32)
     return _png(heatmap.draw(pixels, flat, "Original image, without the map"))
 
 
@@ -200,29 +199,6 @@ def card_of(site: Site, digest: str) -> str:
         return ""
 
 
-def retry(site: Site, uid: str) -> int:
-    """Queue a failed study once more, as a new revision, so that its failure stays on record.
-
-    Returns:
-        The new revision.
-
-    Raises:
-        NotFound: no such study.
-        Conflict: it has not failed.
-    """
-    with site.database.write() as connection:
-        row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == uid)).first()
-        if row is None:
-            raise NotFound("no such study here")
-        if row.state != "failed":
-            raise Conflict(f"the study is {row.state}: only a failed one is tried again")
-        connection.execute(
-            study.update().where(study.c.uid == uid).values(state="queued", revision=row.revision + 1, attempts=0)
-        )
-        append(connection, "study.retried", {"study": site.study_key(uid), "revision": row.revision + 1})
-    return row.revision + 1
-
-
 def _urgency() -> Any:
     return case((and_(study.c.state == "scored", outcome.c.positive), outcome.c.score), else_=0.0)
 
@@ -239,7 +215,7 @@ def _status() -> Any:
     )
 
 
-def _joined(query: Select[Any]) -> Select[Any]:
+def _joined(query: Any) -> Select[Any]:
     return (
         query.select_from(study)
         .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
@@ -305,7 +281,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.status,
                 row.revision,
                 row.received_at,
-                tuple(str(reason) for reason in row.reasons or ()),
+                tuple((reason["code"], reason["text"]) for reason in row.reasons or ()),
                 result,
                 last[0].reader if last else "",
             )

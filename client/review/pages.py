@@ -1,0 +1,265 @@
+"""The readers' pages: sign in, worklist, one study. Dark, made for the keyboard, nothing loaded from elsewhere.
+
+A session is a signed cookie that scripts cannot read and other sites cannot send (HttpOnly, SameSite=Strict); every
+form carries a token bound to it. The cookie names the hash of the reader's token: a renewed token ends the session.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from client.review import worklist
+from client.review.readers import Reader, Role, authenticate, by_hash
+from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.store.site import Site, write_secret
+from models.errors import InvalidVerdict, NotAllowed, NotSignedIn, VigieError
+
+COOKIE: Final = "vigie"
+_HOURS: Final = 12
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+_ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript"}
+# the page shows the AI's answer, so that what is read blind cannot be entered here
+_TIERS: Final = (TruthTier.AI_VISIBLE, TruthTier.REPORT, TruthTier.FOLLOW_UP, TruthTier.BIOPSY)
+_TABS: Final = ("unverified", "verified", "withdrawn", "refused", "failed", "queued")
+
+router = APIRouter(include_in_schema=False)
+
+
+def _site(request: Request) -> Site:
+    return request.app.state.site
+
+
+ThisSite = Annotated[Site, Depends(_site)]
+
+
+def _reader(request: Request) -> Reader:
+    site = _site(request)
+    token_hash, _, rest = request.cookies.get(COOKIE, "").partition(".")
+    expires, _, signature = rest.partition(".")
+    if not hmac.compare_digest(signature.encode(), _sign(site, f"session.{token_hash}.{expires}").encode()):
+        raise NotSignedIn("sign in first")
+    if int(expires) < time.time():
+        raise NotSignedIn("the session is over: sign in again")
+    return by_hash(site, token_hash)
+
+
+ThisReader = Annotated[Reader, Depends(_reader)]
+
+
+@router.get("/")
+def worklist_page(
+    request: Request, site: ThisSite, reader: ThisReader, state: str = "unverified", q: str = "", after: str = ""
+) -> Response:
+    """The worklist, most urgent first; unread studies unless another tab is asked for."""
+    lines = worklist.page(site, status=state, q=q, limit=51, after=after)
+    return _page(
+        request,
+        "worklist.html",
+        reader=reader,
+        lines=lines[:50],
+        more=lines[49].uid if len(lines) > 50 else "",
+        counts=worklist.counts(site),
+        tabs=_TABS,
+        state=state,
+        q=q,
+        now=time.time(),
+    )
+
+
+@router.get("/studies/{uid}")
+def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -> Response:
+    """One study: image, map, score against threshold, version, verdicts and the form for one more."""
+    detail = worklist.one(site, uid)
+    result = detail.line.result
+    facts = worklist.facts_of(site, result.version_digest) if result else None
+    return _page(
+        request,
+        "study.html",
+        reader=reader,
+        detail=detail,
+        line=detail.line,
+        result=result,
+        facts=facts,
+        card=worklist.card_of(site, result.version_digest) if result else "",
+        patient=worklist.patient_name(site, uid),
+        mapped=any(kind == "sc" for kind, _state, _why in detail.deliveries),
+        may_judge=reader.role is Role.CLINICIAN and result is not None,
+        tiers=_TIERS,
+        reasons=tuple(Reason),
+        csrf=_csrf(request),
+    )
+
+
+@router.post("/studies/{uid}/verdict")
+def give_verdict(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    uid: str,
+    csrf: Annotated[str, Form()],
+    revision: Annotated[int, Form()],
+    decision: Annotated[Decision, Form()],
+    tier: Annotated[TruthTier, Form()],
+    answer: Annotated[str, Form()] = "",
+    reason: Annotated[str, Form()] = "",
+) -> Response:
+    """Keep the verdict of the form and go on to the next unread study."""
+    _same_origin(request)
+    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
+        raise NotAllowed("the form is not from this session: open the study again")
+    reader.require(Role.CLINICIAN)
+    line = worklist.one(site, uid).line
+    record(
+        site,
+        uid,
+        reader.name,
+        revision=revision,
+        decision=decision,
+        answer=_answer(decision, line.result is not None and line.result.positive, answer),
+        tier=tier,
+        reason=_reason(decision, reason),
+    )
+    following = worklist.next_uid(site)
+    return RedirectResponse(f"/studies/{following}" if following else "/", 303)
+
+
+@router.get("/studies/{uid}/heatmap.png")
+def heatmap_png(site: ThisSite, reader: ThisReader, uid: str) -> Response:
+    """The picture of the map."""
+    return Response(worklist.map_png(site, uid), media_type="image/png")
+
+
+@router.get("/studies/{uid}/image.png")
+def image_png(site: ThisSite, reader: ThisReader, uid: str) -> Response:
+    """The radiograph in the same frame."""
+    return Response(worklist.image_png(site, uid), media_type="image/png")
+
+
+@router.get("/login")
+def login_page(request: Request) -> Response:
+    """Where a token is pasted."""
+    return _page(request, "login.html", problem="")
+
+
+@router.post("/login")
+def sign_in(request: Request, site: ThisSite, token: Annotated[str, Form()]) -> Response:
+    """Open a session with a token."""
+    _same_origin(request)
+    try:
+        authenticate(site, token.strip())
+    except NotSignedIn:
+        return _page(request, "login.html", 401, problem="This token is not known here.")
+    token_hash = hashlib.sha256(token.strip().encode()).hexdigest()
+    expires = int(time.time()) + _HOURS * 3600
+    signature = _sign(site, f"session.{token_hash}.{expires}")
+    response = RedirectResponse("/", 303)
+    response.set_cookie(
+        COOKIE,
+        f"{token_hash}.{expires}.{signature}",
+        max_age=_HOURS * 3600,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+@router.post("/logout")
+def sign_out(request: Request) -> Response:
+    """Forget the session in this browser."""
+    _same_origin(request)
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/assets/{name}")
+def asset(name: str) -> Response:
+    """The style sheet and the keys."""
+    if name not in _ASSETS:
+        return Response(status_code=404)
+    return FileResponse(_TEMPLATES / name, media_type=_ASSETS[name])
+
+
+def show_error(request: Request, error: VigieError, status: int) -> Response:
+    """What a person sees of an error: the way to the login page, or what was wrong."""
+    if status == 401:
+        return RedirectResponse("/login", 303)
+    return _page(request, "error.html", status, message=str(error), code=error.code)
+
+
+def _answer(decision: Decision, positive: bool, given: str) -> Answer:
+    if decision is Decision.REJECT:
+        if given not in list(Answer):
+            raise InvalidVerdict("a rejection says the right answer, or that it cannot be told")
+        return Answer(given)
+    return Answer.POSITIVE if positive == (decision is Decision.AGREE) else Answer.NEGATIVE
+
+
+def _reason(decision: Decision, given: str) -> Reason | None:
+    if decision is Decision.AGREE or not given:
+        return None
+    if given not in list(Reason):
+        raise InvalidVerdict("no such reason")
+    return Reason(given)
+
+
+def _same_origin(request: Request) -> None:
+    # sent by every browser of the last years and not forgeable by a page; its absence is a program's, not a browser's
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise NotAllowed("this form can only be sent from the hospital's own page")
+
+
+def _csrf(request: Request) -> str:
+    return _sign(_site(request), f"form.{request.cookies.get(COOKIE, '')}")
+
+
+def _sign(site: Site, text: str) -> str:
+    return hmac.new(_session_key(site.secrets), text.encode(), hashlib.sha256).hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _session_key(folder: Path) -> bytes:
+    write_secret(folder / "session.key", secrets.token_bytes(32), keep=True)
+    return (folder / "session.key").read_bytes()
+
+
+def _page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    context: Mapping[str, Any] = {"reader": None, "institution": _site(request).config.institution, **values}
+    return HTMLResponse(_environment().get_template(name).render(context), status)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["ago"] = _ago
+    environment.filters["words"] = lambda text: str(text).replace("_", " ").replace("-", " ").capitalize()
+    environment.filters["moment"] = _moment
+    return environment
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%d %b %Y, %H:%M", time.localtime(at))
+
+
+def _ago(at: float) -> str:
+    seconds = max(0, int(time.time() - at))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,254 @@
+"""What a scored radiograph leaves in the PACS: valid, readable by others, unverified, and the same each time."""
+
+import io
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+
+from client.dicom import heatmap
+from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.dicom.identity import IMPLEMENTATION_CLASS_UID
+from client.dicom.results import Finding, ResultObject, make
+from models.bundle import Bundle, Coding
+
+Make = Callable[..., Finding]
+INPUT = "c" * 64
+
+
+@pytest.fixture
+def finding(bundles: ModuleType, radiograph: Callable[..., Dataset]) -> Make:
+    def build(source: Dataset | None = None, *, score: float = 0.8312, size: int = 320) -> Finding:
+        pixels = np.linspace(0, 4095, size * size, dtype=np.float32).reshape(size, size)
+        cam = np.array([[-4, 1, 0], [2, 6, 0], [0, -1, 1]], dtype=np.float32)
+        facts = bundles.facts(title="Chest abnormality", number=3)
+        bundle = Bundle(Path("nowhere"), "ab" * 32, "vendor", facts)
+        image = (
+            source if source is not None else radiograph(IssuerOfPatientID="HOSPITAL", FrameOfReferenceUID="1.2.3.4")
+        )
+        return Finding(image, INPUT, 1, pixels, score, 0.5, score >= 0.5, cam, bundle, "Hôpital Nord", 1_700_000_000.25)
+
+    return build
+
+
+@pytest.fixture
+def opinion() -> Opinion:
+    facts = ((local("DECISION", "Reader's decision"), local("CORRECT", "Correct")),)
+    return Opinion("Ada Lovelace", "Hôpital Nord", 1_700_000_100.5, False, facts, 1)
+
+
+def by_kind(objects: list[ResultObject]) -> dict[str, ResultObject]:
+    return {item.kind: item for item in objects}
+
+
+def dciodvfy(content: bytes, folder: Path) -> str:
+    path = folder / "object.dcm"
+    path.write_bytes(content)
+    return subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+
+
+def amended(first: ResultObject, picture: ResultObject, opinion: Opinion) -> list[ResultObject]:
+    objects = [
+        (str(item.dataset.SOPClassUID), item.sop_uid, str(item.dataset.SeriesInstanceUID)) for item in (first, picture)
+    ]
+    return [verify(first.content, opinion), withdraw(first.content, objects, SAFETY, opinion)]
+
+
+def test_the_report_is_read_back_by_highdicom(finding: Make) -> None:
+    scored = finding()
+    made = by_kind(make(scored))
+    document = hd.sr.srread(io.BytesIO(made["sr"].content))
+    assert isinstance(document, hd.sr.Comprehensive3DSR)
+    assert document.ConceptNameCodeSequence[0].CodeValue == "126000"
+    assert (document.VerificationFlag, document.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+    [group] = document.content.get_image_measurement_groups()
+    assert group.tracking_identifier == "AI: Opacity"
+    assert group.tracking_uid.startswith("2.25.")
+    values = {measurement.name.value: measurement.value for measurement in group.get_measurements()}
+    assert values == {"SCORE": pytest.approx(0.8312), "THRESHOLD": 0.5}
+    said = {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
+    assert said == {"111017": "111242", "R-42061": "52101004"}
+    source = scored.source
+    assert group.source_images[0].referenced_sop_instance_uid == source.SOPInstanceUID
+    [explanation] = [
+        item
+        for item in document.content[0].ContentSequence[-1].ContentSequence[0].ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "130401"
+    ]
+    assert explanation.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == made["sc"].sop_uid
+    [observer] = document.content.get_observer_contexts(observer_type=hd.sr.CodedConcept("121007", "DCM", "Device"))
+    assert observer.observer_identifying_attributes.uid == scored.bundle.device_uid
+    assert document.ContributingEquipmentSequence[0].DeviceUID == scored.bundle.device_uid
+
+
+def test_a_negative_report_says_no_findings(finding: Make) -> None:
+    document = hd.sr.srread(io.BytesIO(by_kind(make(finding(score=0.2)))["sr"].content))
+    [group] = document.content.get_image_measurement_groups()
+    said = {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
+    assert said == {"111017": "111241", "R-42061": "2667000"}
+
+
+def test_identity_is_copied_and_series_are_new(finding: Make) -> None:
+    scored = finding()
+    for item in make(scored):
+        made = item.dataset
+        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber", "IssuerOfPatientID"):
+            assert made[keyword].value == scored.source[keyword].value
+        assert made.FrameOfReferenceUID == "1.2.3.4"
+        assert made.SeriesInstanceUID != scored.source.SeriesInstanceUID
+        assert made.SeriesDescription.startswith("AI ")
+        assert made.SeriesDescription.endswith("v3 UNVERIFIED")
+        assert made.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+
+
+def test_the_same_facts_make_the_same_bytes_and_another_revision_other_uids(finding: Make) -> None:
+    scored = finding()
+    first, again, later = make(scored), make(scored), make(replace(scored, revision=2))
+    assert first == again
+    assert not {item.sop_uid for item in first} & {item.sop_uid for item in later}
+
+
+def test_unverified_stands_in_the_picture_s_comment_and_the_map_is_drawn(finding: Make) -> None:
+    scored = finding()
+    made = by_kind(make(scored))["sc"].dataset
+    assert "UNVERIFIED - not for diagnosis without a reader" in made.ImageComments
+    picture = made.pixel_array[:320, :320].astype(int)
+    coloured = np.abs(picture - picture.mean(axis=2, keepdims=True)).max(axis=2)
+    assert coloured[160, 160] > 30  # the strongest cell
+    assert coloured[10, 10] == 0  # evidence against: the radiograph as it is
+
+
+def test_a_flat_map_is_not_stretched_into_colour() -> None:
+    pixels = np.full((64, 64), 100, np.float32)
+    drawn = heatmap.draw(pixels, np.full((4, 4), -3, np.float32), "AI")
+    assert (drawn[:64, :64].max(axis=2) == drawn[:64, :64].min(axis=2)).all()
+
+
+def test_a_large_image_is_scaled_down(finding: Make) -> None:
+    scored = replace(finding(), pixels=np.zeros((2000, 3000), np.float32))
+    made = by_kind(make(scored))["sc"].dataset
+    assert made.Rows < 800
+    assert made.Columns < 1100
+
+
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Zoë"}, "Müller^Zoë"),
+        (
+            {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"},
+            "Yamada^Tarou=山田^太郎",
+        ),
+        ({"SpecificCharacterSet": "GB18030", "PatientName": "王^小东"}, "王^小东"),
+        ({"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Παππάς^Νίκος"}, "Παππάς^Νίκος"),
+    ],
+)
+def test_names_survive_every_character_set(
+    finding: Make, radiograph: Callable[..., Dataset], keywords: dict[str, str], expected: str
+) -> None:
+    buffer = io.BytesIO()
+    radiograph(**keywords).save_as(buffer, enforce_file_format=True)
+    source = pydicom.dcmread(io.BytesIO(buffer.getvalue()), stop_before_pixels=True)
+    for item in make(finding(source)):
+        assert item.dataset.SpecificCharacterSet == "ISO_IR 192"
+        assert str(item.dataset.PatientName) == expected
+
+
+BARE = dict.fromkeys(
+    (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "StudyID",
+    )
+)
+
+
+def test_missing_tags_stand_empty(finding: Make, radiograph: Callable[..., Dataset]) -> None:
+    for item in make(finding(radiograph(**BARE))):
+        for keyword in BARE:
+            assert item.dataset[keyword].is_empty
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_the_standard_has_no_room_for_is_not_handed_on(finding: Make, radiograph: Callable[..., Dataset]) -> None:
+    odd = radiograph(StudyDate="2024-01-01", StudyTime="noon", PatientSex="W", PatientBirthDate="unknown")
+    made = make(finding(odd))[0].dataset
+    assert [made[keyword].is_empty for keyword in ("StudyDate", "StudyTime", "PatientSex", "PatientBirthDate")] == [
+        True
+    ] * 4
+
+
+def test_a_verified_report_names_its_signer_and_its_predecessor(finding: Make, opinion: Opinion) -> None:
+    made = by_kind(make(finding()))
+    signed = verify(made["sr"].content, opinion)
+    document = hd.sr.srread(io.BytesIO(signed.content))
+    assert (document.VerificationFlag, document.PreliminaryFlag) == ("VERIFIED", "FINAL")
+    assert document.VerifyingObserverSequence[0].VerifyingObserverName == "Lovelace^Ada"
+    assert document.VerifyingObserverSequence[0].VerifyingOrganization == "Hôpital Nord"
+    named = document.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert named.ReferencedSOPInstanceUID == made["sr"].sop_uid
+    assert document.SeriesDescription.endswith(" VERIFIED")
+    assert "UNVERIFIED" not in document.SeriesDescription
+    [group] = document.content.get_image_measurement_groups()
+    said = {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
+    # the AI's own summary stands, the finding is the reader's
+    assert said == {"111017": "111242", "R-42061": "2667000"}
+    [person] = document.content.get_observer_contexts(observer_type=CodedConcept("121006", "DCM", "Person"))
+    assert person.observer_identifying_attributes.name == "Lovelace^Ada"
+    assert verify(made["sr"].content, opinion) == signed
+    assert verify(made["sr"].content, replace(opinion, number=2)).sop_uid != signed.sop_uid
+
+
+@pytest.mark.parametrize("title", [QUALITY, SAFETY])
+def test_a_withdrawal_names_report_and_picture(finding: Make, opinion: Opinion, title: Coding) -> None:
+    made = by_kind(make(finding()))
+    objects = [
+        (str(made[kind].dataset.SOPClassUID), made[kind].sop_uid, str(made[kind].dataset.SeriesInstanceUID))
+        for kind in ("sr", "sc")
+    ]
+    selection = hd.ko.KeyObjectSelectionDocument.from_dataset(
+        withdraw(made["sr"].content, objects, title, opinion).dataset
+    )
+    assert selection.ConceptNameCodeSequence[0].CodeValue == title.value
+    named = {item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in selection.content.get_references()}
+    assert named == {made["sr"].sop_uid, made["sc"].sop_uid}
+
+
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize("keywords", [{}, BARE, {"PatientName": "Παππάς^Νίκος", "SpecificCharacterSet": "ISO_IR 192"}])
+def test_dciodvfy_finds_no_error(
+    finding: Make,
+    opinion: Opinion,
+    radiograph: Callable[..., Dataset],
+    tmp_path: Path,
+    keywords: dict[str, str | None],
+) -> None:
+    made = by_kind(make(finding(radiograph(**keywords))))
+    for item in (made["sr"], made["sc"], *amended(made["sr"], made["sc"], opinion)):
+        said = dciodvfy(item.content, tmp_path)
+        assert "Error" not in said, f"{item.kind}: {said}"
+
+
+def test_report_and_picture_are_made_fast(finding: Make) -> None:
+    scored = finding()
+    make(scored)
+    best = float("inf")
+    for _ in range(20):
+        start = time.process_time()
+        make(scored)
+        best = min(best, time.process_time() - start)
+    assert best < 0.015, f"{best * 1000:.1f} ms"
