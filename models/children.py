@@ -7,6 +7,7 @@ descendants are looked up before the signal is sent.
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -153,3 +154,10 @@ def follow_parent(interval: float = 0.2) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

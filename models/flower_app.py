@@ -49,7 +49,8 @@ def bundle(files: dict[str, str] | None = None) -> bytes:
     """
     contents = files or {"pyproject.toml": _MANIFEST, "README.md": _README}
     lines = [
-        f"{path},{hashlib.sha256(text.encode()).hexdigest()},{len(text.encode()) * 8}" for path, text in contents.items()
+        f"{path},{hashlib.sha256(text.encode()).hexdigest()},{len(text.encode()) * 8}"
+        for path, text in contents.items()
     ]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

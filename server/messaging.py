@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from flwr.app import Message as FlowerMessage
 from flwr.app import MessageType, RecordDict
@@ -143,9 +142,9 @@ def _read(reply: FlowerMessage, order: Order) -> Answer | Failure:
         return Failure(MALFORMED)
     if isinstance(message, Refusal):
         return Failure(message.code)
-    if not isinstance(message, ANSWERS[type(order)]) or not _belongs(cast(Answer, message), order):
+    if not isinstance(message, ANSWERS[type(order)]) or not _belongs(message, order):
         return Failure(MALFORMED)
-    return cast(Answer, message)
+    return message
 
 
 def _belongs(answer: Answer, order: Order) -> bool:

@@ -15,7 +15,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +230,9 @@ class SuperLink:
         progress = status.sub_status if status.status == "finished" else status.status
         return RunState(run_id, progress, status.details)
 
-    def follow(self, run_id: int, seen: Callable[[RunState], None] | None = None, poll: float = 0.3) -> Iterator[RunState]:
+    def follow(
+        self, run_id: int, seen: Callable[[RunState], None] | None = None, poll: float = 0.3
+    ) -> Iterator[RunState]:
         """Each new state of a run, until it is finished."""
         last: RunState | None = None
         while True:
@@ -267,7 +269,7 @@ class SuperLink:
     # Inside
 
     @contextmanager
-    def _control(self) -> Iterator[Any]:
+    def _control(self) -> Generator[Any]:
         import httpx
         from flwr.supercore.control import ControlHttpClient
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -346,9 +348,9 @@ class Guard:
 
     def _lets(self, scope: Any) -> bool:
         path = str(scope["path"])
-        if path.startswith("/v1/fleet/"):
+        if ".." not in path and path.startswith("/v1/fleet/"):
             return True
-        if path.startswith("/v1/runtime/"):
+        if ".." not in path and path.startswith("/v1/runtime/"):
             return (scope.get("client") or ("", 0))[0] in ("127.0.0.1", "::1")
         given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
         return hmac.compare_digest(given, self._token)

@@ -97,7 +97,7 @@ class Launcher:
         client = flower.runtime_client(self._address, token)
         try:
             message, context, _, fab = flower.pull_task_input(client)
-            code = self._refuses(task_type, fab.content)
+            code = self.refuses(task_type, fab.content)
             if code is None:
                 status = self._fork(message, context, token, client)
                 code = None if status == 0 else "failed"
@@ -112,10 +112,15 @@ class Launcher:
         finally:
             client.close()
 
-    def _refuses(self, task_type: str, bundle: bytes) -> RefusalCode | None:
+    def refuses(self, task_type: str, bundle: bytes) -> RefusalCode | None:
+        """Whether a run is refused: its task is not a ClientApp's, or its bundle not the approved one."""
         approved = approved_digest(self._site)
         digest = hashlib.sha256(bundle).hexdigest()
-        if task_type != flower.CLIENT_TASK or approved is None or not hmac.compare_digest(digest, approved):
+        if (
+            task_type != flower.CLIENT_TASK
+            or approved is None
+            or not hmac.compare_digest(digest.encode(), approved.encode())
+        ):
             return "bundle-refused"
         return None
 

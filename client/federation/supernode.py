@@ -20,7 +20,17 @@ COMMAND = "flower-superexec"
 """What Flower's SuperNode starts, found on its PATH, to run tasks; our launcher stands there instead."""
 
 LAUNCHER = (sys.executable, "-m", "client.federation.launcher")
-_KEPT = ("LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "HTTPS_PROXY")
+_KEPT = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "HTTPS_PROXY",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A hostile coordinator, a hostile bundle, a stranger's node, and a hospital's own code that fails with a name on it."""
+"""A hostile coordinator, a hostile bundle, a stranger's node, and a hospital's code that fails with a name in it."""
 
 import json
 import subprocess
@@ -181,9 +181,10 @@ def test_a_hospital_that_was_shut_out_stays_out(federation, tmp_path):
     hospital.child.stop()
     again = federation.hospitals.pop("delta")
 
+    from federation_peers import FAKE_HOSPITAL, free_port
+
     from client.federation import supernode
     from client.federation.supernode import SuperNodeSettings
-    from federation_peers import FAKE_HOSPITAL, free_port
 
     child = supernode.start(SuperNodeSettings(again.folder, federation.superlink.address, free_port()), FAKE_HOSPITAL)
     try:

@@ -93,7 +93,11 @@ def test_hospitals_return_by_themselves_after_the_superlink_was_killed(federatio
 
 
 def test_secrets_are_for_their_owner_only(federation):
-    private = [*federation.folder.rglob("*.key"), *federation.folder.rglob("*.token"), federation.folder / "superlink.db"]
+    private = [
+        *federation.folder.rglob("*.key"),
+        *federation.folder.rglob("*.token"),
+        federation.folder / "superlink.db",
+    ]
     for hospital in federation.hospitals.values():
         private += [path for path in (hospital.folder / "secrets").iterdir() if path.suffix != ".pub"]
 

@@ -31,8 +31,16 @@ def handlers(site, behaviour):
 
     def train(order):
         weights = {name: array + 1 if array.dtype.kind == "f" else array for name, array in order.weights.items()}
-        update = dict(retraining=order.retraining, round=order.round, base=order.base, n_cases=20, n_errors=3,
-                      train_loss=0.25, auc_received=0.875, weights=weights)
+        update = {
+            "retraining": order.retraining,
+            "round": order.round,
+            "base": order.base,
+            "n_cases": 20,
+            "n_errors": 3,
+            "train_loss": 0.25,
+            "auc_received": 0.875,
+            "weights": weights,
+        }
         match behaviour:
             case "raises":
                 raise ValueError(f"cannot read study of {CANARY}")
@@ -53,10 +61,33 @@ def handlers(site, behaviour):
         return Update(**update)
 
     def offer(order):
-        measure = Measure(n=40, n_positive=10, threshold=0.5, tp=8, fp=3, tn=27, fn=2,
-                          vendor_tp=7, vendor_fp=2, vendor_tn=28, vendor_fn=3, auc=0.9, auc_low=0.8, auc_high=0.95)
-        return Evidence(retraining=order.retraining, digest=order.digest, served=BASE, verdict="adopt",
-                        reasons=("non-inferior",), mended=4, new_errors=1, served_gate=measure, candidate_gate=measure)
+        measure = Measure(
+            n=40,
+            n_positive=10,
+            threshold=0.5,
+            tp=8,
+            fp=3,
+            tn=27,
+            fn=2,
+            vendor_tp=7,
+            vendor_fp=2,
+            vendor_tn=28,
+            vendor_fn=3,
+            auc=0.9,
+            auc_low=0.8,
+            auc_high=0.95,
+        )
+        return Evidence(
+            retraining=order.retraining,
+            digest=order.digest,
+            served=BASE,
+            verdict="adopt",
+            reasons=("non-inferior",),
+            mended=4,
+            new_errors=1,
+            served_gate=measure,
+            candidate_gate=measure,
+        )
 
     def release(order):
         return Decision(retraining=order.retraining, digest=order.digest, outcome="adopted")

@@ -38,7 +38,7 @@ def border(ledger, train=honest, release=None, layout=None):
 
 
 def order(**changes):
-    fields = dict(retraining="autumn", round=3, base=BASE, hyper=Hyperparameters(), weights=WEIGHTS)
+    fields = {"retraining": "autumn", "round": 3, "base": BASE, "hyper": Hyperparameters(), "weights": WEIGHTS}
     return TrainOrder(**{**fields, **changes})
 
 

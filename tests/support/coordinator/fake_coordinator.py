@@ -22,14 +22,18 @@ WEIGHTS = {
 def conduct(exchange, folder, name):
     waited = exchange.wait_for(exchange.registered(), 60)
     report = {"sites": waited, "exchanges": []}
-    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late, "small": small}[name.split("-")[0]](exchange, name, report)
+    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late, "small": small}[
+        name.split("-")[0]
+    ](exchange, name, report)
     path = folder / "retrainings" / name / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
 
 
 def order(name, round_number=1, weights=None):
-    return TrainOrder(retraining=name, round=round_number, base=BASE, hyper=Hyperparameters(), weights=weights or WEIGHTS)
+    return TrainOrder(
+        retraining=name, round=round_number, base=BASE, hyper=Hyperparameters(), weights=weights or WEIGHTS
+    )
 
 
 def ask(exchange, message, report, timeout=60.0, names=None):

@@ -1,0 +1,125 @@
+"""The names of Flower's inside that we stand on are still there, and still mean what they meant."""
+
+import ast
+import inspect
+import time
+import types
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from client.federation import flower_internals as flower
+from client.federation.supernode import COMMAND
+from models import flower_pace
+
+
+def test_the_installed_flower_is_the_pinned_one():
+    assert version("flwr") == flower.VERSION
+
+
+def test_the_supernode_starts_the_program_that_our_launcher_stands_for():
+    from flwr.supernode import start_client_internal
+
+    source = inspect.getsource(start_client_internal)
+
+    assert source.count("subprocess.Popen") == 1
+    assert f'command = ["{COMMAND}"]' in source
+
+
+def test_the_supernodes_loop_only_sleeps():
+    """`quicken` puts a stand-in for `time` there that can do nothing else."""
+    from flwr.supernode import start_client_internal
+
+    tree = ast.parse(inspect.getsource(start_client_internal))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+    }
+
+    assert used == {"sleep"}
+
+
+def test_the_launcher_takes_every_kind_of_task_so_that_none_waits_for_ever():
+    from flwr.supercore.constant import TaskType
+
+    assert set(flower.ALL_TASKS) == {task.value for task in TaskType}
+    assert flower.CLIENT_TASK == TaskType.CLIENT_APP
+
+
+def test_tasks_are_pulled_and_pushed_as_before():
+    assert list(inspect.signature(flower.pull_task_input).parameters) == ["client"]
+    assert list(inspect.signature(flower.push_message).parameters) == ["client", "message", "context"]
+    assert list(inspect.signature(flower.push_task_output).parameters) == ["client", "context", "sub_status", "details"]
+
+
+def test_pulling_does_not_unpack_the_bundle():
+    """The launcher compares the bundle's digest after this call; the call itself must not touch the bundle."""
+    assert "install" not in inspect.getsource(flower.pull_task_input)
+
+
+def test_heartbeats_come_often_enough():
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+
+    assert flower.HEARTBEAT < HEARTBEAT_DEFAULT_INTERVAL
+
+
+def test_quickening_changes_what_it_names_and_nothing_else(monkeypatch):
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.supernode import start_client_internal
+
+    before = dict(pull_objects.__kwdefaults__)
+    monkeypatch.setattr(start_client_internal, "time", time)
+    try:
+        flower.quicken()
+
+        assert start_client_internal.time is not time
+        changed = {key for key, value in pull_objects.__kwdefaults__.items() if value != before[key]}
+        assert changed == {"initial_backoff", "backoff_cap"}
+    finally:
+        pull_objects.__kwdefaults__.update(before)
+
+
+def test_another_flower_is_noticed(monkeypatch):
+    from flwr.supercore.inflatable import inflatable_utils
+
+    monkeypatch.setattr(inflatable_utils, "pull_objects", types.FunctionType((lambda: None).__code__, {}))
+
+    with pytest.raises(RuntimeError, match="pinned"):
+        flower_pace.quicken_pulls()
+
+
+def test_the_superlink_asks_its_extensions_for_middleware():
+    from flwr.superlink import extensions, main
+
+    assert callable(extensions.get_middleware)
+    middleware = inspect.getsource(main._get_middleware)
+    assert middleware.index("extensions.get_middleware()") < middleware.index("Middleware(")
+
+
+def test_the_superlinks_doors_are_where_the_guard_looks_for_them():
+    from flwr.superlink.routers.control import router as control
+    from flwr.superlink.routers.fleet.router import router as fleet
+
+    assert (control.prefix, fleet.prefix) == ("/v1/control", "/v1/fleet")
+
+
+@pytest.mark.parametrize("module", ["client.federation.supernode", "models.exchange", "models.pki", "server.superlink"])
+def test_what_a_resident_process_imports_is_light(module):
+    """The hospital's node starts a SuperNode and must carry neither Flower nor torch for it."""
+    import subprocess
+    import sys
+
+    script = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('flwr', 'torch', 'mlflow')))"
+
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+def test_the_client_app_loads_no_torch():
+    import subprocess
+    import sys
+
+    script = "import sys, client.federation.launcher; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
