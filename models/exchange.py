@@ -439,7 +439,7 @@ def _unpack_weights(record: "RecordDict", lines: object) -> dict[str, NDArray[An
         raise BorderRefused("no weights")
     if not isinstance(lines, list) or not 0 < len(lines) <= MAX_TENSORS:
         raise BorderRefused("no layout")
-    packed = _vector(record.array_records["weights"]["packed"], "uint8", MAX_WEIGHTS)
+    packed = _vector(record.array_records["weights"]["packed"], "uint8", MAX_WEIGHTS).copy()
     weights: dict[str, NDArray[Any]] = {}
     start = 0
     for line in cast(list[object], lines):

@@ -102,6 +102,7 @@ class SuperLink:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "FLWR_HOME": str(home),
             COORDINATOR: str(self.folder),
+            "FORWARDED_ALLOW_IPS": "127.0.0.1",  # who may say on whose behalf it calls; the guard goes by it
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL,
         }
         files = self.folder / "pki"
@@ -351,7 +352,8 @@ class Guard:
         if ".." not in path and path.startswith("/v1/fleet/"):
             return True
         if ".." not in path and path.startswith("/v1/runtime/"):
-            return (scope.get("client") or ("", 0))[0] in ("127.0.0.1", "::1")
+            caller, own = ((scope.get(end) or ("", 0))[0] for end in ("client", "server"))
+            return caller in ("127.0.0.1", "::1") or (caller != "" and caller == own)
         given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
         return hmac.compare_digest(given, self._token)
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
 import psutil
 from flwr.app import Context, Error, Message
 
@@ -73,10 +72,10 @@ class Launcher:
         while self._alive():
             try:
                 busy = self.step()
-            except (httpx.HTTPError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever was sent must not end the launcher
                 if not self._alive():
                     return
-                # Flower itself answers for a task that nobody keeps alive.
+                # Flower itself answers, after a minute, for a task that nobody keeps alive.
                 log.error("a task was given up: %s", type(error).__name__)
                 busy = False
                 time.sleep(0.5)
@@ -129,17 +128,24 @@ class Launcher:
         child = os.fork()
         if child == 0:
             os._exit(self._child(message, context, token))
-        beat = time.monotonic() + flower.HEARTBEAT
-        while True:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() > beat:
-                client.SendTaskHeartbeat(flower.SendTaskHeartbeatRequest())
-                beat = time.monotonic() + flower.HEARTBEAT
-            if not self._alive():
+        status: int | None = None
+        try:
+            beat = time.monotonic() + flower.HEARTBEAT
+            while self._alive():
+                pid, code = os.waitpid(child, os.WNOHANG)
+                if pid:
+                    status = os.waitstatus_to_exitcode(code)
+                    return status
+                if time.monotonic() > beat:
+                    client.SendTaskHeartbeat(flower.SendTaskHeartbeatRequest())
+                    beat = time.monotonic() + flower.HEARTBEAT
+                time.sleep(0.01)
+            raise RuntimeError("the SuperNode is gone")
+        finally:
+            # Never two messages at a time, and nothing goes on for a task that was given up.
+            if status is None:
                 os.kill(child, signal.SIGKILL)
-            time.sleep(0.01)
+                os.waitpid(child, 0)
 
     def _child(self, message: Message, context: Context, token: str) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

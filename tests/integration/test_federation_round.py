@@ -5,10 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from federation_peers import Federation
+
+from client.federation.supernode import COMMAND
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 SITES = ("alpha", "beta")
@@ -47,6 +50,27 @@ def test_train_offer_and_release_reach_every_site_and_the_ledgers_agree(federati
         ]
         assert hospital.holds()
         assert next(row["bytes"] for row in hospital.crossings("round-first") if row["kind"] == "offer") > 8 * 2**20
+
+
+def test_a_hospital_speaks_to_the_superlink_and_nobody_else(federation):
+    federation.run("train-wire")
+
+    for hospital in federation.hospitals.values():
+        processes = [psutil.Process(hospital.child.pid), *hospital.child.family()]
+        sockets = [each for process in processes for each in process.net_connections("inet")]
+        own = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+        assert len(own) == 1
+        assert all(each.laddr.ip == "127.0.0.1" for each in sockets if each.status == psutil.CONN_LISTEN)
+        called = {each.raddr.port for each in sockets if each.raddr and each.laddr.port not in own}
+        assert called - own == {federation.superlink.port}
+
+
+def test_a_hospital_finds_no_program_but_the_launcher(federation):
+    hospital = federation.hospitals["alpha"]
+    programs = psutil.Process(hospital.child.pid).environ()["PATH"]
+
+    assert programs == str(hospital.folder / "flower" / "bin")
+    assert [path.name for path in Path(programs).iterdir()] == [COMMAND]
 
 
 def test_a_site_that_is_killed_is_answered_for_and_the_others_go_on(federation):

@@ -264,8 +264,22 @@ def test_a_bundle_that_is_not_the_declared_one_is_refused():
 
 @pytest.mark.parametrize("change", [{"tp": 9}, {"n": 39}, {"vendor_fn": 4}, {"auc_low": 0.96}, {"auc": float("nan")}])
 def test_counts_that_do_not_add_up_are_refused(change):
-    good = {"n": 40, "n_positive": 10, "threshold": 0.5, "tp": 8, "fp": 3, "tn": 27, "fn": 2, "vendor_tp": 7, "vendor_fp": 2, "vendor_tn": 28,
-                "vendor_fn": 3, "auc": 0.9, "auc_low": 0.8, "auc_high": 0.95}  # fmt: skip
+    good = {
+        "n": 40,
+        "n_positive": 10,
+        "threshold": 0.5,
+        "tp": 8,
+        "fp": 3,
+        "tn": 27,
+        "fn": 2,
+        "vendor_tp": 7,
+        "vendor_fp": 2,
+        "vendor_tn": 28,
+        "vendor_fn": 3,
+        "auc": 0.9,
+        "auc_low": 0.8,
+        "auc_high": 0.95,
+    }
     Measure(**good)
     with pytest.raises(ValidationError):
         Measure(**{**good, **change})

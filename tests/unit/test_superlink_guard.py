@@ -19,7 +19,7 @@ def ask(path: str, client: str = "192.0.2.7", token: str | None = None) -> int:
         sent.append(message)
 
     headers = [(b"x-vigie-control", token.encode())] if token is not None else []
-    scope = {"type": "http", "path": path, "client": (client, 1), "headers": headers}
+    scope = {"type": "http", "path": path, "client": (client, 1), "server": ("192.0.2.1", 443), "headers": headers}
     asyncio.run(Guard(app, TOKEN)(scope, None, send))
     return sent[0]["status"]
 
@@ -33,6 +33,7 @@ def ask(path: str, client: str = "192.0.2.7", token: str | None = None) -> int:
         ("/v1/control/start-run", "127.0.0.1", "b" * 64, 403),
         ("/v1/control/start-run", "127.0.0.1", "", 403),
         ("/v1/runtime/acquire-task", "127.0.0.1", None, 200),
+        ("/v1/runtime/acquire-task", "192.0.2.1", None, 200),  # from this machine, over its own address
         ("/v1/runtime/acquire-task", "192.0.2.7", None, 403),
         ("/v1/runtime/acquire-task", "192.0.2.7", TOKEN, 403),
         ("/docs", "127.0.0.1", None, 403),
