@@ -1,5 +1,6 @@
 """What many tests need: a signing key, a version, a hospital, DICOM images made here, and a node as a process."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -40,7 +41,7 @@ def _load(path: Path) -> ModuleType:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`peers("dciodvfy", ...)` names programs; a missing one skips the test, or fails it under VIGIE_REQUIRE_PEERS=1."""
+    """`peers("dciodvfy", …)` names programs; a missing one skips the test, or with VIGIE_REQUIRE_PEERS=1 fails it."""
     path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
     needed = [name for marker in item.iter_markers("peers") for name in marker.args]
     missing = [name for name in needed if shutil.which(name, path=path) is None]
@@ -250,6 +251,25 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
     return put
 
 
+@pytest.fixture
+def served(site: Site) -> Iterator[str]:
+    """The hospital's interface and pages on a free port, without the rest of the node: the base URL."""
+    import uvicorn
+
+    from client.review.api import create_app
+
+    server = uvicorn.Server(uvicorn.Config(create_app(site), port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline, "the interface did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
 class Node:
     """A hospital's node, run as the processes that a hospital runs, in a process group of its own."""
 
@@ -281,7 +301,9 @@ class Node:
             except queue.Empty:
                 if self._process.poll() is not None:
                     assert self._process.stderr is not None
-                    raise AssertionError(f"the node ended: {self._process.stderr.read()}") from None
+                    said = self._process.stderr.read()
+                    self._close()
+                    raise AssertionError(f"the node ended: {said}") from None
                 continue
             if line.startswith("ready "):
                 facts = json.loads(line.removeprefix("ready "))
@@ -297,7 +319,8 @@ class Node:
     def kill(self) -> None:
         """`kill -9` of all its processes at once."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._close()
 
     def stop(self, timeout: float = 10.0) -> int:

@@ -4,20 +4,25 @@ Nothing is guessed: an image that fits the intended use and cannot be read refus
 rest of it answer for what nobody has looked at.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
 from client.dicom import decode
 from client.dicom.archive import Archive
 from client.dicom.results import Finding
-from client.inference.panel import Serving
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check
 from client.inference.tensors import Tensors
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
+
+if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
+    from client.inference.panel import Serving
 
 
 @dataclass(frozen=True, slots=True)

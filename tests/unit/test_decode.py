@@ -1,0 +1,233 @@
+"""The picture that is scored is the picture that a radiologist sees, or there is none."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from client.dicom.decode import REASONS, read
+from models.errors import InvalidStudy
+
+Make = Callable[..., Dataset]
+
+
+def saved(dataset: Dataset, folder: Path) -> Path:
+    path = folder / "image.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def with_pixels(make: Make, values: Any, **keywords: Any) -> Dataset:
+    array = np.asarray(values)
+    signed = array.dtype.kind == "i"
+    bits = array.dtype.itemsize * 8
+    settings = {"BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": int(signed)}
+    data = array.tobytes() + b"\0" * (array.nbytes % 2)
+    rows, columns = array.shape
+    return make(rows=rows, columns=columns, **(settings | {"PixelData": data} | keywords))
+
+
+RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8) * 64
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[[Dataset], str]:
+    def reason(dataset: Dataset) -> str:
+        with pytest.raises(InvalidStudy) as caught:
+            read(saved(dataset, tmp_path))
+        assert caught.value.reason in REASONS
+        return caught.value.reason
+
+    return reason
+
+
+def test_plain_pixels_are_as_stored(radiograph: Make, tmp_path: Path) -> None:
+    made = read(saved(with_pixels(radiograph, RAMP), tmp_path))
+    np.testing.assert_array_equal(made.pixels, RAMP)
+    assert made.pixels.dtype == np.float32
+    assert made.pixels.flags.c_contiguous
+    assert made.header.BodyPartExamined == "CHEST"
+    assert "PixelData" not in made.header
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_compression_changes_nothing(radiograph: Make, tmp_path: Path, syntax: str) -> None:
+    dataset = radiograph()
+    plain = read(saved(dataset, tmp_path)).pixels
+    if syntax == JPEG2000Lossless:
+        pytest.importorskip("openjpeg")
+    dataset.compress(syntax, generate_instance_uid=False)
+    np.testing.assert_array_equal(read(saved(dataset, tmp_path)).pixels, plain)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_encoding_changes_nothing(radiograph: Make, tmp_path: Path, syntax: str) -> None:
+    dataset = with_pixels(radiograph, RAMP)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = RAMP.astype(">u2").tobytes()
+        dataset["PixelData"].VR = "OW"
+    np.testing.assert_array_equal(read(saved(dataset, tmp_path)).pixels, RAMP)
+
+
+def test_monochrome1_is_turned_so_that_larger_is_whiter(radiograph: Make, tmp_path: Path) -> None:
+    made = read(saved(with_pixels(radiograph, RAMP, PhotometricInterpretation="MONOCHROME1"), tmp_path))
+    np.testing.assert_array_equal(made.pixels, RAMP.max() - RAMP)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("center", "width"), [(2000, 1000), (1000, 3500), (100.5, 37)])
+def test_a_window_is_pydicoms(radiograph: Make, tmp_path: Path, function: str, center: float, width: float) -> None:
+    window = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+    rescale = {"RescaleSlope": 2, "RescaleIntercept": -1000}
+    dataset = with_pixels(radiograph, RAMP, BitsStored=12, HighBit=11, **window, **rescale)
+    expected = apply_voi_lut(apply_modality_lut(RAMP, dataset), dataset)
+    made = read(saved(dataset, tmp_path)).pixels
+    # pydicom's output range is the rescaled one, ours the stored one: the same picture
+    low, high = -1000, 4095 * 2 - 1000
+    np.testing.assert_allclose(made / 4095, (expected - low) / (high - low), atol=2e-4)
+
+
+def test_the_first_of_several_windows_counts(radiograph: Make, tmp_path: Path) -> None:
+    dataset = with_pixels(radiograph, RAMP, WindowCenter=[2000, 50], WindowWidth=[1000, 10])
+    one = with_pixels(radiograph, RAMP, WindowCenter=2000, WindowWidth=1000)
+    np.testing.assert_array_equal(read(saved(dataset, tmp_path)).pixels, read(saved(one, tmp_path)).pixels)
+
+
+def test_a_negative_slope_inverts_once(radiograph: Make, tmp_path: Path) -> None:
+    """pydicom's windowing inverts it back; the picture would be the negative of what is seen."""
+    dataset = with_pixels(radiograph, RAMP, RescaleSlope=-1, RescaleIntercept=4032, WindowCenter=2016, WindowWidth=4032)
+    made = read(saved(dataset, tmp_path)).pixels
+    assert made[0, 0] > made[7, 7]
+
+
+def lut(entries: list[int], first: int, bits: int = 16) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTData = entries
+    item["LUTDescriptor"].VR = "US"
+    item["LUTData"].VR = "US"
+    item.ModalityLUTType = "US"
+    return item
+
+
+def test_a_look_up_table_is_followed_and_its_ends_hold(radiograph: Make, tmp_path: Path) -> None:
+    stored = np.array([[0, 10, 11], [12, 13, 60000]], dtype=np.uint16)
+    item = lut([5, 50, 500, 5000], first=10)
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        made = read(saved(with_pixels(radiograph, stored, **{keyword: [item]}), tmp_path)).pixels
+        np.testing.assert_array_equal(made, [[5, 5, 50], [500, 5000, 5000]])
+
+
+def test_padding_is_dark_and_does_not_stretch_the_picture(radiograph: Make, tmp_path: Path) -> None:
+    stored = RAMP.copy()
+    stored[:, 0] = 65535
+    for photometric in ("MONOCHROME1", "MONOCHROME2"):
+        dataset = with_pixels(radiograph, stored, PixelPaddingValue=65535, PhotometricInterpretation=photometric)
+        dataset["PixelPaddingValue"].VR = "US"
+        made = read(saved(dataset, tmp_path)).pixels
+        assert made.max() == stored[:, 1:].max()
+        assert (made[:, 0] == made.min()).all()
+        assert made.min() == stored[:, 1:].min()
+
+
+def test_signed_padding(radiograph: Make, tmp_path: Path) -> None:
+    stored = (RAMP.astype(np.int32) - 1000).astype(np.int16)
+    stored[0] = -2000
+    dataset = with_pixels(radiograph, stored, PixelPaddingValue=63536)  # -2000 written as US
+    dataset["PixelPaddingValue"].VR = "US"
+    assert read(saved(dataset, tmp_path)).pixels.min() == stored[1:].min()
+
+
+def test_overlays_in_unused_bits_are_not_seen(radiograph: Make, tmp_path: Path) -> None:
+    stored = RAMP | 0x8000
+    made = read(saved(with_pixels(radiograph, stored, BitsStored=12, HighBit=11), tmp_path)).pixels
+    np.testing.assert_array_equal(made, RAMP)
+
+
+def test_signed_pixels_of_fewer_bits_keep_their_sign(radiograph: Make, tmp_path: Path) -> None:
+    stored = np.array([[-5, 5], [-2048, 2047]], dtype=np.int16)
+    masked = with_pixels(radiograph, stored & 0x0FFF, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(read(saved(masked, tmp_path)).pixels, stored)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"PixelData": None}, "no-pixels"),
+        ({"Rows": None}, "no-pixels"),
+        ({"Rows": 0}, "no-pixels"),
+        ({"Rows": 65535, "Columns": 65535}, "too-large"),
+        ({"NumberOfFrames": 3}, "multi-frame"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "colour"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
+        ({"PhotometricInterpretation": None}, "colour"),
+        ({"BitsAllocated": 64}, "unsupported-pixels"),
+        ({"BitsStored": 17}, "inconsistent"),
+        ({"HighBit": 15}, "inconsistent"),
+        ({"Rows": 65}, "truncated"),
+        ({"Rows": 63}, "inconsistent"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "inconsistent"),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "inconsistent"),
+        ({"WindowCenter": 100, "WindowWidth": 10, "VOILUTFunction": "MAGIC"}, "inconsistent"),
+        ({"ModalityLUTSequence": [Dataset()]}, "inconsistent"),
+    ],
+)
+def test_what_makes_no_radiograph_is_refused(
+    radiograph: Make, refusal: Callable[[Dataset], str], changes: dict[str, Any], reason: str
+) -> None:
+    assert refusal(radiograph(**changes)) == reason
+
+
+def test_a_codestream_of_another_size_is_another_picture(radiograph: Make, refusal: Callable[[Dataset], str]) -> None:
+    dataset = radiograph(rows=64, columns=48)
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    dataset.Rows, dataset.Columns = 48, 64
+    assert refusal(dataset) == "inconsistent"
+
+
+def test_a_codestream_that_is_cut_is_not_filled_up(radiograph: Make, refusal: Callable[[Dataset], str]) -> None:
+    from pydicom.encaps import encapsulate, get_frame
+
+    dataset = radiograph()
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 4 * 2]])
+    dataset["PixelData"].VR = "OB"
+    assert refusal(dataset) == "truncated"
+
+
+def test_rows_in_a_malformed_element_refuse_rather_than_guess(radiograph: Make, tmp_path: Path) -> None:
+    path = saved(radiograph(RescaleSlope="1", RescaleIntercept="0"), tmp_path)
+    content = path.read_bytes()
+    at = content.index(b"\x28\x00\x53\x10DS")
+    path.write_bytes(content[: at + 8] + b"x " + content[at + 10 :])
+    with pytest.raises(InvalidStudy) as caught:
+        read(path)
+    assert caught.value.reason == "inconsistent"
+
+
+def test_every_reference_file_decodes_or_is_refused_with_a_word(vigie_data: Path) -> None:
+    decoded = 0
+    for path in sorted((vigie_data / "dicom").glob("*.dcm")):
+        try:
+            made = read(path)
+        except InvalidStudy as error:
+            assert error.reason in REASONS, path.name
+        else:
+            decoded += 1
+            assert np.isfinite(made.pixels).all(), path.name
+            assert made.pixels.shape == (made.header.Rows, made.header.Columns), path.name
+    assert decoded >= 50
