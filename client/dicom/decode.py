@@ -100,20 +100,20 @@ def read(path: Path) -> Radiograph:
 
     Source: PS3.3 C.7.6.3 (pixels), C.11.1 and C.11.2 (modality and VOI LUT), C.7.5.1.1.2 (padding).
     """
-    header = read_header(path)
-    shape = _checked_shape(header)
-    whole = _dataset(path, stop_before_pixels=False)
-    if len(whole) < len(header):
-        raise InvalidStudy("truncated", "ends within the pixels")
-    stored = _stored_values(whole, shape)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        header = read_header(path)
+        shape = _checked_shape(header)
+        whole = _dataset(path, stop_before_pixels=False)
+        if len(whole) < len(header):
+            raise InvalidStudy("truncated", "ends within the pixels")
+        stored = _stored_values(whole, shape)
+        try:
             pixels = _present(stored, whole)
-    except InvalidStudy:
-        raise
-    except _MALFORMED as error:
-        raise InvalidStudy("inconsistent", f"look-up table or window ({type(error).__name__})") from error
+        except InvalidStudy:
+            raise
+        except _MALFORMED as error:
+            raise InvalidStudy("inconsistent", f"look-up table or window ({type(error).__name__})") from error
     if not np.isfinite(pixels).all():
         raise InvalidStudy("inconsistent", "rescaling makes values that are no numbers")
     return Radiograph(pixels, header)
@@ -197,14 +197,12 @@ def _checked_shape(header: FileDataset) -> tuple[int, int]:
 def _stored_values(dataset: FileDataset, shape: tuple[int, int]) -> NDArray[Any]:
     """(H, W) integers as they were stored, unused high bits cleared, sign extended."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            element = dataset.get(_PIXELS)
-            if not element:
-                floating = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
-                raise InvalidStudy("unsupported-pixels" if floating else "no-pixels", "no pixel data")
-            _check_length(dataset, bytes(element) if not isinstance(element, bytes) else element, shape)
-            decoded = dataset.pixel_array
+        content = dataset.get(_PIXELS)
+        if not content:
+            floating = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+            raise InvalidStudy("unsupported-pixels" if floating else "no-pixels", "no pixel data")
+        _check_length(dataset, content if isinstance(content, bytes) else bytes(content), shape)
+        decoded = dataset.pixel_array
     except InvalidStudy:
         raise
     except _MALFORMED as error:

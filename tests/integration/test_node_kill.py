@@ -109,7 +109,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
     assert set(pacs.received) == {row.sop_uid for row in delivered}
     assert all(copies[0] == copy for copies in pacs.received.values() for copy in copies)
     assert site.ledger.first_break() is None
-    assert len([entry for entry in site.ledger.entries("outcome.")]) == 50
+    assert len(list(site.ledger.entries("outcome."))) == 50
 
 
 def test_a_killed_worker_is_replaced_and_a_killed_parent_takes_its_worker_along(
@@ -137,7 +137,7 @@ def test_it_stops_in_seconds(site: Site, run_node: Callable[..., Any]) -> None:
 
 def test_a_folder_has_one_node(site: Site, run_node: Callable[..., Any]) -> None:
     run_node(site)
-    with pytest.raises(AssertionError, match="a node runs on .* already"):
+    with pytest.raises(AssertionError, match="already"):
         run_node(site)
 
 

@@ -220,14 +220,15 @@ def test_rows_in_a_malformed_element_refuse_rather_than_guess(radiograph: Make, 
 
 
 def test_every_reference_file_decodes_or_is_refused_with_a_word(vigie_data: Path) -> None:
-    decoded = 0
+    decoded, words = 0, set[str]()
     for path in sorted((vigie_data / "dicom").glob("*.dcm")):
         try:
             made = read(path)
         except InvalidStudy as error:
-            assert error.reason in REASONS, path.name
+            words.add(error.reason)
         else:
             decoded += 1
             assert np.isfinite(made.pixels).all(), path.name
             assert made.pixels.shape == (made.header.Rows, made.header.Columns), path.name
     assert decoded >= 50
+    assert words <= set(REASONS)
