@@ -94,13 +94,13 @@ def test_a_site_that_is_late_is_silent_and_the_others_count(federation):
     results = report["exchanges"][0]["results"]
     assert results["beta"] == {"failure": "silent"}
     assert results["alpha"]["kind"] == "update"
-    assert report["exchanges"][0]["seconds"] < 6
+    assert report["exchanges"][0]["seconds"] < 12
 
 
 def test_a_round_with_nothing_to_compute_is_short(federation):
     _, report = federation.run("round-quick")
 
-    assert report["exchanges"][2]["seconds"] < 3.0  # 12 s with Flower's own waits
+    assert report["exchanges"][2]["seconds"] < 6.0  # half a second on a quiet machine; 12 s with Flower's own waits
 
 
 def test_hospitals_return_by_themselves_after_the_superlink_was_killed(federation):

@@ -49,7 +49,7 @@ def handlers(site, behaviour):
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "slow":
-                time.sleep(8)
+                time.sleep(15)
             case "extra":
                 update["weights"]["images"] = np.zeros(4, np.float32)
             case "not-finite":

@@ -64,7 +64,7 @@ def train(exchange, name, report):
 
 
 def late(exchange, name, report):
-    ask(exchange, order(name), report, timeout=4.0)
+    ask(exchange, order(name), report, timeout=8.0)
 
 
 def small(exchange, name, report):
