@@ -258,12 +258,12 @@ def served(site: Site) -> Iterator[str]:
 
     from client.review.api import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app(site), port=0, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(create_app(site), port=0, ws="none", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started:
-        assert time.monotonic() < deadline, "the interface did not start"
+        assert thread.is_alive() and time.monotonic() < deadline, "the interface did not start"
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True

@@ -37,10 +37,12 @@ from highdicom.sr import (
 )
 from numpy.typing import NDArray
 from pydicom import config as pydicom_config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from pydicom.uid import (
@@ -127,10 +129,10 @@ def dicom_time(at: float) -> tuple[str, str]:
 
 def put(dataset: Dataset, keyword: str, value: Any) -> None:
     """Set an attribute as it is: what was copied from a modality is not checked again."""
-    tag = pydicom.datadict.tag_for_keyword(keyword)
+    tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)
-    vr = pydicom.datadict.dictionary_VR(tag)
+    vr = dictionary_VR(tag)
     dataset[tag] = DataElement(tag, vr, value, validation_mode=pydicom_config.IGNORE)
 
 
@@ -233,12 +235,12 @@ def _text(source: Dataset, keyword: str) -> str:
         return ""  # an attribute that pydicom cannot decode; the rest of the header stands
     if value is None:
         return ""
-    if isinstance(value, pydicom.multival.MultiValue):
+    if isinstance(value, MultiValue):
         value = value[0] if len(value) else ""
     text = str(value).strip().strip("\0")
     if keyword in _CLOSED:
         return text if text in _CLOSED[keyword] else ""
-    vr = pydicom.datadict.dictionary_VR(keyword)
+    vr = dictionary_VR(keyword)
     if vr in _SHAPED:
         fits = len(text) in _SHAPED[vr] and text.replace(".", "", 1).isdigit()
         return text if fits and (vr == "TM" or "." not in text) else ""
@@ -392,7 +394,7 @@ def _report(finding: Finding) -> ResultObject:
 
 
 def evidence(study_uid: str, series: dict[str, list[tuple[str, str]]]) -> Sequence:
-    """The hierarchical reference to what a document rests on: series UID → (SOP class, SOP instance) (PS3.3 C.17.2.1)."""
+    """What a document rests on, hierarchically: series UID → (SOP class, SOP instance) (PS3.3 C.17.2.1)."""
     listed: list[Dataset] = []
     for uid, instances in series.items():
         item = Dataset()

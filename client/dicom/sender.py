@@ -85,7 +85,7 @@ class Sender(threading.Thread):
         while not self._stop_asked.is_set():
             try:
                 answered = self.drain()
-            except Exception:  # noqa: BLE001 - the thread outlives a full disk or a locked database, and says so
+            except Exception:
                 log.exception("sending results failed; trying again")
                 answered, self._unreachable = 0, self._unreachable + 1
             if self._unreachable:
@@ -172,7 +172,9 @@ class Sender(threading.Thread):
             values |= {"not_before": time.time() + self._pace.pause(attempts)}
         with self._site.database.write() as connection:
             connection.execute(
-                update(delivery).where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending").values(**values)
+                update(delivery)
+                .where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending")
+                .values(**values)
             )
             if answer.sent or given_up:
                 append(

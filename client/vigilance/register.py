@@ -99,9 +99,7 @@ class Tally:
 def cases(site: Site) -> list[Case]:
     """Every scored study with a truth that is positive or negative, by study UID."""
     with site.database.read() as connection:
-        return [
-            _case(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE
-        ]
+        return [_case(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE]
 
 
 def errors(site: Site) -> list[Error]:
@@ -206,9 +204,7 @@ def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
         .join(study, study.c.uid == verdict.c.study_uid)
         .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .join(patient, patient.c.key == study.c.patient_key)
-        .where(
-            outcome.c.kind == "scored", study.c.state == "scored", earlier.c.input_digest == outcome.c.input_digest
-        )
+        .where(outcome.c.kind == "scored", study.c.state == "scored", earlier.c.input_digest == outcome.c.input_digest)
         .order_by(verdict.c.study_uid, verdict.c.id)
     )
     for _uid, group in groupby(connection.execute(query), key=lambda row: row.study_uid):

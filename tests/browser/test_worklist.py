@@ -1,0 +1,91 @@
+"""A clinician at the keyboard, in a real browser: sign in, open the most urgent study, give a verdict."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.review import readers
+from client.review.verdict import history
+from client.store.site import Site
+
+pytestmark = pytest.mark.peers("chromium")
+Scored = Callable[..., str]
+
+
+@pytest.fixture
+def page(served: str) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        opened = browser.new_page(base_url=served, viewport={"width": 1440, "height": 900})
+        opened.complaints = []
+        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        opened.on("console", lambda said: opened.complaints.append(said.text) if said.type == "error" else None)
+        yield opened
+        browser.close()
+
+
+def picture(page: Any, name: str) -> None:
+    """Keep a screenshot where VIGIE_SCREENSHOTS says."""
+    if folder := os.environ.get("VIGIE_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def test_a_verdict_by_keyboard(page: Any, site: Site, scored: Scored) -> None:
+    urgent = scored(score=0.93, objects=True, accession="A-URGENT", patient_id="P-1001")
+    second = scored(score=0.61, objects=True, accession="A-SECOND", patient_id="P-1002")
+    calm = scored(score=0.2, objects=True, accession="A-CALM", patient_id="P-1003")
+    token = readers.add(site, "Ada Lovelace", "clinician")
+
+    page.goto("/")
+    picture(page, "login")
+    page.fill("#token", token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tbody tr")
+    assert page.locator("tbody tr").count() == 3
+    assert "A-URGENT" in page.locator("tbody tr").first.inner_text()
+    picture(page, "worklist")
+
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/studies/{urgent}")
+    assert page.locator(".status").first.inner_text().lower() == "unverified"
+    assert page.evaluate("document.getElementById('map').naturalWidth") > 0
+    picture(page, "study")
+    page.keyboard.press("o")
+    page.wait_for_function("document.getElementById('map').complete && document.getElementById('map').naturalWidth > 0")
+    assert page.locator("#shown").inner_text() == "Original image"
+
+    page.keyboard.press("a")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/studies/{second}")  # on to the next
+
+    page.keyboard.press("c")
+    page.select_option("#reason", "overlap")
+    picture(page, "correct")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/studies/{calm}")
+    with site.database.read() as connection:
+        [agreed], [corrected] = history(connection, urgent), history(connection, second)
+    assert (agreed.decision, agreed.answer, agreed.mode) == ("agree", "positive", "ai_first")
+    assert (corrected.decision, corrected.answer, corrected.reason) == ("correct", "negative", "overlap")
+    page.goto("/?state=verified")
+    assert page.locator("tbody tr").count() == 2
+    assert page.complaints == []
+
+
+def test_a_correction_without_a_reason_is_not_sent(page: Any, site: Site, scored: Scored) -> None:
+    uid = scored(score=0.93, objects=True)
+    page.goto("/")
+    page.fill("#token", readers.add(site, "Ada Lovelace", "clinician"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tbody tr")
+    page.goto(f"/studies/{uid}")
+    page.keyboard.press("c")
+    page.keyboard.press("Enter")
+    assert page.url.endswith(uid)
+    with site.database.read() as connection:
+        assert history(connection, uid) == []
