@@ -24,6 +24,7 @@ def init(
     pacs: Annotated[str, typer.Option(help="where results go: AE@HOST:PORT")],
     trust: Annotated[list[Path], typer.Option(help="public key whose versions are trusted, NAME.pub; repeatable")],
     institution: str = "",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     ae_title: str = "VIGIE",
     dicom_port: int = 11112,
     api_port: int = 8080,
@@ -42,16 +43,17 @@ def init(
     from models.signing import load_trust
 
     title, at, address = pacs.partition("@")
-    host, colon, port = address.rpartition(":")
+    peer, colon, port = address.rpartition(":")
     if not (at and colon and port.isdigit()):
         raise ConfigurationError(f"--pacs {pacs!r}: write AE@HOST:PORT, e.g. PACS@10.0.0.5:104")
     config = SiteConfig(
         name=name,
         institution=institution or name,
+        host=host,
         ae_title=ae_title,
         dicom_port=dicom_port,
         api_port=api_port,
-        pacs=PeerConfig(host=host, port=int(port), ae_title=title),
+        pacs=PeerConfig(host=peer, port=int(port), ae_title=title),
         superlink=superlink,
         quiet_seconds=quiet_seconds,
     )

@@ -7,6 +7,7 @@ acknowledge an instance. Writers take the lock at BEGIN, so that no transaction 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from alembic import command
 from alembic.config import Config
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from models.errors import ConfigurationError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATING = Lock()  # Alembic keeps its context in globals
 
 
 class Database:
@@ -57,7 +59,7 @@ class Database:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         configuration = Config()
         configuration.set_main_option("script_location", _MIGRATIONS.as_posix())
-        with self._engine.connect() as connection:
+        with _MIGRATING, self._engine.connect() as connection:
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
             connection.commit()

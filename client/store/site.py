@@ -11,7 +11,8 @@ from typing import Literal
 
 from client.store.database import Database
 from client.store.ledger import Ledger
-from configs.schema import SiteConfig, load_site, save_site
+from configs.schema import SiteConfig, load, save
+from models import flower_app
 from models.errors import ConfigurationError
 
 Fold = Literal["train", "gate", "test"]
@@ -52,7 +53,7 @@ class Site:
 
     @cached_property
     def config(self) -> SiteConfig:
-        return load_site(self.folder / "site.yaml")
+        return load(self.folder / "site.yaml", SiteConfig)
 
     @cached_property
     def database(self) -> Database:
@@ -83,9 +84,7 @@ class Site:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            raise ConfigurationError(
-                f"{path} is missing: run `vigie site init`, or restore the backup"
-            ) from None
+            raise ConfigurationError(f"{path} is missing: run `vigie site init`, or restore the backup") from None
 
 
 def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> Site:
@@ -101,7 +100,9 @@ def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> S
     for name, content in (("fold.key", fold_key), ("pseudonym.key", None)):
         write_secret(site.secrets / name, content or secrets.token_bytes(32), keep=True)
     if not (site.folder / "site.yaml").exists():
-        save_site(config, site.folder / "site.yaml")
+        save(config, site.folder / "site.yaml")
+    # the one Flower bundle that may start anything here: the manifest of the code that is installed
+    (site.trust / "app.sha256").write_text(flower_app.digest() + "\n")
     site.database.migrate()
     return site
 

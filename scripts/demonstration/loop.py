@@ -304,7 +304,7 @@ def _refusals(hospital: Hospital) -> Counter[str]:
     found: Counter[str] = Counter()
     for study in hospital.worklist():
         if study["status"] == "refused":
-            found[", ".join(sorted(study["reasons"]))] += 1
+            found[", ".join(sorted(reason["code"] for reason in study["reasons"]))] += 1
     return found
 
 
