@@ -20,7 +20,7 @@ RUN scripts/install --no-dev
 
 ENV PATH=/opt/vigie/.venv/bin:$PATH VIGIE_COORDINATOR=/var/lib/vigie
 RUN install -d -o vigie -g vigie /var/lib/vigie
-USER vigie
+USER 10001
 VOLUME /var/lib/vigie
 # hospitals (TLS); MLflow is for the inside only
 EXPOSE 9091 5000

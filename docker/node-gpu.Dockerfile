@@ -20,7 +20,7 @@ RUN scripts/install --no-dev --gpu
 
 ENV PATH=/opt/vigie/.venv/bin:$PATH VIGIE_SITE=/var/lib/vigie
 RUN install -d -o vigie -g vigie /var/lib/vigie
-USER vigie
+USER 10001
 VOLUME /var/lib/vigie
 # DICOM, worklist and API
 EXPOSE 11112 8080

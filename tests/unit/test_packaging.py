@@ -17,7 +17,7 @@ def test_container_recipes_pass_hadolint_and_use_the_one_installer(recipe: Path)
     text = recipe.read_text()
     assert "RUN scripts/install --no-dev" in text
     assert "pip install" not in text
-    assert text.rindex("USER vigie") < text.rindex("CMD")
+    assert text.rindex("USER 10001") < text.rindex("CMD")
 
 
 def test_compose_follows_its_specification() -> None:
