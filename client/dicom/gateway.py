@@ -55,6 +55,7 @@ MAX_INFLATED: Final = 1 << 30
 _COMMIT_SECONDS: Final = 60.0
 _MAX_ASSOCIATIONS: Final = 64
 _UID = re.compile(r"[0-9.]{1,64}")
+_FIRST_GROUP = 0x0008
 _LAST_TAG = 0x00280011  # Columns; the header after it is read when the study is
 _TAGS = {
     name: Tag(tag)
@@ -228,6 +229,11 @@ def _read_header(stream: BytesIO, syntax: UID) -> _Header:
     """
     stream.seek(0)
     source = _inflated(stream) if syntax.is_deflated else stream
+    first_group = int.from_bytes(source.read(2), "little" if syntax.is_little_endian else "big")
+    source.seek(0)
+    if first_group < _FIRST_GROUP:
+        # file meta elements inside a dataset would be read back as the file's own, with another transfer syntax
+        raise InvalidStudy("not-dicom", "command or file meta elements in a dataset")
     try:
         dataset = read_dataset(
             source,
