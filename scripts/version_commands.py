@@ -83,6 +83,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Option(help="CSV with the columns file,site,label,patient")],
     out: Annotated[Path, typer.Option(help="JSON to write")],
     folder: Folder = DEFAULT_COORDINATOR,
+    trust: Annotated[Path | None, typer.Option(help="folder of NAME.pub; for a bundle's folder")] = None,
     threads: int = 2,
 ) -> None:
     """Score a folder of labelled images with a version, as the node would, and sum up per site.
@@ -100,7 +101,7 @@ def evaluate(
         if sys.stderr.isatty():
             print(f"\r{done} of {len(rows)} images", end="", file=sys.stderr, flush=True)
 
-    report = run(_bundle(version, folder), rows, threads=threads, on_progress=progress)
+    report = run(_bundle(version, folder, trust), rows, threads=threads, on_progress=progress)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def registry_of(folder: Path) -> "Iterator[Registry]":
         server.stop()
 
 
-def _bundle(version: str, folder: Path) -> "Bundle":
+def _bundle(version: str, folder: Path, trust: Path | None) -> "Bundle":
     from models.bundle import verify
     from models.errors import NotFound
     from models.signing import load_trust
@@ -145,8 +146,9 @@ def _bundle(version: str, folder: Path) -> "Bundle":
 
     path = Path(version)
     if path.is_dir():
-        trust = folder / "trust"
-        return verify(path, load_trust(trust if trust.is_dir() else path.parent))
+        # a bundle that lies in a site's or a coordinator's versions/ has its trust folder two levels up
+        near = path.resolve().parent.parent / "trust"
+        return verify(path, load_trust(trust or (near if near.is_dir() else folder / "trust")))
     if not (folder / "coordinator.yaml").exists():
         raise NotFound(f"{version!r} is no bundle's folder, and there is no coordinator in {folder}: say --folder")
     coordinator = Coordinator(folder.resolve())

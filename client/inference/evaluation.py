@@ -70,7 +70,12 @@ def evaluate(
 def _prepared(
     rows: Iterable[Row], preprocessing: Preprocessing, problems: list[Problem]
 ) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    seen: set[tuple[str, str]] = set()
     for row in rows:
+        if (row.site, row.file) in seen:
+            problems.append(Problem(row.line, row.file, f"repeated: {row.file} stands twice for {row.site}"))
+            continue
+        seen.add((row.site, row.file))
         try:
             yield row, preprocessing(_pixels(row.path))
         except InvalidStudy as error:

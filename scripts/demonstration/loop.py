@@ -84,7 +84,7 @@ def run(settings: Settings) -> Summary:
     Raises:
         DemonstrationFailed: something that is to be shown did not hold.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     out = settings.out.resolve()
     began = time.monotonic()
     _clear(out)

@@ -1,0 +1,30 @@
+"""`scripts/bench NAME`: finds the benchmark, runs it, and ends with 1 where a claim does not hold."""
+
+import sys
+
+from models.errors import VigieError
+from scripts.benchmarks import demo
+from scripts.benchmarks.report import show, write
+
+BENCHMARKS = {"demo": demo.run}
+
+
+def main() -> int:
+    """Run the benchmark that the first argument names."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in BENCHMARKS:
+        print(f"usage: scripts/bench NAME [options]; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    try:
+        report = BENCHMARKS[name](arguments)
+    except VigieError as error:
+        print(f"scripts/bench {name}: {error}", file=sys.stderr)
+        return 2
+    path = write(name, report)
+    show(report)
+    print(f"written to {path}")
+    return 0 if all(claim.holds for claim in report.claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
