@@ -122,8 +122,8 @@ def test_a_killed_worker_is_replaced_and_a_killed_parent_takes_its_worker_along(
     eventually(lambda: count(site, outcome) == 1)
     (worker,) = psutil.Process(node.pid).children()
     psutil.Process(node.pid).kill()
-    psutil.wait_procs([worker], timeout=5)
-    assert not worker.is_running()
+    # gone, or waiting to be buried where nobody adopts orphans
+    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout=5)
     node.kill()
 
 
