@@ -113,7 +113,7 @@ def run(site: Site) -> None:
         sys.stdout.flush()
         log.info("worker ready")
         Worker(site, pipeline, archive, stop).run()
-        sender.stop()
+        sender.stop(timeout=1.0)
         log.info("worker stopped")
 
 
@@ -131,6 +131,8 @@ def main() -> None:
     site = Site(parser.parse_args().site.resolve())
     logs.to_file(site.logs / "node.log")
     run(site)
+    logging.shutdown()
+    os._exit(0)  # everything is committed; taking the libraries down in order would only cost seconds
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_parent_takes_its_worker_along(
     (worker,) = psutil.Process(node.pid).children()
     psutil.Process(node.pid).kill()
     # gone, or waiting to be buried where nobody adopts orphans
-    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout=5)
+    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout=10)
     node.kill()
 
 
