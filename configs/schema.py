@@ -104,8 +104,8 @@ class RetrainingConfig:
     base: str = MISSING
     sites: list[str] = field(default_factory=lambda: list[str]())
     quorum: int = 0
-    rounds: int = 8
-    strategy: str = "fedavg-equal"
+    rounds: int = 10
+    strategy: str = "fedavg-root"
     seed: int = 0
     deadline_seconds: float = 600.0
     connect_seconds: float = 60.0

@@ -1,11 +1,12 @@
 """`vigie coordinator …`: the one place that hospitals call, and the registry."""
 
-import signal
-import threading
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from scripts.signals import wait_for_signal
 
 app = typer.Typer(no_args_is_help=True, help="The coordinator. Example: vigie coordinator init --folder coordinator")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
@@ -46,17 +47,18 @@ def run(folder: Folder) -> None:
     from server.superlink import SuperLink
 
     coordinator = Coordinator(folder.resolve())
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     config = coordinator.config
     mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.host)
     try:
         with SuperLink(coordinator.folder, config.superlink_port, config.host) as link:
             print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
-            while not stop.wait(0.5):
-                if mlflow.returncode is not None or link.child is None or link.child.returncode is not None:
-                    raise typer.Exit(1)
+
+            def ended() -> bool:
+                return mlflow.returncode is not None or link.child is None or link.child.returncode is not None
+
+            if not wait_for_signal(ended):
+                print("MLflow or the SuperLink ended by itself; see logs/", file=sys.stderr)
+                raise typer.Exit(1)
     finally:
         mlflow.stop()
 

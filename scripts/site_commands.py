@@ -3,15 +3,15 @@
 import json
 import logging
 import shutil
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from scripts.signals import wait_for_signal
 
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
@@ -97,15 +97,10 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     if not site.config.superlink:
         raise ConfigurationError(f"{folder / 'site.yaml'}: superlink is empty; write the coordinator's HOST:PORT")
     child = start(SuperNodeSettings(site.folder, site.config.superlink, runtime_port or free_port()))
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     print(f"calling {site.config.superlink}", flush=True)
-    while child.returncode is None and not stop.wait(0.5):
-        pass
-    failed = child.returncode is not None
+    stopped = wait_for_signal(lambda: child.returncode is not None)
     child.stop()
-    if failed:
+    if not stopped:
         print(f"the SuperNode ended by itself; see {site.logs / 'supernode.log'}", file=sys.stderr)
         sys.exit(1)
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,7 +119,7 @@ def evaluate(
 
 
 @contextmanager
-def registry_of(folder: Path) -> "Iterator[Registry]":
+def registry_of(folder: Path) -> "Generator[Registry]":
     """The coordinator's registry; where its server is not running, one is started for as long as it is needed."""
     from models.children import free_port
     from server import tracking

@@ -34,7 +34,7 @@ class Plan(BaseModel):
     sites: tuple[Name, ...] = Field(min_length=1)
     quorum: int = Field(ge=1)
     rounds: int = Field(default=0, ge=0, le=1000)
-    strategy: Literal["fedavg", "fedavg-equal"] = "fedavg-equal"
+    strategy: Literal["fedavg", "fedavg-equal", "fedavg-root"] = "fedavg-root"
     hyper: Hyperparameters = Hyperparameters()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     deadline_seconds: float = Field(default=600.0, gt=0)

@@ -4,7 +4,7 @@ WAL with `synchronous=FULL`: a commit that returned survives power loss, which i
 acknowledge an instance. Writers take the lock at BEGIN, so that no transaction fails half-way on an upgrade.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -34,7 +34,7 @@ class Database:
         _configure(self._engine)
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Generator[Connection]:
         """A transaction that holds the write lock from its start; rolled back on any exception."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -46,7 +46,7 @@ class Database:
             connection.commit()
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """A consistent snapshot."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")

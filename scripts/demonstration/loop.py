@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
@@ -35,6 +35,7 @@ from scripts.demonstration.hospital import DemonstrationFailed, Hospital, connec
 from scripts.demonstration.studies import study_uid
 from scripts.demonstration.summary import Figure, HospitalSummary, Performance, Summary
 from scripts.retrain_commands import told
+from scripts.signals import wait_for_signal
 from server.coordinator import Coordinator, create
 from server.launch import launch, plan_of
 from server.release import figures
@@ -70,7 +71,7 @@ class _Story:
     seconds: dict[str, float] = field(default_factory=lambda: dict[str, float]())
 
     @contextmanager
-    def chapter(self, name: str, title: str) -> Iterator[None]:
+    def chapter(self, name: str, title: str) -> Generator[None]:
         self.console.print(f"\n[bold]{title}[/bold]")
         began = time.monotonic()
         yield
@@ -89,7 +90,7 @@ def run(settings: Settings) -> Summary:
     began = time.monotonic()
     _clear(out)
     story = _data(settings, console, out)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
         memory = stack.enter_context(_Memory())
         with story.chapter("start", "1. A coordinator and three hospitals start, each in its own folder and processes"):
@@ -118,6 +119,10 @@ def run(settings: Settings) -> Summary:
         if settings.keep:
             _keep(console, summary)
     return summary
+
+
+def _end(_number: int, _frame: object) -> None:
+    sys.exit(143)  # through the exit stack, so that every child is stopped
 
 
 # 0. Where the radiographs come from
@@ -580,9 +585,7 @@ def _keep(console: Console, summary: Summary) -> None:
     )
     for name, address in summary.addresses.items():
         console.print(f"  {name:<24} {address}")
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    stop.wait()
+    wait_for_signal()
 
 
 class _Memory:

@@ -94,7 +94,7 @@ def serve(folder: Path, port: int) -> None:
     """Receive until the parent is gone."""
 
     def store(event: evt.Event) -> int:
-        path = folder / f"{event.request.AffectedSOPInstanceUID}.dcm"
+        path = folder / f"{event.file_meta.MediaStorageSOPInstanceUID}.dcm"
         path.write_bytes(event.encoded_dataset())
         return 0x0000
 

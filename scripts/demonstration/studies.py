@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from models.manifest import Row
 
@@ -38,9 +38,9 @@ EQUIPMENT = {
 }
 
 
-def uid(*parts: object) -> str:
+def uid(*parts: object) -> UID:
     """The same parts always give the same UID (PS3.5 B.2: 2.25 and a 128-bit number)."""
-    return f"2.25.{int(hashlib.sha256('|'.join(map(str, parts)).encode()).hexdigest()[:32], 16)}"
+    return UID(f"2.25.{int(hashlib.sha256('|'.join(map(str, parts)).encode()).hexdigest()[:32], 16)}")
 
 
 def study_uid(seed: int, row: Row, sending: int) -> str:

@@ -29,7 +29,11 @@ def strategy(name: str) -> Aggregate:
     """
     from server.strategies import fedavg
 
-    known: dict[str, Aggregate] = {"fedavg": fedavg.by_cases, "fedavg-equal": fedavg.by_site}
+    known: dict[str, Aggregate] = {
+        "fedavg": fedavg.by_cases,
+        "fedavg-equal": fedavg.by_site,
+        "fedavg-root": fedavg.by_root,
+    }
     if name not in known:
         raise ConfigurationError(f"strategy {name!r} is unknown; there are {', '.join(known)}")
     return known[name]

@@ -3,6 +3,7 @@
 Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,12 @@ def by_site(contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
     return _mean(contributions, [1] * len(contributions))
 
 
-def _mean(contributions: Sequence[Contribution], shares: Sequence[int]) -> dict[str, NDArray[Any]]:
+def by_root(contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
+    """The mean of the weights, each hospital counting with the root of its number of cases: between the two above."""
+    return _mean(contributions, [math.sqrt(contribution.cases) for contribution in contributions])
+
+
+def _mean(contributions: Sequence[Contribution], shares: Sequence[float]) -> dict[str, NDArray[Any]]:
     """Summed in double precision and in the order of the hospitals' names, so that the same updates always give the
     same bits, however they arrived.
     """
