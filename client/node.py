@@ -29,6 +29,7 @@ from client.dicom.gateway import Gateway
 from client.dicom.receive import Completion
 from client.review.api import create_app
 from client.store.site import Site
+from models.children import keep_quiet
 from models.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ def _announced(folder: Path, dicom_port: int, api_port: int) -> Generator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run a hospital's node.")
     parser.add_argument("--site", type=Path, required=True)
+    keep_quiet()
     try:
         run(parser.parse_args().site)
     except ConfigurationError as error:

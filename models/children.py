@@ -6,6 +6,7 @@ descendants are looked up before the signal is sent.
 
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,9 +26,12 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # since 1.29 ONNX Runtime reports to its maker on Linux too
     "DO_NOT_TRACK": "true",
 }
 """A hospital's node and the coordinator never call home."""
+
+_given: set[int] = set()
 
 
 class ChildFailed(VigieError):
@@ -156,8 +160,25 @@ def follow_parent(interval: float = 0.2) -> None:
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 
+def keep_quiet() -> None:
+    """Let no library of this process, or of any that it starts, call home; before such a library is imported."""
+    os.environ.update(QUIET)
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on, given to nobody else by this process.
+
+    Below the ports that the system gives to outgoing connections: one of those may be taken again by any connection
+    that is made before the listener is up.
+    """
+    draw = random.SystemRandom()  # whoever fixes the seeds of a training does not fix the ports with them
+    while True:
+        port = draw.randint(15_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from models.children import keep_quiet
 from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
 from scripts import coordinator_commands, retrain_commands, site_commands, version_commands
 from scripts.demonstration import command as demonstration
@@ -32,6 +33,7 @@ app.command("demo")(demonstration.demo)
 
 def main() -> None:
     """Run the command; an expected error is one line on stderr and an exit status, never a traceback."""
+    keep_quiet()
     try:
         app()
     except VigieError as error:
