@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Hospital:
     children: list[Child]
     token: str
     rows: Sequence[Row]
+    stopped: bool = False
     sent: Counter[str] = field(default_factory=lambda: Counter[str]())
 
     @property
@@ -61,6 +62,7 @@ class Hospital:
 
     def stop(self) -> None:
         """End its processes, in seconds."""
+        self.stopped = True
         stopping = [threading.Thread(target=child.stop) for child in self.children]
         for thread in stopping:
             thread.start()
@@ -87,7 +89,19 @@ class Hospital:
             view = "AP" if row.site == "guangzhou" else "PA"
             yield studies.radiograph(row, picture(row.path).astype(np.uint8), seed, sending, view)
 
-    def _store(self, images: Sequence[Dataset]) -> None:
+    def _store(self, images: Sequence[Dataset], attempts: int = 3) -> None:
+        """Store them all; what was not acknowledged is sent again, as a modality would."""
+        left = list(images)
+        for attempt in range(1, attempts + 1):
+            try:
+                self._associate(left)
+                return
+            except DemonstrationFailed:
+                if attempt == attempts or self.stopped:
+                    raise
+
+    def _associate(self, left: list[Dataset]) -> None:
+        """Send over one association; what was acknowledged is taken off the list."""
         entity = AE(f"{self.name[:10].upper()}_DR")
         for sop_class in (DigitalXRayImageStorageForPresentation, CTImageStorage, MRImageStorage):
             entity.add_requested_context(sop_class)
@@ -95,10 +109,13 @@ class Hospital:
         if not association.is_established:
             raise DemonstrationFailed(f"{self.name}: the node accepts no association")
         try:
-            for image in images:
+            while left:
+                image = left[0]
                 status = association.send_c_store(image)
                 if "Status" not in status or status.Status != 0x0000:
-                    raise DemonstrationFailed(f"{self.name}: a C-STORE was answered with {status}")
+                    told = status.get("Status", "nothing: the association was lost")
+                    raise DemonstrationFailed(f"{self.name}: a C-STORE was answered with {told}")
+                left.pop(0)
         finally:
             association.release()
 
@@ -118,15 +135,13 @@ class Hospital:
                 found += page
         return found
 
-    def wait_for(self, count: int, told: Callable[[int], None], timeout: float = 600.0) -> None:
+    def wait_for(self, count: int, timeout: float = 600.0) -> None:
         """Wait until so many studies have reached an outcome and its results the PACS."""
         deadline = time.monotonic() + timeout
         while (done := self.done()) < count or self.undelivered():
-            told(done)
-            if time.monotonic() > deadline:
+            if self.stopped or time.monotonic() > deadline:
                 raise DemonstrationFailed(f"{self.name}: {done} of {count} studies after {timeout:.0f} s")
             time.sleep(0.5)
-        told(done)
 
     def done(self) -> int:
         """Studies with an outcome; counted in the node's own database, which is cheap."""

@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from rich.console import Console
@@ -41,6 +42,7 @@ from server.launch import launch, plan_of
 from server.release import figures
 from server.superlink import SuperLink
 
+T = TypeVar("T")
 MODEL = "chest-radiograph"
 SITES = ("guangzhou", "nih", "shenzhen")
 VENDOR_SITE = "guangzhou"
@@ -179,25 +181,14 @@ def _start(story: _Story, out: Path, stack: ExitStack) -> tuple[Coordinator, dic
     superlink = f"127.0.0.1:{coordinator.config.superlink_port}"
     keys = sorted((folder / "trust").glob("*.pub"))
     hospitals: dict[str, Hospital] = {}
-    problems: list[BaseException] = []
 
     def open_hospital(site: str) -> None:
-        try:
-            hospitals[site] = start(
-                site, out / "hospitals" / site, story.rows[site], superlink, files.ca, keys, story.settings.seed
-            )
-        except Exception as error:  # noqa: BLE001 - handed to the main thread
-            problems.append(error)
+        hospitals[site] = start(
+            site, out / "hospitals" / site, story.rows[site], superlink, files.ca, keys, story.settings.seed
+        )
+        stack.callback(hospitals[site].stop)
 
-    openings = [threading.Thread(target=open_hospital, args=(site,)) for site in SITES]
-    for thread in openings:
-        thread.start()
-    for thread in openings:
-        thread.join()
-    for hospital in hospitals.values():
-        stack.callback(hospital.stop)
-    if problems:
-        raise problems[0]
+    _together(open_hospital, SITES)
     log = folder / "logs" / "coordinator.log"
     child.wait_ready(lambda: log.exists() and "ready:" in log.read_text(), timeout=120.0)
     link = SuperLink(folder, coordinator.config.superlink_port)
@@ -278,31 +269,34 @@ def _send(
     story: _Story, hospitals: dict[str, Hospital], rows: Callable[[Hospital], Sequence[Row]], sending: int
 ) -> None:
     """All hospitals at the same time, each until its results are in its PACS."""
-    problems: list[BaseException] = []
-    progress: dict[str, int] = {}
 
     def work(hospital: Hospital) -> None:
-        try:
-            before = hospital.done()
-            hospital.send(rows(hospital), story.settings.seed, sending, with_off_scope=sending == 1)
-            hospital.wait_for(
-                before + hospital.sent[f"sending {sending}"], lambda done: progress.update({hospital.name: done})
-            )
-        except Exception as error:  # noqa: BLE001 - handed to the main thread
-            problems.append(error)
+        before = hospital.done()
+        hospital.send(rows(hospital), story.settings.seed, sending, with_off_scope=sending == 1)
+        hospital.wait_for(before + hospital.sent[f"sending {sending}"])
 
-    threads = [threading.Thread(target=work, args=(hospital,)) for hospital in hospitals.values()]
-    for thread in threads:
-        thread.start()
-    shown = time.monotonic()
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(0.2)
-        if time.monotonic() - shown > 10:
-            shown = time.monotonic()
-            done = ", ".join(f"{site} {hospital.done()}" for site, hospital in hospitals.items())
-            story.console.print(f"  [dim]studies done: {done}[/dim]")
-    if problems:
-        raise problems[0]
+    def progress() -> None:
+        done = ", ".join(f"{site} {hospital.done()}" for site, hospital in hospitals.items())
+        story.console.print(f"  [dim]studies done: {done}[/dim]")
+
+    _together(work, list(hospitals.values()), progress)
+
+
+def _together(work: Callable[[T], None], items: Sequence[T], progress: Callable[[], None] | None = None) -> None:
+    """Do something for every hospital at the same time; the first that fails ends it.
+
+    Args:
+        progress: called every ten seconds.
+    """
+    pool = ThreadPoolExecutor(len(items))
+    waiting = {pool.submit(work, item) for item in items}
+    pool.shutdown(wait=False)  # not waited for after a failure: the others end when their hospitals are stopped
+    while waiting:
+        done, waiting = wait(waiting, timeout=10, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        if waiting and progress is not None:
+            progress()
 
 
 def _refusals(hospital: Hospital) -> Counter[str]:
@@ -317,21 +311,7 @@ def _refusals(hospital: Hospital) -> Counter[str]:
 
 
 def _verdicts(story: _Story, hospitals: dict[str, Hospital]) -> None:
-    problems: list[BaseException] = []
-
-    def work(hospital: Hospital) -> None:
-        try:
-            _read_as_truth(story, hospital)
-        except Exception as error:  # noqa: BLE001 - handed to the main thread
-            problems.append(error)
-
-    threads = [threading.Thread(target=work, args=(hospital,)) for hospital in hospitals.values()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
+    _together(lambda hospital: _read_as_truth(story, hospital), list(hospitals.values()))
     for site, hospital in hospitals.items():
         wrong = register.errors(hospital.site)
         tiers = Counter(str(error.tier) for error in wrong)

@@ -45,6 +45,7 @@ class OrthancPacs:
             "DicomAlwaysAllowStore": True,
             "DicomCheckCalledAet": False,
             "ConcurrentJobs": 1,
+            "SyncStorageArea": False,  # a stand-in: it need not survive a power cut
             "Plugins": [],
         }
         (folder / "orthanc.json").write_text(json.dumps(settings, indent=2))
