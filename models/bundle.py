@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import BundleRefused
@@ -64,9 +66,7 @@ class Facts(BaseModel):
     input_shape: tuple[int, int, int] = Field(description="(channels, rows, columns)")
     network: str
     network_facts: dict[str, Any]
-    parent: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from"
-    )
+    parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from")
     retraining: str | None = Field(default=None, description="the retraining that made it")
     certified: bool = Field(default=False, description="a certificate for this very digest exists")
 
@@ -89,16 +89,15 @@ class Bundle:
     def onnx(self) -> Path:
         return self.folder / "models" / "model.onnx"
 
-    @property
-    def weights(self) -> Path:
-        return self.folder / "models" / "weights.npz"
+    def read_weights(self) -> dict[str, NDArray[Any]]:
+        """The weights by name, as they were trained."""
+        with np.load(self.folder / "models" / "weights.npz", allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
 
     @property
     def preprocessing(self) -> list[dict[str, Any]]:
         """The declared transforms, in order."""
-        return json.loads((self.folder / "configs" / "inference.json").read_text())["preprocessing"][
-            "transforms"
-        ]
+        return json.loads((self.folder / "configs" / "inference.json").read_text())["preprocessing"]["transforms"]
 
     @property
     def card(self) -> str:
@@ -142,9 +141,7 @@ def verify(folder: Path, trusted: Trusted) -> Bundle:
         seal_ = json.loads((folder / SIGNATURE).read_text())
         signer, signature = str(seal_["signer"]), base64.b64decode(seal_["signature"], validate=True)
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise BundleRefused(
-            f"{folder.name}: no readable manifest and signature ({type(error).__name__})"
-        ) from error
+        raise BundleRefused(f"{folder.name}: no readable manifest and signature ({type(error).__name__})") from error
     digest = hashlib.sha256(manifest).hexdigest()
     if signer not in trusted:
         raise BundleRefused(f"{folder.name}: signed by {signer!r}, who is not trusted here")
@@ -207,9 +204,7 @@ def _extract(content: bytes, folder: Path) -> None:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.is_absolute() or ".." in name.parts:
-                    raise BundleRefused(
-                        f"the archive holds {member.name!r}, which is no plain file inside it"
-                    )
+                    raise BundleRefused(f"the archive holds {member.name!r}, which is no plain file inside it")
                 source = archive.extractfile(member)
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -117,3 +117,9 @@ class InvalidVerdict(VigieError):
     """A verdict that contradicts itself or the result it is about, or a departure without its coded reason."""
 
     code = "invalid-verdict"
+
+
+class TooFewCases(VigieError):
+    """There is nothing, or too little, to learn or to judge from."""
+
+    code = "too-few-cases"

@@ -68,16 +68,12 @@ class Ledger:
 
 def append(connection: Connection, event: str, facts: Mapping[str, Fact]) -> str:
     """Write one entry inside the caller's write transaction, so that act and trace stand or fall together."""
-    last = connection.execute(
-        select(ledger.c.seq, ledger.c.hash).order_by(ledger.c.seq.desc()).limit(1)
-    ).first()
+    last = connection.execute(select(ledger.c.seq, ledger.c.hash).order_by(ledger.c.seq.desc()).limit(1)).first()
     seq, previous = (last.seq + 1, last.hash) if last else (1, GENESIS)
     text = json.dumps(dict(facts), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     at = time.time()
     digest = _hash(seq, at, event, text, previous)
-    connection.execute(
-        insert(ledger).values(seq=seq, at=at, event=event, facts=text, previous=previous, hash=digest)
-    )
+    connection.execute(insert(ledger).values(seq=seq, at=at, event=event, facts=text, previous=previous, hash=digest))
     return digest
 
 

@@ -80,16 +80,12 @@ version = Table(
     Column("digest", String(64), primary_key=True),
     Column("name", String, nullable=False),
     Column("number", Integer, nullable=False),
-    Column(
-        "state", String(9), nullable=False, doc="offered | shadow | adopted | refused | withdrawn | retired"
-    ),
+    Column("state", String(9), nullable=False, doc="offered | shadow | adopted | refused | withdrawn | retired"),
     Column("threshold", Float, nullable=True, doc="this site's operating threshold; null: the vendor's"),
     Column("decision", JSON, nullable=True, doc="what the adoption gate said, with its figures"),
     Column("received_at", Float, nullable=False),
     Column("adopted_at", Float, nullable=True),
-    CheckConstraint(
-        "state in ('offered', 'shadow', 'adopted', 'refused', 'withdrawn', 'retired')", name="state"
-    ),
+    CheckConstraint("state in ('offered', 'shadow', 'adopted', 'refused', 'withdrawn', 'retired')", name="state"),
 )
 
 outcome = Table(
@@ -116,9 +112,7 @@ outcome = Table(
 delivery = Table(
     "delivery",
     metadata,
-    Column(
-        "sop_uid", String(64), primary_key=True, doc="of the result object; derived, so a retry is the same"
-    ),
+    Column("sop_uid", String(64), primary_key=True, doc="of the result object; derived, so a retry is the same"),
     Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
     Column("kind", String(8), nullable=False, doc="sr | sc | verified | kos"),
     Column("sha256", String(64), nullable=False, doc="names the file in the archive"),

@@ -110,9 +110,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.CheckConstraint("kind in ('scored', 'refused', 'failed')", name=op.f("ck_outcome_kind")),
         sa.ForeignKeyConstraint(["study_uid"], ["study.uid"], name=op.f("fk_outcome_study_uid")),
-        sa.ForeignKeyConstraint(
-            ["version_digest"], ["version.digest"], name=op.f("fk_outcome_version_digest")
-        ),
+        sa.ForeignKeyConstraint(["version_digest"], ["version.digest"], name=op.f("fk_outcome_version_digest")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outcome")),
         sa.UniqueConstraint("study_uid", "revision", name=op.f("uq_outcome_study_uid_revision")),
     )
