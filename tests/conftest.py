@@ -263,7 +263,8 @@ def served(site: Site) -> Iterator[str]:
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline, "the interface did not start"
+        assert thread.is_alive(), "the interface did not start"
+        assert time.monotonic() < deadline, "the interface did not start in time"
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True

@@ -69,5 +69,6 @@ def _row(summary: Summary) -> dict[str, Any]:
         row[f"{site} mended"], row[f"{site} new errors"] = found.mended, found.new_errors
     row["seconds"] = summary.seconds["total"]
     row["peak memory MiB"] = summary.peak_memory_mib
+    row["peak memory, shared pages counted again, MiB"] = summary.peak_rss_sum_mib
     row["evaluate agrees to"] = summary.evaluate_agrees_to
     return row

@@ -87,7 +87,7 @@ def run(settings: Settings) -> Summary:
     Raises:
         DemonstrationFailed: something that is to be shown did not hold.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     out = settings.out.resolve()
     began = time.monotonic()
     _clear(out)
@@ -114,7 +114,7 @@ def run(settings: Settings) -> Summary:
         with story.chapter("evaluate", "7. `vigie evaluate` gives the nodes' own scores"):
             difference = _evaluate(story, out, hospitals)
         story.seconds["total"] = round(time.monotonic() - began, 1)
-        summary = _summary(story, coordinator, hospitals, journal, objecting, difference, memory.peak_mib)
+        summary = _summary(story, coordinator, hospitals, journal, objecting, difference, memory)
         (out / "summary.json").write_text(summary.model_dump_json(indent=2))
         picture.draw(summary, out / "summary.png")
         _show(story, summary, out)
@@ -421,7 +421,7 @@ def _summary(
     journal: Sequence[dict[str, Any]],
     objecting: dict[str, int],
     difference: float,
-    peak: float,
+    memory: "_Memory",
 ) -> Summary:
     steps = {line["step"]: line for line in journal}
     evidence = {site: Evidence.model_validate_json(text) for site, text in steps["evidence"]["evidence"].items()}
@@ -447,7 +447,8 @@ def _summary(
         evaluate_agrees_to=difference,
         seconds=story.seconds,
         round_seconds=[line["seconds"] for line in journal if line["step"] == "round"],
-        peak_memory_mib=round(peak, 1),
+        peak_memory_mib=round(memory.peak_mib, 1),
+        peak_rss_sum_mib=round(memory.peak_sum_mib, 1),
         machine={
             "cores": os.cpu_count() or 0,
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -539,12 +540,12 @@ def _show(story: _Story, summary: Summary, out: Path) -> None:
                 str(found.new_errors) if second else "",
                 f"{found.decision} ({', '.join(found.decision_reasons)})" if second else "",
             )
-    console.print(table)
+    console.print(table, soft_wrap=False)
     crossed = Table("hospital", "crossed the border", "messages", "bytes")
     for site, found in summary.hospitals.items():
         for number, (what, total) in enumerate(found.crossed.items()):
             crossed.add_row("" if number else site, what, str(total["messages"]), f"{total['bytes']:,}")
-    console.print(crossed)
+    console.print(crossed, soft_wrap=False)
     console.print(
         f"{summary.seconds['total']:.0f} s, peak memory {summary.peak_memory_mib / 1024:.1f} GiB; "
         f"everything lies in {out}: summary.json, summary.png, hospitals/, coordinator/"
@@ -569,10 +570,14 @@ def _keep(console: Console, summary: Summary) -> None:
 
 
 class _Memory:
-    """Watches the resident memory of this process and all its descendants, once a second."""
+    """Watches the resident memory of this process and all its descendants, every two seconds.
+
+    `peak_mib` counts a page that several processes share (libraries, forked memory) once, `peak_sum_mib` once for
+    each of them.
+    """
 
     def __init__(self) -> None:
-        self.peak_mib = 0.0
+        self.peak_mib = self.peak_sum_mib = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -586,11 +591,13 @@ class _Memory:
 
     def _watch(self) -> None:
         me = psutil.Process()
-        while not self._stop.wait(1.0):
-            total = 0
+        while not self._stop.wait(2.0):
+            total = summed = 0
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
+                    total += process.memory_full_info().pss
+                    summed += process.memory_info().rss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
             self.peak_mib = max(self.peak_mib, total / 2**20)
+            self.peak_sum_mib = max(self.peak_sum_mib, summed / 2**20)

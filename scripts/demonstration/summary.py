@@ -63,6 +63,9 @@ class Summary(BaseModel):
     evaluate_agrees_to: float = Field(description="largest difference of `vigie evaluate` from the nodes' scores")
     seconds: dict[str, float] = Field(description="per phase, and total")
     round_seconds: list[float]
-    peak_memory_mib: float = Field(description="largest sum of resident memory of all processes, once a second")
+    peak_memory_mib: float = Field(
+        description="largest resident memory of all processes together, every two seconds; a shared page counts once"
+    )
+    peak_rss_sum_mib: float = Field(description="the same with shared pages counted in every process that has them")
     machine: dict[str, str | int | float]
     addresses: dict[str, str]

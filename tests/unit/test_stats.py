@@ -98,9 +98,7 @@ def test_youden_separates_what_can_be_separated() -> None:
 
 def _cases(n: int, old: float, new: float, positive: bool) -> list[Case]:
     """`n` patients of one class with the given shares right."""
-    return [
-        Case(f"{positive}{i}", positive, (i < n * old) == positive, (i < n * new) == positive) for i in range(n)
-    ]
+    return [Case(f"{positive}{i}", positive, (i < n * old) == positive, (i < n * new) == positive) for i in range(n)]
 
 
 def test_gate_adopts_refuses_and_waits() -> None:

@@ -1,0 +1,127 @@
+"""A plan is kept, a journal survives a crash, averages do not depend on who answered first, the gate blocks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import ConfigurationError, Conflict, NotFound
+from models.exchange import Evidence, Measure
+from server import journal, plan
+from server.plan import Plan
+from server.release import decide, figures
+from server.strategies import Contribution, strategy
+
+DIGEST = "a" * 64
+
+
+def _plan(**changes: object) -> Plan:
+    values = {"name": "spring", "base": "chest@1", "sites": ("a", "b"), "quorum": 2, "rounds": 1}
+    return Plan.model_validate(values | changes)
+
+
+def test_a_plan_is_never_replaced_by_another_of_its_name(tmp_path: Path) -> None:
+    plan.save(_plan(), tmp_path)
+    plan.save(_plan(), tmp_path)
+    assert plan.load(tmp_path, "spring") == _plan()
+    with pytest.raises(Conflict, match="spring"):
+        plan.save(_plan(rounds=2), tmp_path)
+    with pytest.raises(NotFound):
+        plan.load(tmp_path, "autumn")
+
+
+@pytest.mark.parametrize("changes", [{"quorum": 3}, {"sites": ("a", "a"), "quorum": 1}])
+def test_a_plan_that_cannot_work_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        _plan(**changes)
+
+
+def test_every_hospital_and_round_draws_from_a_seed_of_its_own() -> None:
+    seeds = {_plan(seed=seed).draw(round_, site) for seed in (0, 1) for round_ in (1, 2) for site in ("a", "b")}
+    assert len(seeds) == 8
+
+
+def test_a_torn_last_line_is_forgotten_and_the_journal_goes_on(tmp_path: Path) -> None:
+    kept = journal.Journal(tmp_path)
+    kept.write("round", {"round": 1})
+    with kept.path.open("a") as file:
+        file.write('{"step": "round", "rou')
+    assert [line["round"] for line in journal.read(tmp_path)] == [1]
+    again = journal.Journal(tmp_path)
+    again.write("round", {"round": 2})
+    assert [line["round"] for line in journal.read(tmp_path)] == [1, 2]
+    assert again.last("round") == list(journal.read(tmp_path))[-1]
+    weights = {"w": np.arange(4, dtype=np.float32)}
+    again.save_weights(2, weights)
+    assert np.array_equal(again.load_weights(2)["w"], weights["w"])
+
+
+@given(st.permutations(range(4)), st.sampled_from(["fedavg", "fedavg-equal", "fedavg-root"]))
+def test_averages_are_the_same_bits_in_whatever_order_updates_came(order: list[int], name: str) -> None:
+    random = np.random.default_rng(1)
+    updates = [
+        Contribution(f"site-{number}", {"w": random.normal(size=50).astype(np.float32)}, 10 + 7 * number)
+        for number in range(4)
+    ]
+    aggregate = strategy(name)
+    expected, found = aggregate(updates), aggregate([updates[number] for number in order])
+    assert np.array_equal(expected["w"], found["w"])
+    stacked = np.stack([update.weights["w"] for update in updates])
+    assert (found["w"] <= stacked.max(0) + 1e-6).all()
+    assert (found["w"] >= stacked.min(0) - 1e-6).all()
+
+
+def test_fedavg_weighs_by_cases() -> None:
+    updates = [
+        Contribution("a", {"w": np.zeros(1, np.float32)}, 30),
+        Contribution("b", {"w": np.ones(1, np.float32)}, 10),
+    ]
+    assert strategy("fedavg")(updates)["w"][0] == pytest.approx(0.25)
+    assert strategy("fedavg-equal")(updates)["w"][0] == pytest.approx(0.5)
+    with pytest.raises(ConfigurationError, match="unknown"):
+        strategy("median-of-nothing")
+
+
+def _measure(auc: float) -> Measure:
+    return Measure(
+        n=100, n_positive=50, threshold=0.5, tp=40, fp=10, tn=40, fn=10,
+        vendor_tp=45, vendor_fp=20, vendor_tn=30, vendor_fn=5, auc=auc, auc_low=auc - 0.05, auc_high=auc + 0.05,
+    )  # fmt: skip
+
+
+def _evidence(before: float, after: float, *reasons: str) -> Evidence:
+    return Evidence.model_validate(
+        {
+            "retraining": "spring",
+            "digest": DIGEST,
+            "verdict": "adopt",
+            "reasons": reasons,
+            "served_gate": _measure(before),
+            "candidate_gate": _measure(after),
+        }
+    )
+
+
+def test_the_release_gate_blocks_what_is_worse_somewhere_or_no_better_and_lists_who_is_missing() -> None:
+    good = {"a": _evidence(0.7, 0.8), "b": _evidence(0.6, 0.7)}
+    assert decide(good, ("a", "b"), 2).released
+    found = decide({"a": good["a"]}, ("a", "b"), 1)
+    assert found.released
+    assert found.missing == ("b",)
+    assert not decide({"a": good["a"]}, ("a", "b"), 2).released
+    worse = decide(good | {"b": _evidence(0.6, 0.9, "sensitivity-inferior")}, ("a", "b"), 2)
+    assert not worse.released
+    assert "b: sensitivity" in worse.reasons[0]
+    same = decide({"a": _evidence(0.7, 0.7)}, ("a",), 1)
+    assert not same.released
+    assert "not better" in same.reasons[0]
+
+
+def test_tracked_figures_carry_exact_intervals() -> None:
+    found = figures(_measure(0.8))
+    assert found["sensitivity"] == pytest.approx(0.8)
+    assert found["sensitivity_low"] == pytest.approx(0.6628, abs=1e-3)  # Clopper-Pearson 40 of 50
+    assert found["vendor_specificity"] == pytest.approx(0.6)
+    assert found["auc_high"] == pytest.approx(0.85)
