@@ -24,9 +24,7 @@ class IntendedUse(BaseModel):
     min_age_years: float | None = Field(default=None, ge=0)
     max_age_years: float | None = Field(default=None, ge=0)
     min_size_px: int = Field(default=1, ge=1, description="smallest accepted number of rows and of columns")
-    max_size_px: int = Field(
-        default=16384, ge=1, description="largest accepted number of rows and of columns"
-    )
+    max_size_px: int = Field(default=16384, ge=1, description="largest accepted number of rows and of columns")
 
     @model_validator(mode="after")
     def _ordered(self) -> "IntendedUse":

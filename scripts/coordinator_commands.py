@@ -42,10 +42,12 @@ def run(folder: Folder) -> None:
 
     Example: vigie coordinator run --folder coordinator
     """
+    from models.children import follow_parent
     from server import tracking
     from server.coordinator import Coordinator
     from server.superlink import SuperLink
 
+    follow_parent()
     coordinator = Coordinator(folder.resolve())
     config = coordinator.config
     mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.host)

@@ -76,7 +76,9 @@ def run(folder: Folder) -> None:
     Example: vigie site run --folder node
     """
     from client.node import run as run_node
+    from models.children import follow_parent
 
+    follow_parent()
     run_node(folder)
 
 
@@ -88,9 +90,10 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     """
     from client.federation.supernode import SuperNodeSettings, start
     from client.store.site import Site
-    from models.children import free_port
+    from models.children import follow_parent, free_port
     from models.errors import ConfigurationError
 
+    follow_parent()
     logging.basicConfig(level=logging.INFO)
     site = Site(folder.resolve())
     site.database.check()

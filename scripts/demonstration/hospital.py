@@ -20,7 +20,7 @@ from pynetdicom.sop_class import CTImageStorage, DigitalXRayImageStorageForPrese
 
 from client.federation import supernode
 from client.review.readers import add
-from client.store.site import Site, create
+from client.store.site import Site, create, write_secret
 from configs.schema import PeerConfig, SiteConfig
 from models.children import Child, free_port
 from models.errors import VigieError
@@ -211,6 +211,7 @@ def start(
     (site.trust / "ca.crt").write_bytes(ca.read_bytes())
     make_supernode(site.secrets / "supernode.key")
     token = add(site, READER, "clinician")
+    write_secret(folder / "reader.token", token.encode())
     archive = pacs.start(folder / "pacs", peer_port, http_port)
     command = [sys.executable, "-m", "scripts.vigie", "site", "run", "--folder", str(site.folder)]
     node = Child(f"{name} node", command, os.environ, site.logs / "node-process.log")

@@ -124,7 +124,9 @@ def run(settings: Settings) -> Summary:
 
 
 def _end(_number: int, _frame: object) -> None:
-    sys.exit(143)  # through the exit stack, so that every child is stopped
+    # through the exit stack, so that every child is stopped, and not again while that goes on
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 # 0. Where the radiographs come from
@@ -138,7 +140,7 @@ def _data(settings: Settings, console: Console, out: Path) -> _Story:
         console.print(
             f"[yellow]Thorax phantoms instead of real radiographs ({why}): the figures mean nothing.[/yellow]"
         )
-        manifest = phantoms.make(out / "phantoms", settings.seed)
+        manifest = phantoms.make(out / "phantoms", settings.seed, settings.limit)
     else:
         console.print(f"Real radiographs of three hospitals from {manifest.parent} (not for clinical use)")
     rows: dict[str, list[Row]] = {site: [] for site in SITES}

@@ -33,16 +33,14 @@ LOOKS = {
 }
 
 
-def make(folder: Path, seed: int) -> Path:
-    """Draw the phantoms of all hospitals and return their manifest; drawn already, they are kept."""
+def make(folder: Path, seed: int, limit: int = 0) -> Path:
+    """Draw the phantoms of all hospitals, at most `limit` each (0: all), and return their manifest."""
     manifest = folder / "manifest.csv"
-    if manifest.exists():
-        return manifest
     rows: list[dict[str, str]] = []
     for site, look in LOOKS.items():
         (folder / site).mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng([seed, sum(site.encode())])
-        for number in range(look.patients):
+        for number in range(min(look.patients, limit or look.patients)):
             abnormal = number % 2 == 1
             file = f"{site}/{number:04d}.png"
             Image.fromarray(_draw(random, look, abnormal)).save(folder / file)
