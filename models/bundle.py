@@ -59,9 +59,9 @@ class Facts(BaseModel):
     intended_use: IntendedUse
     finding: Coding
     threshold: float = Field(ge=0, le=1, description="the vendor's operating threshold")
-    threshold_rule: Literal["youden"] = Field(
-        description="how a site sets its own threshold on its training patients: youden maximises "
-        "sensitivity + specificity"
+    threshold_rule: Literal["balanced"] = Field(
+        description="how a site sets its own threshold on its training patients: balanced is where sensitivity and "
+        "specificity are closest"
     )
     input_shape: tuple[int, int, int] = Field(description="(channels, rows, columns)")
     network: str

@@ -97,11 +97,16 @@ def fit(
 
 
 @torch.inference_mode()
-def scores(network: nn.Module, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
+def scores(network: nn.Module, images: Images, batch_size: int = 64, threads: int = 1) -> NDArray[np.float32]:
     """Score cases; (N, 1, H, W) float32 gives (N,) float32 in 0..1, larger is more abnormal."""
     network.eval()
     pixels = torch.as_tensor(images, dtype=torch.float32)
-    parts = [torch.sigmoid(network(part)[:, 0]) for part in pixels.split(batch_size)] if len(pixels) else []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        parts = [torch.sigmoid(network(part)[:, 0]) for part in pixels.split(batch_size)] if len(pixels) else []
+    finally:
+        torch.set_num_threads(before)
     return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.float32)
 
 

@@ -17,7 +17,7 @@ from models.networks import build
 from models.packing import pack
 from models.preprocessing import Preprocessing
 from models.stats.intervals import auc
-from models.stats.threshold import youden
+from models.stats.threshold import balanced
 from models.training import fit, scores
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def train_first(
         threads=config.threads,
         on_progress=on_progress,
     )
-    found = scores(network, images).astype(np.float64)
+    found = scores(network, images, threads=config.threads).astype(np.float64)
     _, height, width = images.shape[1:]
     facts = Facts(
         name=config.name,
@@ -71,8 +71,8 @@ def train_first(
         vendor=config.vendor,
         intended_use=IntendedUse.model_validate(config.intended_use),
         finding=Coding.model_validate(config.finding),
-        threshold=youden(found, positive),
-        threshold_rule="youden",
+        threshold=balanced(found, positive),
+        threshold_rule="balanced",
         input_shape=(1, height, width),
         network=config.network["name"],
         network_facts=network_facts,

@@ -51,7 +51,7 @@ def facts(**changes: Any) -> Facts:
         "intended_use": CHEST,
         "finding": Coding(value="R-42061", scheme="SRT", meaning="Opacity"),
         "threshold": 0.5,
-        "threshold_rule": "youden",
+        "threshold_rule": "balanced",
         "input_shape": (1, SIZE, SIZE),
         "network": "mean",
         "network_facts": {},

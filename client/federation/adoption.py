@@ -21,7 +21,7 @@ from models.gate import Case as GateCase
 from models.gate import GateReason, GateVerdict, Margins, adoption
 from models.signing import load_trust
 from models.stats.intervals import Bools, Floats, auc
-from models.stats.threshold import youden
+from models.stats.threshold import balanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _answers(site: Site, bundle: Bundle, cases: ReusableCases) -> dict[str, _Ans
     positive = labels(training)
     vendor = bundle.facts.threshold
     usable = bool(positive.any() and not positive.all())
-    threshold = youden(score(training), positive) if usable else vendor
+    threshold = balanced(score(training), positive) if usable else vendor
     return {
         fold: _Answers(chosen, labels(chosen), score(chosen), threshold, vendor)
         for fold, chosen in (("gate", cases.fold("gate")), ("test", cases.fold("test")))

@@ -192,8 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _preload_training() -> None:
-    """Import torch and MONAI, three seconds of every forked child's time; nothing is computed here."""
-    for module in ("client.federation.adoption", "client.federation.trainer", "models.networks.residual"):
+    """Import torch and MONAI, six seconds of every forked child's time; nothing is computed here."""
+    # torch's optimisers import torch._dynamo when the first one is made
+    for module in (
+        "client.federation.adoption",
+        "client.federation.trainer",
+        "models.networks.residual",
+        "torch._dynamo",
+    ):
         importlib.import_module(module)
 
 

@@ -9,7 +9,7 @@ from models.errors import NotFound, TooFewCases
 from models.exchange import TrainOrder, Update
 from models.networks import build
 from models.stats.intervals import auc
-from models.stats.threshold import youden
+from models.stats.threshold import balanced
 from models.training import fit, get_weights, scores, set_weights
 
 
@@ -30,9 +30,10 @@ def train(site: Site, order: TrainOrder) -> Update:
         raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
     images = tensors(site, bundle, cases)
     wrong = np.array([not case.correct for case in cases])
+    threads = site.config.inference_threads
     network = build(bundle.facts.network, **bundle.facts.network_facts)
     set_weights(network, order.weights)
-    received = scores(network, images).astype(np.float64)
+    received = scores(network, images, threads=threads).astype(np.float64)
     loss = fit(
         network,
         images,
@@ -40,7 +41,7 @@ def train(site: Site, order: TrainOrder) -> Update:
         np.where(wrong, order.hyper.error_weight, 1.0),
         order.hyper,
         seed=order.seed,
-        threads=site.config.inference_threads,
+        threads=threads,
     )
     return Update(
         retraining=order.retraining,
@@ -50,6 +51,6 @@ def train(site: Site, order: TrainOrder) -> Update:
         n_errors=int(wrong.sum()),
         train_loss=loss,
         auc_received=auc(received, positive).value,
-        threshold_received=youden(received, positive),
+        threshold_received=balanced(received, positive),
         weights=get_weights(network),
     )

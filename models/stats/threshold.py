@@ -5,11 +5,13 @@ import numpy as np
 from models.stats.intervals import Bools, Floats
 
 
-def youden(scores: Floats, positive: Bools) -> float:
-    """The threshold that maximises sensitivity + specificity when `score >= threshold` is called positive.
+def balanced(scores: Floats, positive: Bools) -> float:
+    """The threshold at which sensitivity and specificity are closest, when `score >= threshold` is called positive.
 
-    Half-way between two neighbouring scores; among equally good places the middle one, so that small samples do not
-    sit on an edge.
+    Two versions compared at their balanced thresholds make the same trade between the two, so that a gain in one is not
+    paid with the other; and unlike the maximum of their sum it does not run to an end of the scale (everything or
+    nothing called positive) where a version knows little. Half-way between two neighbouring scores; among equally good
+    places the middle one.
 
     Args:
         scores: (N,) in 0..1.
@@ -18,7 +20,7 @@ def youden(scores: Floats, positive: Bools) -> float:
     Raises:
         ValueError: a class is missing.
 
-    Source: Youden, Cancer 1950.
+    Source: the operating point of the equal error rate; Fawcett, Pattern Recognition Letters 2006.
     """
     if positive.all() or not positive.any():
         raise ValueError("a threshold needs positive and negative cases")
@@ -27,6 +29,6 @@ def youden(scores: Floats, positive: Bools) -> float:
     cases, controls = np.sort(scores[positive]), np.sort(scores[~positive])
     sensitivity = 1 - np.searchsorted(cases, candidates, side="left") / len(cases)
     specificity = np.searchsorted(controls, candidates, side="left") / len(controls)
-    merit = sensitivity + specificity
-    best = np.flatnonzero(merit >= merit.max() - 1e-12)
+    distance = np.abs(sensitivity - specificity)
+    best = np.flatnonzero(distance <= distance.min() + 1e-12)
     return float(candidates[best[len(best) // 2]])

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from models.gate import Case, GateReason, GateVerdict, Margins, adoption
 from models.stats.intervals import auc, proportion
 from models.stats.noninferiority import compare, tango_z
-from models.stats.threshold import youden
+from models.stats.threshold import balanced
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -89,11 +89,19 @@ def test_repeated_patients_count_less_than_as_many_patients() -> None:
     assert abs(repeated.z) < abs(once.z) / 2
 
 
-def test_youden_separates_what_can_be_separated() -> None:
+def test_the_balanced_threshold_separates_what_can_be_separated_and_stays_in_the_middle_where_nothing_can() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.8])
-    assert youden(scores, np.array([False, False, False, True, True])) == pytest.approx(0.5)
+    assert balanced(scores, np.array([False, False, False, True, True])) == pytest.approx(0.5)
+    random = np.random.default_rng(2)
+    for shift in (-1.0, 0.0, 1.0):  # a version that has it the wrong way round, one that guesses, one that knows
+        positive = random.random(800) < 0.3
+        values = 1 / (1 + np.exp(-random.normal(shift * positive)))
+        called = values >= balanced(values, positive)
+        sensitivity, specificity = called[positive].mean(), (~called)[~positive].mean()
+        assert abs(sensitivity - specificity) < 0.02
+        assert 0.2 < sensitivity < 0.8
     with pytest.raises(ValueError, match="positive and negative"):
-        youden(scores, np.ones(5, dtype=bool))
+        balanced(scores, np.ones(5, dtype=bool))
 
 
 def _cases(n: int, old: float, new: float, positive: bool) -> list[Case]:
