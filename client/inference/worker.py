@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from client import logs
@@ -29,13 +30,16 @@ log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.05
 _GRACE_SECONDS = 3.0
+_IN_HAND = 4  # studies read and not yet written: each holds its pixels
 
 
 class Worker:
-    """Takes queued studies one by one until it is told to stop.
+    """Takes queued studies until it is told to stop: one is read while the results of the one before are written.
+
+    Reading keeps a processor busy, writing waits for the disk; each has a thread of its own, and only that one.
 
     Args:
-        stop: set to stop after the study in hand.
+        stop: set to stop after the studies in hand.
     """
 
     def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, stop: threading.Event) -> None:
@@ -43,32 +47,53 @@ class Worker:
         self._pipeline = pipeline
         self._archive = archive
         self._stop = stop
+        self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
+        self._in_hand: set[str] = set()
+        self._room = threading.Semaphore(_IN_HAND)
 
     def run(self) -> None:
         """Read studies until stopped."""
-        while not self._stop.is_set():
-            if not self._turn():
-                self._stop.wait(_IDLE_SECONDS)
+        with ThreadPoolExecutor(1, "conclude") as writing:
+            while not self._stop.is_set():
+                if not self._turn(writing):
+                    self._stop.wait(_IDLE_SECONDS)
 
-    def _turn(self) -> bool:
+    def _turn(self, writing: ThreadPoolExecutor) -> bool:
         """One study, if there is one; whatever goes wrong with it stays with it."""
         now = time.monotonic()
-        self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
+        with self._lock:
+            self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
+            skip = (*self._not_before, *self._in_hand)
         study: Study | None = None
         try:
-            taken = outcomes.take(self._site, skip=tuple(self._not_before))
+            taken = outcomes.take(self._site, skip=skip)
             if taken is None:
                 return False
-            if isinstance(taken, outcomes.Exhausted):
-                study = taken.study
-                self._conclude(study, outcomes.crashed(self._site.config.max_attempts))
-            else:
-                study = taken
-                self._conclude(study, self._pipeline.process(study))
+            study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
+            result = (
+                outcomes.crashed(self._site.config.max_attempts)
+                if isinstance(taken, outcomes.Exhausted)
+                else self._pipeline.process(study)
+            )
         except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
             self._survive(study, error)
+            return True
+        self._room.acquire()
+        with self._lock:
+            self._in_hand.add(study.uid)
+        writing.submit(self._finish, study, result)
         return True
+
+    def _finish(self, study: Study, result: Outcome) -> None:
+        try:
+            self._conclude(study, result)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._survive(study, error)
+        finally:
+            with self._lock:
+                self._in_hand.discard(study.uid)
+            self._room.release()
 
     def _conclude(self, study: Study, result: Outcome) -> None:
         if outcomes.conclude(self._site, self._archive, study, result, results.make):
@@ -82,7 +107,8 @@ class Worker:
         if study is None:
             self._stop.wait(1.0)
             return
-        self._not_before[study.uid] = time.monotonic() + min(2.0**study.attempts / 4, 30.0)
+        with self._lock:
+            self._not_before[study.uid] = time.monotonic() + min(2.0**study.attempts / 4, 30.0)
         if study.attempts >= self._site.config.max_attempts:
             try:
                 self._conclude(study, outcomes.failure(error))

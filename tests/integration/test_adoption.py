@@ -1,0 +1,154 @@
+"""A hospital's gate: it adopts what is shown not to be worse on its own patients, looks once, and can go back."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import insert, select
+
+from client.federation.adoption import judge, settle
+from client.federation.cases import ReusableCases
+from client.review import objections, readers
+from client.store import versions
+from client.store.site import Site
+from client.store.tables import outcome, verdict
+from models.bundle import Bundle, to_archive
+from models.errors import BundleRefused, NotFound
+from models.exchange import Evidence, Offer, Release
+
+PATIENTS = 260
+
+
+@pytest.fixture
+def read(site: Site, scored: Callable[..., str]) -> Site:
+    """A hospital where bright pictures are abnormal, and the served version says the opposite half of the time."""
+    readers.add(site, "Dr Truth", "clinician")
+    (site.secrets / "fold.key").write_bytes(b"1" * 32)  # the same patients are drawn in every run
+    truth = {}
+    for number in range(PATIENTS):
+        uid = scored(score=0.3 + 0.4 * number / PATIENTS, patient_id=f"P{number}")
+        truth[uid] = number >= PATIENTS // 2
+    with site.database.write() as connection:
+        for row in connection.execute(select(outcome)).all():
+            said = bool(row.positive)
+            connection.execute(
+                insert(verdict).values(
+                    study_uid=row.study_uid,
+                    outcome_id=row.id,
+                    reader="Dr Truth",
+                    decision="agree" if said == truth[row.study_uid] else "correct",
+                    answer="positive" if truth[row.study_uid] else "negative",
+                    tier="single_reader",
+                    mode="doctor_first",
+                    reason="" if said == truth[row.study_uid] else "subtle",
+                    created_at=time.time(),
+                )
+            )
+    return site
+
+
+def _offer(bundle: Bundle) -> Offer:
+    return Offer(retraining="spring", digest=bundle.digest, bundle=to_archive(bundle))
+
+
+def _serve(site: Site, bundle: Bundle) -> None:
+    judged = judge(site, _offer(bundle))
+    assert judged.digest == bundle.digest
+    versions.adopt(site, bundle.digest)
+
+
+def _measures(evidence: Evidence) -> tuple[float, float]:
+    assert evidence.served_gate is not None
+    assert evidence.candidate_gate is not None
+    return evidence.served_gate.auc or 0, evidence.candidate_gate.auc or 0
+
+
+def test_a_better_version_is_adopted_once_and_can_be_rolled_back(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
+    _serve(read, poor)
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    with pytest.raises(NotFound):
+        settle(read, Release(retraining="spring", digest=good.digest, released=True))
+    evidence = judge(read, _offer(good))
+    assert evidence.verdict == "adopt"
+    assert evidence.reasons == ("non-inferior",)
+    assert _measures(evidence)[0] < 0.1
+    assert _measures(evidence)[1] > 0.9
+    assert judge(read, _offer(good)) == evidence
+    release = Release(retraining="spring", digest=good.digest, released=True)
+    assert [settle(read, release).outcome for _ in range(2)] == ["adopted", "adopted"]
+    serving = versions.serving(read, "brightness")
+    assert serving is not None
+    assert serving.digest == good.digest
+    assert serving.threshold == pytest.approx(evidence.candidate_gate.threshold)  # type: ignore[union-attr]
+    assert versions.roll_back(read, "brightness").digest == poor.digest
+    events = [entry.event for entry in read.ledger.entries("version.")]
+    assert events.count("version.adopted") >= 3
+    assert read.ledger.first_break() is None
+
+
+def test_a_worse_version_is_refused_and_an_unreleased_one_too(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    before = versions.serving(read, "brightness")
+    worse = bundles.build(tmp_path / "worse", vendor_key, gain=-8.0, number=2)
+    evidence = judge(read, _offer(worse))
+    assert evidence.verdict == "refuse"
+    assert set(evidence.reasons) == {"sensitivity-inferior", "specificity-inferior"}
+    decision = settle(read, Release(retraining="spring", digest=worse.digest, released=True))
+    assert decision.outcome == "refused"
+    assert versions.serving(read, "brightness") == before
+    # as good as the served one, and too few patients to show it: not adopted either
+    same = bundles.build(tmp_path / "same", vendor_key, gain=7.0, number=3)
+    assert judge(read, _offer(same)).verdict == "refuse"
+    # better than a poor one, and not released
+    versions.adopt(read, worse.digest)
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=4)
+    assert judge(read, _offer(good)).verdict == "adopt"
+    kept = settle(read, Release(retraining="spring", digest=good.digest, released=False))
+    assert (kept.outcome, kept.reasons) == ("refused", ("not-released",))
+    serving = versions.serving(read, "brightness")
+    assert serving is not None
+    assert serving.digest == worse.digest
+
+
+def test_too_few_cases_keep_a_version_in_shadow(
+    site: Site, scored: Callable[..., str], bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    other = bundles.build(tmp_path / "other", vendor_key, gain=7.0, number=2)
+    evidence = judge(site, _offer(other))
+    assert evidence.verdict == "shadow"
+    assert settle(site, Release(retraining="spring", digest=other.digest, released=True)).outcome == "shadow"
+
+
+def test_altered_or_misannounced_versions_enter_nothing(
+    site: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    other = bundles.build(tmp_path / "other", vendor_key, gain=7.0, number=2)
+    content = bytearray(to_archive(other))
+    content[len(content) // 2] ^= 1
+    for offer in (
+        Offer(retraining="spring", digest=other.digest, bundle=bytes(content)),
+        Offer(retraining="spring", digest="0" * 64, bundle=to_archive(other)),
+    ):
+        with pytest.raises(BundleRefused):
+            judge(site, offer)
+        assert versions.find(site, other.digest) is None
+    stranger = bundles.build(tmp_path / "stranger", Ed25519PrivateKey.generate(), gain=7.0, number=2)
+    with pytest.raises(BundleRefused, match="signature"):
+        judge(site, _offer(stranger))
+
+
+def test_objecting_patients_are_in_no_fold(read: Site) -> None:
+    before = ReusableCases.of(read)
+    assert len(before.cases) == PATIENTS
+    for number in range(10):
+        objections.object_to_reuse(read, f"P{number}", "")
+    assert len(ReusableCases.of(read).cases) == PATIENTS - 10
+    objections.withdraw_objection(read, "P0", "")
+    assert len(ReusableCases.of(read).cases) == PATIENTS - 9
