@@ -59,5 +59,10 @@ def _mark(axis: plt.Axes, x: float, found: Performance | None, quantity: str, co
         capsize=4,
     )
     axis.annotate(
-        f"{value.value:.2f}", (x, value.value), xytext=(7, 0), textcoords="offset points", fontsize=8, color=colour
+        f"{value.value:.2f}",
+        (x, value.value),
+        xytext=(-28 if marker == "o" else 7, -3),
+        textcoords="offset points",
+        fontsize=8,
+        color=colour,
     )
