@@ -284,8 +284,7 @@ def test_nagle_is_off(gateway: Gateway) -> None:
     association.release()
 
 
-@pytest.mark.peers
-@pytest.mark.skipif(not STORESCU.exists(), reason="dcmtk is not installed")
+@pytest.mark.peers("dcmdump")  # dcmtk; pynetdicom brings another storescu into the environment
 def test_dcmtk_stores_and_echoes(
     site: Site, gateway: Gateway, radiograph: Callable[..., Dataset], tmp_path: Path
 ) -> None:
