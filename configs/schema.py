@@ -104,7 +104,7 @@ class RetrainingConfig:
     base: str = MISSING
     sites: list[str] = field(default_factory=lambda: list[str]())
     quorum: int = 0
-    rounds: int = 10
+    rounds: int = 8
     strategy: str = "fedavg-root"
     seed: int = 0
     deadline_seconds: float = 600.0

@@ -16,7 +16,7 @@ def demo(
     ),
     phantoms: Annotated[bool, typer.Option("--phantoms", help="draw thorax phantoms instead of real data")] = False,
     seed: Annotated[int, typer.Option(help="fixes folds, first weights and every draw")] = 1,
-    rounds: Annotated[int, typer.Option(help="of the retraining")] = 10,
+    rounds: Annotated[int, typer.Option(help="of the retraining")] = 8,
     steps: Annotated[int, typer.Option(help="optimiser steps of version 1 (0: as configured)")] = 0,
     limit: Annotated[int, typer.Option(help="at most so many images a hospital (0: all)")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="leave it all running until Ctrl-C")] = False,
@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Run the whole loop: three hospitals, their errors, a retraining without an image leaving, their decisions.
 
-    Example: vigie demo --rounds 10
+    Example: vigie demo --rounds 8
     """
     if schema:
         from scripts.demonstration.summary import Summary

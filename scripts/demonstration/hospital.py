@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,23 +72,27 @@ class Hospital:
 
     # What its modality does
 
-    def send(self, rows: Iterable[Row], seed: int, sending: int, with_off_scope: bool = False) -> None:
-        """Send radiographs by C-STORE, a few dozen studies an association; every one has to be acknowledged."""
-        others = list(studies.off_scope(self.name, seed)) if with_off_scope else []
-        images = self._images(rows, seed, sending)
-        while batch := [image for _, image in zip(range(_AN_ASSOCIATION), images, strict=False)]:
-            if others:
-                batch.append(others.pop()[1])
-            self._store(batch)
-            self.sent[f"sending {sending}"] += len(batch)
-        for _, image in others:
-            self._store([image])
-            self.sent[f"sending {sending}"] += 1
+    def send(self, rows: Sequence[Row], seed: int, sending: int, with_off_scope: bool = False) -> None:
+        """Send radiographs by C-STORE over two modalities' associations, a few dozen studies each.
 
-    def _images(self, rows: Iterable[Row], seed: int, sending: int) -> Iterator[Dataset]:
-        for row in rows:
-            view = "AP" if row.site == "guangzhou" else "PA"
-            yield studies.radiograph(row, picture(row.path).astype(np.uint8), seed, sending, view)
+        Every image has to be acknowledged. Off-scope studies are mixed in among the first ones.
+        """
+        others = [image for _, image in studies.off_scope(self.name, seed)] if with_off_scope else []
+        chunks = [rows[start : start + _AN_ASSOCIATION] for start in range(0, len(rows), _AN_ASSOCIATION)]
+
+        def work(number: int) -> int:
+            images = [self._image(row, seed, sending) for row in chunks[number]]
+            images += others[number :: len(chunks)]
+            self._store(images)
+            return len(images)
+
+        with ThreadPoolExecutor(2) as modalities:
+            for count in modalities.map(work, range(len(chunks))):
+                self.sent[f"sending {sending}"] += count
+
+    def _image(self, row: Row, seed: int, sending: int) -> Dataset:
+        view = "AP" if row.site == "guangzhou" else "PA"
+        return studies.radiograph(row, picture(row.path).astype(np.uint8), seed, sending, view)
 
     def _store(self, images: Sequence[Dataset], attempts: int = 3) -> None:
         """Store them all; what was not acknowledged is sent again, as a modality would."""
