@@ -56,8 +56,8 @@ def test_a_verdict_by_keyboard(page: Any, site: Site, scored: Scored) -> None:
     assert page.evaluate("document.getElementById('map').naturalWidth") > 0
     picture(page, "study")
     page.keyboard.press("o")
-    page.wait_for_function("document.getElementById('map').complete && document.getElementById('map').naturalWidth > 0")
-    assert page.locator("#shown").inner_text() == "Original image"
+    page.locator("#shown", has_text="Original image").wait_for()
+    assert page.evaluate("document.getElementById('map').decode().then(() => true)")
 
     page.keyboard.press("a")
     page.keyboard.press("Enter")
