@@ -88,6 +88,7 @@ class CoordinatorConfig:
 
     host: str = "127.0.0.1"
     superlink_port: int = 9091
+    mlflow_host: str = "127.0.0.1"
     mlflow_port: int = 5000
     names: list[str] = field(default_factory=lambda: ["localhost"])
 
@@ -153,6 +154,8 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
     Raises:
         ConfigurationError: an unknown key, group or option, or a value that cannot work.
     """
+    if added := [override for override in overrides if override[:1] in "+~"]:
+        raise ConfigurationError(f"{added[0]!r}: settings can be changed, not added or removed")
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
     try:

@@ -22,7 +22,7 @@ ENV PATH=/opt/vigie/.venv/bin:$PATH VIGIE_COORDINATOR=/var/lib/vigie
 RUN install -d -o vigie -g vigie /var/lib/vigie
 USER 10001
 VOLUME /var/lib/vigie
-# hospitals (TLS); MLflow is for the inside only
-EXPOSE 9091 5000
+# hospitals, over TLS; MLflow has no sign-in and listens inside the container only
+EXPOSE 9091
 STOPSIGNAL SIGTERM
 CMD ["vigie", "coordinator", "run"]

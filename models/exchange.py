@@ -49,6 +49,7 @@ Reason = Literal[
     "too-few-negatives",
     "no-training-cases",
     "no-incumbent",
+    "incumbent-changed",
     "acceptance-passed",
     "self-test-failed",
     "not-released",

@@ -29,7 +29,10 @@ def init(
     from server.coordinator import create
 
     names = name or ["localhost"]
-    made = create(folder, CoordinatorConfig(host, superlink_port, mlflow_port, names))
+    made = create(
+        folder,
+        CoordinatorConfig(host=host, superlink_port=superlink_port, mlflow_port=mlflow_port, names=names),
+    )
     if not (made.folder / "pki" / "ca.crt").exists():
         make_server(made.folder / "pki", names)
     print(f"made {made.folder}")
@@ -50,7 +53,7 @@ def run(folder: Folder) -> None:
     follow_parent()
     coordinator = Coordinator(folder.resolve())
     config = coordinator.config
-    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.host)
+    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host)
     try:
         with SuperLink(coordinator.folder, config.superlink_port, config.host) as link:
             print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
@@ -77,3 +80,17 @@ def register(folder: Folder, name: str, key: Annotated[Path, typer.Argument(help
     coordinator = Coordinator(folder.resolve())
     site = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host).register(name, key)
     print(f"{site.name} is let in")
+
+
+@app.command()
+def unregister(folder: Folder, name: str) -> None:
+    """Shut a hospital out; its key is never accepted again. The coordinator has to be running.
+
+    Example: vigie coordinator unregister --folder coordinator nih
+    """
+    from server.coordinator import Coordinator
+    from server.superlink import SuperLink
+
+    coordinator = Coordinator(folder.resolve())
+    SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host).unregister(name)
+    print(f"{name} is shut out")

@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Federated retraining. Example: vigie retrain launch spring base=chest-radiograph@1 rounds=8",
+    help="Federated retraining. Example: vigie retrain launch --folder coordinator spring base=chest-radiograph@1",
 )
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
 

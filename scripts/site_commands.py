@@ -57,6 +57,11 @@ def init(
         superlink=superlink,
         quiet_seconds=quiet_seconds,
     )
+    for file in (*trust, *([ca] if ca else [])):
+        if not file.is_file():
+            raise ConfigurationError(f"{file} is missing: nothing was made")
+    if (folder / "site.yaml").exists():
+        print(f"{folder / 'site.yaml'} is there already and stays as it is: edit it to change settings")
     site = create(folder, config)
     for key in trust:
         shutil.copyfile(key, site.trust / key.name)

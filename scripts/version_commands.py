@@ -93,9 +93,12 @@ def evaluate(
     Example: vigie evaluate --version chest-radiograph@2 --manifest images/manifest.csv --out scores.json
     """
     from client.inference.evaluation import evaluate as run
+    from models.errors import ConfigurationError
     from models.manifest import read
 
     rows = list(read(manifest))
+    if not rows:
+        raise ConfigurationError(f"{manifest} has no row")
 
     def progress(done: int) -> None:
         if sys.stderr.isatty():
@@ -104,8 +107,11 @@ def evaluate(
     report = run(_bundle(version, folder, trust), rows, threads=threads, on_progress=progress)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2))
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
     for site, found in report["sites"].items():
         area = found["auc"]
         text = (
@@ -113,7 +119,7 @@ def evaluate(
         )
         print(f"{site:<20} n {found['n']:>5}  {text}")
     for problem in report["problems"]:
-        print(f"line {problem['line']}: {problem['reason']}", file=sys.stderr)
+        print(f"line {problem['line']}: {problem['file']}: {problem['reason']}", file=sys.stderr)
     if report["problems"]:
         raise typer.Exit(1)
 

@@ -29,7 +29,7 @@ class Coordinator:
 
     @property
     def mlflow_uri(self) -> str:
-        return f"http://{self.config.host}:{self.config.mlflow_port}"
+        return f"http://{self.config.mlflow_host}:{self.config.mlflow_port}"
 
     @cached_property
     def registry(self) -> Registry:

@@ -1,14 +1,18 @@
 """What a retraining has done so far, one durable line per step, so that it can go on after any crash."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.errors import Conflict
 
 JOURNAL = "journal.jsonl"
 
@@ -58,6 +62,21 @@ class Journal:
 
     def _weights(self, round_: int) -> Path:
         return self.folder / f"round-{round_:04d}.npz"
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Hold a retraining's folder: two runs on one journal would make two candidates.
+
+    Raises:
+        Conflict: another run of this retraining is under way.
+    """
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{folder.name} runs already: follow it with `vigie retrain watch {folder.name}`") from None
+        yield
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,9 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
     known = list(registered_sites(coordinator.folder))
     sites = config.sites or known
     if not sites:
-        raise ConfigurationError("no hospital is registered: run `vigie coordinator register NAME KEY.pub`")
+        raise ConfigurationError(
+            "no hospital is registered: run `vigie coordinator register --folder DIR NAME KEY.pub`"
+        )
     if unknown := sorted(set(sites) - set(known)):
         raise ConfigurationError(f"{unknown[0]!r} is not a registered hospital; there are {', '.join(known)}")
     try:

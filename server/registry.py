@@ -5,6 +5,7 @@ hospital as metrics named `SITE/FOLD/VERSION/QUANTITY`, e.g. `nih/test/candidate
 """
 
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from models.errors import Conflict, NotFound
 from models.signing import Trusted
 
 _BUNDLE = "bundle"
+_LABEL = re.compile(r"([a-z0-9][a-z0-9-]{0,62})@([0-9]{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,13 @@ class Registry:
         Raises:
             NotFound: there is none.
         """
-        name, _, number = label.rpartition("@")
-        for version in self._versions(name) if name and number.isdigit() else []:
+        if (asked := _LABEL.fullmatch(label)) is None:
+            raise NotFound(f"{label!r} is no version: write NAME@NUMBER, e.g. chest-radiograph@2")
+        name, number = asked.groups()
+        for version in self._versions(name):
             if int(version.version) == int(number):
                 return _registered(version)
-        known = ", ".join(f"{name}@{version.version}" for version in self._versions(name)) if name else ""
+        known = ", ".join(f"{name}@{version.version}" for version in self._versions(name))
         raise NotFound(f"the registry has no version {label!r}" + (f"; it has {known}" if known else ""))
 
     def versions(self, name: str) -> list[Registered]:
@@ -147,10 +151,6 @@ class Registry:
     def alias(self, version: Registered, alias: str) -> None:
         """Point an alias (candidate, released, withdrawn, adopted-at-SITE) at a version."""
         self._client.set_registered_model_alias(version.name, alias, str(version.number))
-
-    def unalias(self, name: str, alias: str) -> None:
-        """Take an alias away; no harm if it is not there."""
-        self._client.delete_registered_model_alias(name, alias)
 
     def metrics(self, version: Registered) -> dict[str, float]:
         """The newest value of each figure of a version."""

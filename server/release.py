@@ -13,14 +13,17 @@ from models.stats.intervals import Estimate, proportion
 
 @dataclass(frozen=True, slots=True)
 class ReleaseDecision:
-    """Whether the version goes out, why, and whose evidence is missing (which is never read as good)."""
+    """Whether the version goes out, why not, whose evidence is missing, and how many hospitals could compare it."""
 
     released: bool
     reasons: tuple[str, ...]
     missing: tuple[str, ...]
+    compared: int
 
 
-def decide(evidence: Mapping[str, Evidence], sites: Sequence[str], quorum: int) -> ReleaseDecision:
+def decide(
+    evidence: Mapping[str, Evidence], sites: Sequence[str], quorum: int, *, must_compare: bool = True
+) -> ReleaseDecision:
     """Decide on a version from what the hospitals reported.
 
     Blocked when fewer than the quorum reported, when a hospital has shown it to be worse beyond the margin, when it
@@ -30,6 +33,8 @@ def decide(evidence: Mapping[str, Evidence], sites: Sequence[str], quorum: int) 
         evidence: by site.
         sites: the hospitals asked.
         quorum: how many have to report.
+        must_compare: a retrained version that no hospital could compare is blocked; only a first one has nothing to
+            be compared with.
     """
     missing = tuple(site for site in sites if site not in evidence)
     reasons: list[str] = []
@@ -52,7 +57,9 @@ def decide(evidence: Mapping[str, Evidence], sites: Sequence[str], quorum: int) 
         before, after = fmean(old for old, _ in known), fmean(new for _, new in known)
         if after <= before:
             reasons.append(f"not better overall: mean AUC over {len(known)} hospitals {before:.3f} → {after:.3f}")
-    return ReleaseDecision(not reasons, tuple(reasons), missing)
+    elif must_compare:
+        reasons.append("no hospital could compare it with what is served: missing evidence is not good evidence")
+    return ReleaseDecision(not reasons, tuple(reasons), missing, len(known))
 
 
 def figures(measure: Measure) -> dict[str, float]:

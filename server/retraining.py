@@ -20,7 +20,7 @@ from models.errors import VigieError
 from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
 from server import plan as plans
 from server.coordinator import Coordinator
-from server.journal import Journal, read
+from server.journal import Journal, alone, read
 from server.plan import Plan
 from server.registry import Registered
 from server.release import decide, figures
@@ -68,11 +68,17 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
 
     Raises:
         QuorumMissed: too few hospitals answered.
+        Conflict: this retraining runs already.
         VigieError: the plan, a version or the registry is not in order.
     """
-    coordinator = Coordinator(folder)
     plan = plans.load(folder, name)
-    step = _Retraining(hospitals, coordinator, plan, Journal(folder / "retrainings" / name))
+    with alone(folder / "retrainings" / name):
+        _conduct(hospitals, folder, plan)
+
+
+def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
+    coordinator = Coordinator(folder)
+    step = _Retraining(hospitals, coordinator, plan, Journal(folder / "retrainings" / plan.name))
     step.journal.write("started", {"base": plan.base, "rounds": plan.rounds, "sites": list(plan.sites)})
     connected = hospitals.wait_for(list(plan.sites), plan.connect_seconds)
     _require_quorum(step, "connected", len(connected))
@@ -80,7 +86,7 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
     offered = _candidate(step, base, _rounds(step, base)) if plan.rounds else base
     version = coordinator.registry.find_digest(offered.digest)
     evidence = _offer(step, offered, version)
-    released = _release_gate(step, version, evidence)
+    released = _release_gate(step, version, offered.facts.parent, evidence)
     _announce(step, version, released)
     step.journal.write("finished", {"released": released})
 
@@ -199,15 +205,15 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
     return evidence
 
 
-def _release_gate(step: _Retraining, version: Registered, evidence: Mapping[str, Evidence]) -> bool:
+def _release_gate(step: _Retraining, version: Registered, parent: str | None, evidence: Mapping[str, Evidence]) -> bool:
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
-    decision = decide(evidence, step.plan.sites, step.plan.quorum)
+    decision = decide(evidence, step.plan.sites, step.plan.quorum, must_compare=parent is not None)
     step.coordinator.registry.tag(
         version,
         {
             "release": "released" if decision.released else "blocked",
-            "release.reasons": "; ".join(decision.reasons) or "quorum met, better overall, worse nowhere",
+            "release.reasons": "; ".join(decision.reasons) or _good(decision.compared),
             "release.missing": ",".join(decision.missing) or "none",
         },
     )
@@ -217,6 +223,12 @@ def _release_gate(step: _Retraining, version: Registered, evidence: Mapping[str,
         {"released": decision.released, "reasons": list(decision.reasons), "missing": list(decision.missing)},
     )
     return decision.released
+
+
+def _good(compared: int) -> str:
+    if not compared:
+        return "quorum met, acceptance test passed; a first version, compared with nothing"
+    return f"quorum met, better on average over {compared} hospitals, shown to be worse at none"
 
 
 def _announce(step: _Retraining, version: Registered, released: bool) -> None:

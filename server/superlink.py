@@ -12,6 +12,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import time
@@ -23,13 +24,14 @@ from typing import Any, Literal
 
 from models import flower_app, pki
 from models.children import Child, follow_parent
-from models.errors import Conflict, NotFound, VigieError
+from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 
 log = logging.getLogger(__name__)
 
 COORDINATOR = "VIGIE_COORDINATOR"
 """Environment variable that holds the coordinator's folder, for the process that runs a retraining."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 CONTROL_HEADER = "x-vigie-control"
 Progress = Literal["pending", "starting", "running", "completed", "failed", "stopped"]
 FINISHED: frozenset[Progress] = frozenset({"completed", "failed", "stopped"})
@@ -142,11 +144,14 @@ class SuperLink:
             public_key: its ECDSA P-384 public key in OpenSSH form.
 
         Raises:
+            ConfigurationError: a name that no plan could carry.
             Conflict: the name is taken by another key.
             SuperLinkRefused: the SuperLink does not take the key.
         """
         from flwr.proto.control_pb2 import RegisterNodeRequest
 
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no name for a hospital: lower case letters, digits and - only")
         pem = pki.supernode_public_pem(public_key)
         digest = hashlib.sha256(pem).hexdigest()
         sites = registered_sites(self.folder)

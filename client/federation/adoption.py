@@ -50,7 +50,10 @@ def judge(site: Site, offer: Offer) -> Evidence:
         raise BundleRefused("the bundle is not the version that was announced")
     known = versions.receive(site, bundle)
     if known.decision is not None:
-        return Evidence.model_validate(_words(known.decision) | {"retraining": offer.retraining})
+        told = Evidence.model_validate(_words(known.decision) | {"retraining": offer.retraining})
+        # in shadow nothing was decided yet; against another incumbent it is another question
+        if told.verdict != "shadow" and _still(site, told):
+            return told
     evidence, threshold = _compare(site, offer, bundle)
     versions.note_decision(site, bundle.digest, evidence.model_dump(mode="json"), threshold)
     return evidence
@@ -72,6 +75,11 @@ def settle(site: Site, release: Release) -> Decision:
             retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("not-released",)
         )
     match evidence.verdict:
+        case "adopt" if not _still(site, evidence):
+            versions.put(site, release.digest, "refused", "incumbent-changed")
+            return Decision(
+                retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("incumbent-changed",)
+            )
         case "adopt":
             versions.adopt(site, release.digest)
             outcome = "adopted"
@@ -85,7 +93,7 @@ def settle(site: Site, release: Release) -> Decision:
 
 
 def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float | None]:
-    incumbent = versions.serving(site, bundle.facts.name)
+    incumbent = versions.serving(site)  # whatever its name: one version serves here
     try:
         Engine(bundle, threads=site.config.inference_threads)
     except BundleRefused:
@@ -126,6 +134,12 @@ def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float 
         candidate_test=_measure(new["test"]),
     )
     return evidence, new["gate"].threshold
+
+
+def _still(site: Site, evidence: Evidence) -> bool:
+    """Whether what serves now is what the evidence compared with, or the judged version itself."""
+    serving = versions.serving(site)
+    return (serving.digest if serving else None) in (evidence.served, evidence.digest)
 
 
 def _answers(site: Site, bundle: Bundle, cases: ReusableCases) -> dict[str, _Answers]:

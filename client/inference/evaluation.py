@@ -83,6 +83,8 @@ def _prepared(
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
+    if not path.is_file():
+        raise InvalidStudy("missing-file")
     return decode.read(path).pixels if path.suffix.lower() in (".dcm", ".dicom") else picture(path)
 
 

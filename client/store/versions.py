@@ -43,11 +43,9 @@ def listed(site: Site) -> list[HeldVersion]:
     return [_held(row) for row in rows]
 
 
-def serving(site: Site, name: str | None = None) -> HeldVersion | None:
-    """The adopted version (of this name, or at all), the newest adopted first."""
+def serving(site: Site) -> HeldVersion | None:
+    """The adopted version; there is one at most, whatever its name."""
     query = select(version).where(version.c.state == "adopted").order_by(version.c.adopted_at.desc())
-    if name is not None:
-        query = query.where(version.c.name == name)
     with site.database.read() as connection:
         row = connection.execute(query).first()
     return _held(row) if row else None
@@ -82,19 +80,16 @@ def receive(site: Site, bundle: Bundle) -> HeldVersion:
 
 
 def note_decision(site: Site, digest: str, decision: dict[str, Any], threshold: float | None) -> None:
-    """Keep what the adoption gate said, once; a second look at the same candidate does not replace the first."""
+    """Keep what the adoption gate said; the ledger keeps every look."""
     with site.database.write() as connection:
-        changed = connection.execute(
-            update(version)
-            .where(version.c.digest == digest, version.c.decision.is_(None))
-            .values(decision=decision, threshold=threshold)
-        ).rowcount
-        if changed:
-            _trace(connection, "version.judged", digest, {"decision": json.dumps(decision, sort_keys=True)})
+        connection.execute(
+            update(version).where(version.c.digest == digest).values(decision=decision, threshold=threshold)
+        )
+        _trace(connection, "version.judged", digest, {"decision": json.dumps(decision, sort_keys=True)})
 
 
 def adopt(site: Site, digest: str) -> None:
-    """Serve this version; the one of the same name that served before is retired. Twice is once."""
+    """Serve this version; the one that served before is retired. Twice is once."""
     chosen = _known(site, digest)
     with site.database.write() as connection:
         changed = connection.execute(
@@ -105,9 +100,7 @@ def adopt(site: Site, digest: str) -> None:
         if not changed:
             return
         connection.execute(
-            update(version)
-            .where(version.c.name == chosen.name, version.c.digest != digest, version.c.state == "adopted")
-            .values(state="retired")
+            update(version).where(version.c.digest != digest, version.c.state == "adopted").values(state="retired")
         )
         _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}"})
 

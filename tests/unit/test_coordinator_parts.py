@@ -84,6 +84,13 @@ def test_fedavg_weighs_by_cases() -> None:
         strategy("median-of-nothing")
 
 
+def test_a_retraining_runs_once_at_a_time(tmp_path: Path) -> None:
+    with journal.alone(tmp_path), pytest.raises(Conflict, match="runs already"), journal.alone(tmp_path):
+        pass
+    with journal.alone(tmp_path):
+        pass
+
+
 def _measure(auc: float) -> Measure:
     return Measure(
         n=100, n_positive=50, threshold=0.5, tp=40, fp=10, tn=40, fn=10,
@@ -114,6 +121,9 @@ def test_the_release_gate_blocks_what_is_worse_somewhere_or_no_better_and_lists_
     worse = decide(good | {"b": _evidence(0.6, 0.9, "sensitivity-inferior")}, ("a", "b"), 2)
     assert not worse.released
     assert "b: sensitivity" in worse.reasons[0]
+    first = Evidence(retraining="spring", digest=DIGEST, verdict="adopt", reasons=("no-incumbent",))
+    assert decide({"a": first}, ("a",), 1, must_compare=False).released
+    assert not decide({"a": first}, ("a",), 1).released
     same = decide({"a": _evidence(0.7, 0.7)}, ("a",), 1)
     assert not same.released
     assert "not better" in same.reasons[0]

@@ -81,6 +81,7 @@ def test_a_missing_file_a_text_and_a_repeated_row_are_named_and_lose_nothing(
     (tmp_path / "text.dcm").write_text("not an image")
     (tmp_path / "text.png").write_text("not an image")
     more = [
+        ("gone.dcm", "here", "normal", "P"),
         ("gone.png", "here", "normal", "P"),
         ("text.dcm", "here", "normal", "P"),
         ("text.png", "here", "0", "P"),
@@ -100,8 +101,9 @@ def test_a_missing_file_a_text_and_a_repeated_row_are_named_and_lose_nothing(
     assert done.returncode == 1, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
     assert sorted(report["sites"]["here"]["scores"]) == ["0.png", "1.png", "2.png", "3.png"]
-    assert [problem["line"] for problem in report["problems"]] == [4, 5, 6, 7]
-    assert "gone.png" in done.stderr
+    assert [problem["line"] for problem in report["problems"]] == [4, 5, 6, 7, 8]
+    for named in ("gone.png: missing-file", "gone.dcm: missing-file", "text.dcm: not-dicom", "text.png: undecodable"):
+        assert named in done.stderr
     assert "Traceback" not in done.stderr
 
 
