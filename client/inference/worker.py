@@ -25,6 +25,7 @@ from client.inference.panel import Panel
 from client.inference.pipeline import Outcome, Pipeline, Study
 from client.inference.tensors import Tensors
 from client.store.site import Site
+from models.children import share_quickly
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True)
     site = Site(parser.parse_args().site.resolve())
     logs.to_file(site.logs / "node.log")
+    share_quickly()
     run(site)
     logging.shutdown()
     os._exit(0)  # everything is committed; taking the libraries down in order would only cost seconds
