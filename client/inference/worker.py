@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True)
     site = Site(parser.parse_args().site.resolve())
     logs.to_file(site.logs / "node.log")
+    # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
+    os.environ.setdefault("OMP_NUM_THREADS", str(site.config.inference_threads))
     share_quickly()
     run(site)
     logging.shutdown()
