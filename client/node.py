@@ -29,7 +29,7 @@ from client.dicom.gateway import Gateway
 from client.dicom.receive import Completion
 from client.review.api import create_app
 from client.store.site import Site
-from models.children import keep_quiet, share_quickly
+from models.children import keep_quiet
 from models.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,6 @@ def run(folder: Path) -> None:
     config = site.config
     site.database.check()
     logs.to_file(site.logs / "node.log")
-    share_quickly()
     stop = threading.Event()
 
     def ask(_number: int, _frame: object) -> None:

@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -164,14 +163,6 @@ def follow_parent(interval: float = 0.2) -> None:
 def keep_quiet() -> None:
     """Let no library of this process, or of any that it starts, call home; before such a library is imported."""
     os.environ.update(QUIET)
-
-
-def share_quickly() -> None:
-    """Let threads that wait for disk or network take turns with those that compute every half millisecond.
-
-    With Python's five, every answered C-STORE and every sync waits that long to go on, a dozen times a study.
-    """
-    sys.setswitchinterval(0.0005)
 
 
 def free_port() -> int:

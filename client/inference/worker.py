@@ -25,7 +25,6 @@ from client.inference.panel import Panel
 from client.inference.pipeline import Outcome, Pipeline, Study
 from client.inference.tensors import Tensors
 from client.store.site import Site
-from models.children import share_quickly
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +158,6 @@ def main() -> None:
     logs.to_file(site.logs / "node.log")
     # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
     os.environ.setdefault("OMP_NUM_THREADS", str(site.config.inference_threads))
-    share_quickly()
     run(site)
     logging.shutdown()
     os._exit(0)  # everything is committed; taking the libraries down in order would only cost seconds

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,22 +72,18 @@ class Hospital:
     # What its modality does
 
     def send(self, rows: Sequence[Row], seed: int, sending: int, with_off_scope: bool = False) -> None:
-        """Send radiographs by C-STORE over two modalities' associations, a few dozen studies each.
+        """Send radiographs by C-STORE, a few dozen studies an association.
 
         Every image has to be acknowledged. Off-scope studies are mixed in among the first ones.
         """
         others = [image for _, image in studies.off_scope(self.name, seed)] if with_off_scope else []
         chunks = [rows[start : start + _AN_ASSOCIATION] for start in range(0, len(rows), _AN_ASSOCIATION)]
 
-        def work(number: int) -> int:
-            images = [self._image(row, seed, sending) for row in chunks[number]]
+        for number, chunk in enumerate(chunks):
+            images = [self._image(row, seed, sending) for row in chunk]
             images += others[number :: len(chunks)]
             self._store(images)
-            return len(images)
-
-        with ThreadPoolExecutor(2) as modalities:
-            for count in modalities.map(work, range(len(chunks))):
-                self.sent[f"sending {sending}"] += count
+            self.sent[f"sending {sending}"] += len(images)
 
     def _image(self, row: Row, seed: int, sending: int) -> Dataset:
         view = "AP" if row.site == "guangzhou" else "PA"

@@ -26,7 +26,7 @@ from rich.table import Table
 from client.store import versions
 from client.vigilance import register
 from configs.schema import CoordinatorConfig, RetrainingConfig, compose
-from models.children import Child, free_port, share_quickly
+from models.children import Child, free_port
 from models.exchange import Evidence, Measure
 from models.manifest import Row, read
 from models.pki import make_server
@@ -93,7 +93,6 @@ def run(settings: Settings) -> Summary:
     _clear(out)
     story = _data(settings, console, out)
     signal.signal(signal.SIGTERM, _end)
-    share_quickly()
     with ExitStack() as stack:
         memory = stack.enter_context(_Memory())
         with story.chapter("start", "1. A coordinator and three hospitals start, each in its own folder and processes"):
