@@ -129,6 +129,9 @@ def _checked(step: Mapping[str, Any]) -> dict[str, Any]:
 def _step(step: Mapping[str, Any]) -> Callable[[Any], Any]:
     """Build one allowed transform."""
     from monai import transforms  # slow to import and brings torch: only where images are read
+    from monai.data import set_track_meta
+
+    set_track_meta(False)  # a plane of pixels has no affine to carry along, which costs as much as the steps
 
     arguments = {key: value for key, value in step.items() if key != "_target_"}
     try:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from configs.schema import VersionConfig
 from models.bundle import Bundle, Coding, Facts
+from models.errors import InvalidTraining
 from models.hyperparameters import Hyperparameters
 from models.intended_use import IntendedUse
 from models.manifest import Row, picture
@@ -41,12 +42,15 @@ def train_first(
         on_progress: told (steps done, steps in all, running loss).
 
     Raises:
+        InvalidTraining: a label is missing.
         InvalidStudy: an image cannot be read.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's.
     """
+    positive = np.array([row.positive for row in rows])
+    if len(set(positive.tolist())) < 2:
+        raise InvalidTraining("training needs normal and abnormal images, and one of them is missing")
     preprocessing = Preprocessing()
     images = np.stack([preprocessing(picture(row.path)) for row in rows])
-    positive = np.array([row.positive for row in rows])
     network_facts = {key: value for key, value in config.network.items() if key != "name"}
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

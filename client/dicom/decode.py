@@ -92,8 +92,11 @@ def read_header(path: Path) -> FileDataset:
     return _dataset(path, stop_before_pixels=True)
 
 
-def read(path: Path) -> Radiograph:
+def read(path: Path, header: FileDataset | None = None) -> Radiograph:
     """Decode one stored image into presentation values.
+
+    Args:
+        header: what `read_header` gave for it, where the caller has that already.
 
     Raises:
         InvalidStudy: with one word of `REASONS`; never another exception, never a picture that may be wrong.
@@ -102,7 +105,8 @@ def read(path: Path) -> Radiograph:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
-        header = read_header(path)
+        if header is None:
+            header = read_header(path)
         shape = _checked_shape(header)
         whole = _dataset(path, stop_before_pixels=False)
         if len(whole) < len(header):

@@ -9,7 +9,6 @@ kept, apart and flagged, and a failure would only make the PACS send it for ever
 import errno
 import logging
 import re
-import socket
 import threading
 import zlib
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -33,6 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
+from client.dicom.requestor import no_delay
 from client.store.site import Site
 from models.errors import InvalidStudy
 
@@ -118,7 +118,7 @@ class Gateway:
         pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
         config = site.config
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, _without_delay),
+            (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_CONN_CLOSE, self._on_close),
         ]
@@ -293,13 +293,6 @@ def _file_meta(header: _Header, syntax: UID) -> bytes:
     buffer.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(buffer, meta, enforce_standard=True)
     return buffer.getvalue()
-
-
-def _without_delay(event: evt.Event) -> None:
-    connection: Any = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        # every answer is one small packet: waiting for more to send costs 40 ms an image
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _problem(error: OSError | SQLAlchemyError | FutureTimeout) -> str:

@@ -8,16 +8,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Set
+from contextlib import closing
 
 from sqlalchemy import or_, select, update
 
-from client.store.database import Database
+from client.store.database import Database, Watch
 from client.store.tables import study
 
 log = logging.getLogger(__name__)
 
 # a modality that keeps its association open all day must not hold its studies back
 LONGEST_HOLD_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 0.5  # a study becomes complete by the clock, without anybody having written anything
 
 
 def complete(database: Database, quiet_seconds: float, sending: Set[str] = frozenset()) -> int:
@@ -51,7 +54,7 @@ def complete(database: Database, quiet_seconds: float, sending: Set[str] = froze
 
 
 class Completion:
-    """A thread that calls `complete` a few times a second until it is closed."""
+    """A thread that calls `complete` a few times a second while something comes in, until it is closed."""
 
     def __init__(self, database: Database, quiet_seconds: float, sending: Callable[[], Set[str]]) -> None:
         self._database = database
@@ -66,8 +69,10 @@ class Completion:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.1):
-            try:
-                complete(self._database, self._quiet, self._sending())
-            except Exception as error:  # noqa: BLE001  # supervised: a locked database passes, the next turn tries again
-                log.error("completion failed: %s", type(error).__name__)
+        with closing(Watch(self._database)) as watch:
+            while not self._stop.is_set():
+                try:
+                    complete(self._database, self._quiet, self._sending())
+                except Exception as error:  # noqa: BLE001  # supervised: a locked database passes, the next turn tries
+                    log.error("completion failed: %s", type(error).__name__)
+                watch.wait(self._stop, _POLL_SECONDS, _LONGEST_POLL_SECONDS)

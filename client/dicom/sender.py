@@ -5,27 +5,40 @@ state only on the PACS's own answer. A PACS that cannot be reached costs no obje
 object that the PACS refuses is tried again with growing pauses and becomes `failed` in the end, for a person to look
 at and send again.
 
-A repeat after a crash carries the same UIDs and bytes, which a PACS stores once (PS3.4 B.2.3).
+An object goes out as it lies in the archive, unparsed, over an association that is kept for as long as there is more to
+send. What the PACS answered is written down several answers at a time: a repeat after a crash carries the same UIDs
+and bytes, which a PACS stores once (PS3.4 B.2.3).
 """
 
-import io
 import logging
-import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE
+from pynetdicom import _config as pynetdicom_config
 from pynetdicom.association import Association
-from sqlalchemy import Row, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from client.dicom.requestor import associate
+from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome
@@ -35,6 +48,10 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 8
 _TOGETHER: Final = 64
+_SETTLED: Final = 16  # answers that are written down together
+_LOST: Final = "the association ended before an answer"
+_LINGER_SECONDS: Final = 1.0
+_CLASSES: Final = (Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,7 @@ class _Answer:
 
     sent: bool
     problem: str
+    at: float = field(default_factory=time.time)
 
 
 class Sender(threading.Thread):
@@ -80,18 +98,30 @@ class Sender(threading.Thread):
         self._archive = Archive(site.archive)
         self._stop_asked = threading.Event()
         self._unreachable = 0
+        self._association: Association | None = None
+        pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies there
 
     def run(self) -> None:
+        with closing(Watch(self._site.database)) as watch:
+            self._run(watch)
+        self.hang_up()
+
+    def _run(self, watch: Watch) -> None:
+        last = time.monotonic()
         while not self._stop_asked.is_set():
             try:
                 answered = self.drain()
             except Exception:
                 log.exception("sending results failed; trying again")
                 answered, self._unreachable = 0, self._unreachable + 1
+            if answered:
+                last = time.monotonic()
+            elif time.monotonic() - last > _LINGER_SECONDS:
+                self.hang_up()
             if self._unreachable:
                 self._stop_asked.wait(self._pace.pause(self._unreachable))
             elif answered == 0:
-                self._stop_asked.wait(self._pace.poll)
+                watch.wait(self._stop_asked, self._pace.poll, self._pace.first)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the object under way and end."""
@@ -99,45 +129,55 @@ class Sender(threading.Thread):
         if self.is_alive():
             self.join(timeout)
 
+    def hang_up(self) -> None:
+        """Release the association, if there is one."""
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            with suppress(RuntimeError):  # it ended meanwhile
+                association.release()
+
     def drain(self) -> int:
         """Offer what is due over one association; how many objects the PACS gave an answer on."""
         due = self._due()
         if not due:
             return 0
-        ready: list[tuple[Row[Any], Dataset]] = []
-        for row in due:
-            try:
-                ready.append((row, pydicom.dcmread(io.BytesIO(self._archive.read(row.sha256)))))
-            except NotFound:
-                self._settle(row, _Answer(False, "its file is missing from the archive"))
-        if not ready:
-            return len(due)
-        association = self._associate({str(dataset.SOPClassUID) for _, dataset in ready})
+        association = self._established()
         if not association.is_established and association.rejected_contexts:
             # it is there and takes none of these kinds: a refusal of the objects, not an absence
-            for row, _ in ready:
-                self._settle(row, _Answer(False, "the PACS does not take this kind of object"))
-            return len(ready)
+            self._settle([(row, _Answer(False, "the PACS does not take this kind of object")) for row in due])
+            return len(due)
         if not association.is_established:
             self._unreachable += 1
             if self._unreachable == 1:
                 log.warning("the PACS cannot be reached; results wait for it")
-                self._note([row.sop_uid for row, _ in ready], "the PACS cannot be reached")
+                self._note([row.sop_uid for row in due], "the PACS cannot be reached")
             return 0
         if self._unreachable:
             log.info("the PACS answers again")
             self._unreachable = 0
+        answers: list[tuple[Row[Any], _Answer]] = []
         answered = 0
         try:
-            for row, dataset in ready:
+            for row in due:
                 if self._stop_asked.is_set() or not association.is_established:
                     break
-                self._settle(row, _store(association, dataset))
+                answers.append((row, _store(association, self._archive.path(row.sha256))))
                 answered += 1
+                if answers[-1][1].problem == _LOST:
+                    self._association = None  # whatever the library still thinks of it
+                    break
+                if len(answers) == _SETTLED:
+                    self._settle(answers)
+                    answers = []
         finally:
-            if association.is_established:
-                association.release()
+            self._settle(answers)
         return answered
+
+    def _established(self) -> Association:
+        """The association of before, or a new one, which may not have come about."""
+        if self._association is None or not self._association.is_established:
+            self._association = self._associate()
+        return self._association
 
     def _due(self) -> Sequence[Row[Any]]:
         with self._site.database.read() as connection:
@@ -148,42 +188,46 @@ class Sender(threading.Thread):
                 .limit(_TOGETHER)
             ).all()
 
-    def _associate(self, sop_classes: set[str]) -> Association:
+    def _associate(self) -> Association:
         peer = self._site.config.pacs
         entity = AE(self._site.config.ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         entity.connection_timeout = entity.acse_timeout = min(self._pace.answer, 10.0)
         entity.dimse_timeout = entity.network_timeout = self._pace.answer
-        for sop_class in sorted(sop_classes):
+        for sop_class in _CLASSES:
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        handlers: list[tuple[Any, Callable[..., Any]]] = [(evt.EVT_CONN_OPEN, _no_delay)]
-        return entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=handlers)  # type: ignore[arg-type]
+        return associate(entity, peer.host, peer.port, peer.ae_title)
 
-    def _settle(self, row: Row[Any], answer: _Answer) -> None:
+    def _settle(self, answers: Sequence[tuple[Row[Any], _Answer]]) -> None:
+        if not answers:
+            return
+        with self._site.database.write() as connection:
+            for row, answer in answers:
+                self._enter(connection, row, answer)
+        for row, answer in answers:
+            if not answer.sent:
+                log.warning("the PACS did not take a %s (%s), attempt %d", row.kind, answer.problem, row.attempts + 1)
+
+    def _enter(self, connection: Connection, row: Row[Any], answer: _Answer) -> None:
         attempts = row.attempts + 1
         given_up = not answer.sent and attempts >= self._max_attempts
         values: dict[str, Any] = {"attempts": attempts, "problem": answer.problem}
         if answer.sent:
-            values |= {"state": "sent", "sent_at": time.time()}
+            values |= {"state": "sent", "sent_at": answer.at}
         elif given_up:
             values |= {"state": "failed"}
         else:
             values |= {"not_before": time.time() + self._pace.pause(attempts)}
-        with self._site.database.write() as connection:
-            connection.execute(
-                update(delivery)
-                .where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending")
-                .values(**values)
+        connection.execute(
+            update(delivery).where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending").values(**values)
+        )
+        if answer.sent or given_up:
+            append(
+                connection,
+                "delivery.sent" if answer.sent else "delivery.failed",
+                {"object": row.sop_uid, "kind": row.kind, "sha256": row.sha256, "problem": answer.problem},
             )
-            if answer.sent or given_up:
-                append(
-                    connection,
-                    "delivery.sent" if answer.sent else "delivery.failed",
-                    {"object": row.sop_uid, "kind": row.kind, "sha256": row.sha256, "problem": answer.problem},
-                )
-        if not answer.sent:
-            log.warning("the PACS did not take a %s (%s), attempt %d", row.kind, answer.problem, attempts)
 
     def _note(self, sop_uids: list[str], problem: str) -> None:
         with self._site.database.write() as connection:
@@ -219,25 +263,33 @@ def resend(site: Site, sop_uid: str) -> None:
         append(connection, "delivery.resent", {"object": sop_uid, "study": site.study_key(row.study_uid)})
 
 
-def _store(association: Association, dataset: Dataset) -> _Answer:
+def _store(association: Association, path: Path) -> _Answer:
     try:
-        status = association.send_c_store(dataset)
-    except ValueError:
-        # no presentation context was accepted for this kind of object
+        meta = read_file_meta_info(path)
+        agreed = _agreed(association, meta.MediaStorageSOPClassUID)
+    except (AttributeError, EOFError, InvalidDicomError, OSError):
+        return _Answer(False, "its file in the archive is missing or damaged")
+    if agreed is None:
         return _Answer(False, "the PACS does not take this kind of object")
+    try:
+        # another transfer syntax than it lies in has to be written first
+        status = association.send_c_store(path if agreed == meta.TransferSyntaxUID else pydicom.dcmread(path))
+    except ValueError:
+        return _Answer(False, "it cannot be written in the transfer syntax that the PACS takes")
     except RuntimeError:
-        return _Answer(False, "the association ended before an answer")
+        return _Answer(False, _LOST)
     code = status.get("Status")
     if code is None:
-        return _Answer(False, "the association ended before an answer")
+        return _Answer(False, _LOST)
     if code == 0x0000:
         return _Answer(True, "")
     # PS3.4 table B.2-1: B000 coerced, B006 elements discarded, B007 does not match its class: stored all the same
     return _Answer(code & 0xF000 == 0xB000, f"status {code:04X}")
 
 
-def _no_delay(event: evt.Event) -> None:
-    # small writes of the protocol must not wait for the acknowledgement of the one before (Nagle)
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _agreed(association: Association, sop_class: UID) -> UID | None:
+    """The transfer syntax that the PACS took for a class, None where it takes no such object."""
+    for context in association.accepted_contexts:
+        if context.abstract_syntax == sop_class:
+            return context.transfer_syntax[0]
+    return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom import decode
 from client.dicom.archive import Archive
@@ -106,18 +106,20 @@ class Pipeline:
             if isinstance(fitting, OutOfScope):
                 return Refused(fitting.reasons, digest)
             # one at a time: only the highest one's pixels stay in memory
-            highest = self._score(study, fitting[0], version)
-            for image in fitting[1:]:
-                highest = max(highest, self._score(study, image, version), key=lambda one: one.finding.score)
+            highest = self._score(study, *fitting[0], version)
+            for image, header in fitting[1:]:
+                highest = max(highest, self._score(study, image, header, version), key=lambda one: one.finding.score)
         except InvalidStudy as error:
             return Refused((Reason(error.reason, str(error)),), digest)
         return highest
 
-    def _fitting(self, images: Sequence[Image], use: IntendedUse) -> list[Image] | OutOfScope:
-        """The images that the version may read; where there is none, every reason of every image, once each."""
+    def _fitting(self, images: Sequence[Image], use: IntendedUse) -> list[tuple[Image, FileDataset]] | OutOfScope:
+        """The images that the version may read, with their headers; where there is none, every reason of every image,
+        once each.
+        """
         if not images:
             return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
-        fitting: list[Image] = []
+        fitting: list[tuple[Image, FileDataset]] = []
         patients: set[tuple[str, str]] = set()
         reasons: dict[Reason, None] = {}
         for image in images:
@@ -128,14 +130,14 @@ class Pipeline:
             patients.add((_text(header, "PatientID"), _text(header, "IssuerOfPatientID")))
             scope = check(use, Acquisition.from_dataset(header))
             if isinstance(scope, InScope):
-                fitting.append(image)
+                fitting.append((image, header))
             else:
                 reasons.update(dict.fromkeys(scope.reasons))
         if len({patient for patient in patients if patient[0]}) > 1:
             raise InvalidStudy("patient-mismatch", "the study's images name different patients")
         return fitting or OutOfScope(tuple(reasons))
 
-    def _header(self, image: Image, use: IntendedUse) -> Dataset | None:
+    def _header(self, image: Image, use: IntendedUse) -> FileDataset | None:
         """An image's header; None where it cannot be read and the version would not read that kind of object anyway."""
         try:
             return decode.read_header(self._archive.path(image.sha256))
@@ -144,8 +146,8 @@ class Pipeline:
                 raise
             return None
 
-    def _score(self, study: Study, image: Image, version: Serving) -> Scored:
-        radiograph = decode.read(self._archive.path(image.sha256))
+    def _score(self, study: Study, image: Image, header: FileDataset, version: Serving) -> Scored:
+        radiograph = decode.read(self._archive.path(image.sha256), header)
         tensor = version.preprocessing(radiograph.pixels)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)
         answer = version.engine.run(tensor)

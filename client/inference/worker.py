@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from client import logs
@@ -24,11 +25,14 @@ from client.inference import outcomes
 from client.inference.panel import Panel
 from client.inference.pipeline import Outcome, Pipeline, Study
 from client.inference.tensors import Tensors
+from client.lean import without_mlflow
+from client.store.database import Watch
 from client.store.site import Site
 
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.05
+_LONGEST_IDLE_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
 _IN_HAND = 4  # studies read and not yet written: each holds its pixels
 
@@ -54,10 +58,10 @@ class Worker:
 
     def run(self) -> None:
         """Read studies until stopped."""
-        with ThreadPoolExecutor(1, "conclude") as writing:
+        with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
             while not self._stop.is_set():
                 if not self._turn(writing):
-                    self._stop.wait(_IDLE_SECONDS)
+                    watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
     def _turn(self, writing: ThreadPoolExecutor) -> bool:
         """One study, if there is one; whatever goes wrong with it stays with it."""
@@ -158,6 +162,7 @@ def main() -> None:
     logs.to_file(site.logs / "node.log")
     # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
     os.environ.setdefault("OMP_NUM_THREADS", str(site.config.inference_threads))
+    without_mlflow()
     run(site)
     logging.shutdown()
     os._exit(0)  # everything is committed; taking the libraries down in order would only cost seconds

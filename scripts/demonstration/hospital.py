@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, DigitalXRayImageStorageForPresentation, MRImageStorage  # type: ignore
 
+from client.dicom.requestor import associate
 from client.federation import supernode
 from client.review.readers import add
 from client.store.site import Site, create, write_secret
@@ -105,7 +106,7 @@ class Hospital:
         entity = AE(f"{self.name[:10].upper()}_DR")
         for sop_class in (DigitalXRayImageStorageForPresentation, CTImageStorage, MRImageStorage):
             entity.add_requested_context(sop_class)
-        association = entity.associate("127.0.0.1", self.site.config.dicom_port, ae_title=self.site.config.ae_title)
+        association = associate(entity, "127.0.0.1", self.site.config.dicom_port, self.site.config.ae_title)
         if not association.is_established:
             raise DemonstrationFailed(f"{self.name}: the node accepts no association")
         try:

@@ -149,7 +149,7 @@ def test_a_study_whose_reading_kills_the_process_fails_visibly_and_can_be_retrie
     program = (
         "import os, sys\nfrom pathlib import Path\nfrom client.dicom import decode\n"
         "from client.inference.worker import run\nfrom client.store.site import Site\n"
-        "decode.read = lambda path: os.abort()\nrun(Site(Path(sys.argv[1])))\n"
+        "decode.read = lambda path, header=None: os.abort()\nrun(Site(Path(sys.argv[1])))\n"
     )
 
     def lives() -> int:
