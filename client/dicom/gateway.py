@@ -6,6 +6,7 @@ the index needs is read. A second instance with the same UID and other content i
 kept, apart and flagged, and a failure would only make the PACS send it for ever.
 """
 
+import copy
 import errno
 import logging
 import re
@@ -26,6 +27,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom import _config as pynetdicom_config
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -123,7 +125,7 @@ class Gateway:
             (evt.EVT_CONN_CLOSE, self._on_close),
         ]
         server = _entity(config.ae_title, config.calling_ae_titles).start_server(
-            (config.host, config.dicom_port), block=False, evt_handlers=handlers
+            (config.host, config.dicom_port), block=False, evt_handlers=handlers, contexts=_contexts()
         )
         assert server is not None  # only a blocking start returns nothing
         self._server = server
@@ -203,11 +205,27 @@ def _entity(ae_title: str, calling_ae_titles: list[str]) -> AE:
     entity.maximum_pdu_size = 0  # the sender's choice
     entity.network_timeout = 120
     entity.require_calling_aet = list(calling_ae_titles)
-    syntaxes = [str(syntax) for syntax in uids.AllTransferSyntaxes]
-    for abstract_syntax in sorted(_storage_classes()):
-        entity.add_supported_context(abstract_syntax, syntaxes)
-    entity.add_supported_context(Verification)
     return entity
+
+
+class _Context(PresentationContext):
+    """pynetdicom copies every context for every association, 60 ms for ours, most of it UIDs that never change."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Context":
+        made = copy.copy(self)
+        made._transfer_syntax = [*self._transfer_syntax]
+        return made
+
+
+def _contexts() -> list[PresentationContext]:
+    """What is accepted: every storage class in every transfer syntax, and verification."""
+    found: list[PresentationContext] = []
+    for abstract_syntax in (*sorted(_storage_classes()), Verification):
+        context = _Context()
+        context.abstract_syntax = UID(abstract_syntax)
+        context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]
+        found.append(context)
+    return found
 
 
 def _storage_classes() -> set[str]:
