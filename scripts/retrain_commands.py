@@ -56,14 +56,30 @@ def watch(folder: Folder, name: str) -> None:
         time.sleep(0.5)
 
 
+@app.command()
+def stop(folder: Folder, name: str) -> None:
+    """Stop a retraining; launching it again goes on after the last whole round.
+
+    Example: vigie retrain stop --folder coordinator spring
+    """
+    from server.coordinator import Coordinator
+    from server.launch import stop as end
+
+    end(Coordinator(folder.resolve()), name)
+    print(f"{name} is stopped; launch it again to go on")
+
+
 @app.command("list")
 def list_all(folder: Folder) -> None:
     """List retrainings with their last step.
 
     Example: vigie retrain list --folder coordinator
     """
+    from models.errors import NotFound
     from server import journal
 
+    if not (folder / "coordinator.yaml").exists():
+        raise NotFound(f"{folder} is not a coordinator's folder")
     for path in sorted((folder / "retrainings").glob("*/plan.json")):
         lines = list(journal.read(path.parent))
         plan = json.loads(path.read_text())

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scripts.signals import wait_for_signal
@@ -125,6 +126,59 @@ def reader(
     from client.store.site import Site
 
     print(add(Site(folder.resolve()), name, role))
+
+
+@app.command("try")
+def try_(
+    studies: Annotated[Path, typer.Argument(help="folder of DICOM files")],
+    folder: Folder,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write it all here, too")] = None,
+) -> None:
+    """Say what the node would do with each study of a folder; nothing is sent or stored.
+
+    Example: vigie site try --folder node /mnt/new-scanner --json tried.json
+    """
+    from client.inference.panel import Panel
+    from client.inference.trial import TriedStudy, try_folder
+    from client.lean import without_mlflow
+    from client.store.site import Site
+
+    without_mlflow()
+    site = Site(folder.resolve())
+    site.database.check()
+
+    def tell(study: TriedStudy) -> None:
+        what = f"{study.score:.3f}" if study.score is not None else ", ".join(reason.code for reason in study.reasons)
+        print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
+
+    tried = try_folder(site, Panel(site).serving, studies.resolve(), tell)
+    for unread in tried.unread:
+        print(f"not read {unread.reason:<40} {unread.file}")
+    if json_file is not None:
+        json_file.write_text(tried.model_dump_json(indent=2) + "\n")
+
+
+@app.command()
+def doctor(folder: Folder) -> None:
+    """Look whether the node can do its work, and say what to do where it cannot; ends with 1 then.
+
+    Example: vigie site doctor --folder node
+    """
+    from client.doctor import examine
+    from client.lean import without_mlflow
+    from client.store.site import Site
+
+    without_mlflow()
+    console = Console(highlight=False, soft_wrap=True)
+    well = True
+    for check in examine(Site(folder.resolve())):
+        mark = "[green]well[/green]" if check.ok else "[red]mend[/red]"
+        console.print(f"{mark}  {check.name:<22} {escape(check.found)}")
+        if check.advice:
+            console.print(f"      {'':<22} [bold]{escape(check.advice)}[/bold]")
+        well = well and check.ok
+    if not well:
+        raise typer.Exit(1)
 
 
 @app.command()

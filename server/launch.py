@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs.schema import RetrainingConfig
-from models.errors import ConfigurationError, VigieError
+from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.hyperparameters import Hyperparameters
 from server import journal
 from server.coordinator import Coordinator
-from server.plan import Plan, save
+from server.plan import Plan, load, save
 from server.superlink import FINISHED, SuperLink, registered_sites
 
 Line = dict[str, Any]
+_RUN = "run"  # in a retraining's folder: the number of its newest Flower run
 
 
 class RetrainingFailed(VigieError):
@@ -55,12 +56,13 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
 
 
 def launch(
-    coordinator: Coordinator, plan: Plan, on_line: Callable[[Line], None] | None = None, poll: float = 0.2
+    coordinator: Coordinator, plan: Plan, on_line: Callable[[Line], None] | None = None, poll: float = 1.0
 ) -> list[Line]:
     """Start, or resume, a plan as one Flower run, and follow its journal to the end.
 
     Args:
         on_line: told each line of the journal as it comes, those of an earlier attempt too.
+        poll: seconds between two questions to the SuperLink, each a TLS connection of its own.
 
     Returns:
         The journal.
@@ -69,8 +71,9 @@ def launch(
         RetrainingFailed: the run ended before the last step.
     """
     folder = save(plan, coordinator.folder)
-    link = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host)
+    link = _link(coordinator)
     run_id = link.run(plan.name)
+    (folder / _RUN).write_text(f"{run_id}\n")
     seen = 0
     while True:
         state = link.state(run_id)
@@ -87,6 +90,28 @@ def launch(
             f"{plan.name} ended as {state.progress} after {_steps(lines)}: {state.details or 'see logs/superlink.log'}"
         )
     return lines
+
+
+def stop(coordinator: Coordinator, name: str) -> None:
+    """Stop a retraining; the rounds that it has done stay, and launching it again goes on from there.
+
+    Raises:
+        NotFound: there is no such retraining, or it was never launched.
+        Conflict: it has ended already.
+    """
+    load(coordinator.folder, name)
+    path = coordinator.folder / "retrainings" / name / _RUN
+    if not path.exists():
+        raise NotFound(f"{name!r} was never launched")
+    link, run_id = _link(coordinator), int(path.read_text())
+    state = link.state(run_id)
+    if state.progress in FINISHED:
+        raise Conflict(f"{name!r} does not run: it is {state.progress}")
+    link.stop_run(run_id)
+
+
+def _link(coordinator: Coordinator) -> SuperLink:
+    return SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host)
 
 
 def _steps(lines: Sequence[Line]) -> str:

@@ -51,7 +51,7 @@ _TOGETHER: Final = 64
 _SETTLED: Final = 16  # answers that are written down together
 _LOST: Final = "the association ended before an answer"
 _LINGER_SECONDS: Final = 1.0
-_CLASSES: Final = (Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage)
+RESULT_CLASSES: Final = (Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Sender(threading.Thread):
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         entity.connection_timeout = entity.acse_timeout = min(self._pace.answer, 10.0)
         entity.dimse_timeout = entity.network_timeout = self._pace.answer
-        for sop_class in _CLASSES:
+        for sop_class in RESULT_CLASSES:
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         return associate(entity, peer.host, peer.port, peer.ae_title)
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom import decode
-from client.dicom.archive import Archive
 from client.dicom.results import Finding
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check
-from client.inference.tensors import Tensors
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
+from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.panel import Serving
@@ -72,19 +74,30 @@ class Failed:
 Outcome = Scored | Refused | Failed
 
 
+class Files(Protocol):
+    """Where the content with a digest lies."""
+
+    def path(self, digest: str) -> Path: ...
+
+
+class Keeper(Protocol):
+    """Keeps what was preprocessed."""
+
+    def keep(self, sha256: str, preprocessing: Preprocessing, tensor: NDArray[np.float32]) -> None: ...
+
+
 class Pipeline:
     """Scores studies of one site.
 
     Args:
+        files: the site's archive.
         tensors: keeps what was preprocessed, for local training.
         serving: gives the version to score with, or None.
         institution: as results name it.
     """
 
-    def __init__(
-        self, archive: Archive, tensors: Tensors, serving: Callable[[], Serving | None], institution: str
-    ) -> None:
-        self._archive = archive
+    def __init__(self, files: Files, tensors: Keeper, serving: Callable[[], Serving | None], institution: str) -> None:
+        self._files = files
         self._tensors = tensors
         self._serving = serving
         self._institution = institution
@@ -140,14 +153,14 @@ class Pipeline:
     def _header(self, image: Image, use: IntendedUse) -> FileDataset | None:
         """An image's header; None where it cannot be read and the version would not read that kind of object anyway."""
         try:
-            return decode.read_header(self._archive.path(image.sha256))
+            return decode.read_header(self._files.path(image.sha256))
         except InvalidStudy:
             if image.sop_class in use.sop_classes:
                 raise
             return None
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Serving) -> Scored:
-        radiograph = decode.read(self._archive.path(image.sha256), header)
+        radiograph = decode.read(self._files.path(image.sha256), header)
         tensor = version.preprocessing(radiograph.pixels)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)
         answer = version.engine.run(tensor)

@@ -7,13 +7,13 @@ patients held back, and takes the worst figure of them.
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.errors import ConfigurationError
 from scripts.benchmarks.report import Report, at_least, at_most
-from scripts.demonstration.summary import Summary
+from scripts.demonstration.summary import Performance, Summary
 
 
 def run(arguments: Sequence[str]) -> Report:
@@ -60,11 +60,18 @@ def _read(path: Path) -> Summary:
     return Summary.model_validate_json(path.read_text())
 
 
+def _auc(site: str, performance: Mapping[str, Performance]) -> float:
+    value = performance["test"].auc.value if "test" in performance else None
+    if value is None:
+        raise ConfigurationError(f"no AUC at {site}: the targets are for a whole demonstration, without --limit")
+    return value
+
+
 def _row(summary: Summary) -> dict[str, Any]:
     row: dict[str, Any] = {"seed": summary.seed, "rounds": summary.rounds}
     for site, found in summary.hospitals.items():
         for label, performance in (("v1", found.before), ("v2", found.after)):
-            row[f"{site} {label}"] = performance["test"].auc.value
+            row[f"{site} {label}"] = _auc(site, performance)
         row[f"{site} decision"] = found.decision
         row[f"{site} mended"], row[f"{site} new errors"] = found.mended, found.new_errors
     row["seconds"] = summary.seconds["total"]

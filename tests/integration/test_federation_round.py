@@ -12,6 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from federation_peers import Federation
 
 from client.federation.supernode import COMMAND
+from configs.schema import CoordinatorConfig
+from configs.schema import save as save_config
+from models.errors import Conflict, NotFound
+from server.coordinator import Coordinator
+from server.launch import stop
+from server.plan import Plan, save
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 SITES = ("alpha", "beta")
@@ -95,6 +101,28 @@ def test_a_site_that_is_late_is_silent_and_the_others_count(federation):
     assert results["beta"] == {"failure": "silent"}
     assert results["alpha"]["kind"] == "update"
     assert report["exchanges"][0]["seconds"] < 12
+
+
+def test_a_retraining_that_was_stopped_is_launched_again(federation, eventually):
+    federation.hospitals["beta"].behave("slow")
+    save_config(CoordinatorConfig(superlink_port=federation.superlink.port), federation.folder / "coordinator.yaml")
+    coordinator = Coordinator(federation.folder)
+    plan = Plan.model_validate({"name": "late-stopped", "base": "m@1", "sites": SITES, "quorum": 2, "rounds": 1})
+    folder = save(plan, federation.folder)
+    with pytest.raises(NotFound, match="never launched"):
+        stop(coordinator, plan.name)
+
+    run = federation.superlink.run(plan.name)
+    (folder / "run").write_text(f"{run}\n")
+    eventually(lambda: federation.superlink.state(run).progress == "running")
+    stop(coordinator, plan.name)
+
+    assert federation.superlink.wait(run, 30).progress == "stopped"
+    with pytest.raises(Conflict, match="stopped"):
+        stop(coordinator, plan.name)
+    federation.hospitals["beta"].behave("honest")
+    state, _ = federation.run(plan.name)
+    assert state.progress == "completed", state.details
 
 
 def test_a_round_with_nothing_to_compute_is_short(federation):

@@ -1,0 +1,305 @@
+"""`vigie site doctor`: whether a node can do its work, one line a check, each failure with what to do about it.
+
+Nothing is changed, and nothing but C-ECHO and a TLS handshake leaves the node.
+"""
+
+import os
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from cryptography import x509
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
+from sqlalchemy import Column, func, select
+
+from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from client.dicom.requestor import associate
+from client.dicom.results import derive_uid, put
+from client.dicom.sender import RESULT_CLASSES
+from client.inference.panel import Panel, Serving
+from client.inference.trial import try_folder
+from client.store.site import Site
+from client.store.tables import delivery, study
+from models.errors import VigieError
+from models.intended_use import IntendedUse
+from models.signing import load_trust
+
+LEAST_FREE_BYTES: Final = 10 << 30
+LEAST_CERTIFICATE_DAYS: Final = 30
+_ANSWER_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one look found.
+
+    Attributes:
+        name: what was looked at.
+        ok: False where somebody has to do something.
+        found: what there is.
+        advice: what to do; empty where all is well.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine(site: Site) -> Iterator[Check]:
+    """All checks, cheap ones first; one that breaks is a failed check, and the others go on."""
+    panel = Panel(site)
+    checks: tuple[tuple[str, Callable[[Site], Check]], ...] = (
+        ("database", _database),
+        ("ledger", _ledger),
+        ("disk", _disk),
+        ("clock", _clock),
+        ("secrets", _secrets),
+        ("trusted signers", _trust),
+        ("certificate authority", _authority),
+        ("coordinator", _coordinator),
+        ("PACS", _pacs),
+        ("results", _deliveries),
+        ("studies", _studies),
+        ("GPU", _gpu),
+        ("model", lambda site: _model(site, panel)),
+        ("test study", lambda site: _test_study(site, panel)),
+    )
+    for name, look in checks:
+        try:
+            yield look(site)
+        except VigieError as error:
+            yield Check(name, False, str(error), "see the message; `vigie site --help` lists what mends it")
+        except Exception as error:  # noqa: BLE001  # the doctor is for when things are broken
+            yield Check(name, False, type(error).__name__, f"look into {site.logs / 'node.log'}")
+
+
+def _database(site: Site) -> Check:
+    site.database.check()
+    return Check("database", True, "of this release")
+
+
+def _ledger(site: Site) -> Check:
+    broken = site.ledger.first_break()
+    if broken is None:
+        return Check("ledger", True, f"{sum(1 for _ in site.ledger.entries())} entries, every link holds")
+    advice = "keep a copy of site.db, tell your security officer: somebody or something changed it"
+    return Check("ledger", False, f"entry {broken} does not hold", advice)
+
+
+def _disk(site: Site) -> Check:
+    usage = shutil.disk_usage(site.folder)
+    found = f"{usage.free / 2**30:.0f} GiB of {usage.total / 2**30:.0f} GiB free"
+    if usage.free < LEAST_FREE_BYTES:
+        return Check("disk", False, found, f"make room under {site.folder}: a full disk refuses images to the modality")
+    return Check("disk", True, found)
+
+
+def _clock(site: Site) -> Check:
+    newest = max((entry.at for entry in site.ledger.entries()), default=0.0)
+    if newest > time.time() + 60:
+        return Check("clock", False, "earlier than the newest ledger entry", "set the clock, and keep it by NTP")
+    program = shutil.which("timedatectl")
+    if program:
+        command = [program, "show", "--property=NTPSynchronized", "--value"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        if told.stdout.strip() == "no":
+            return Check("clock", False, "not synchronised", "turn NTP on: timedatectl set-ntp true")
+        if told.stdout.strip() == "yes":
+            return Check("clock", True, "synchronised by NTP")
+    return Check("clock", True, "not behind the ledger; whether NTP keeps it cannot be told from here")
+
+
+def _secrets(site: Site) -> Check:
+    missing = [name for name in ("fold.key", "pseudonym.key") if not (site.secrets / name).exists()]
+    if missing:
+        advice = "restore them from the backup: new ones would draw patients into other folds"
+        return Check("secrets", False, f"{', '.join(missing)} missing", advice)
+    open_ = [
+        path.name
+        for path in (site.secrets, *site.secrets.iterdir())
+        if path.suffix != ".pub" and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if open_:
+        return Check("secrets", False, f"{', '.join(open_)} can be read by others", f"chmod -R go= {site.secrets}")
+    return Check("secrets", True, "there, and for their owner only")
+
+
+def _trust(site: Site) -> Check:
+    names = list(load_trust(site.trust))
+    if not names:
+        return Check("trusted signers", False, "none", f"put the vendor's and the coordinator's .pub into {site.trust}")
+    return Check("trusted signers", True, ", ".join(names))
+
+
+def _authority(site: Site) -> Check:
+    path = site.trust / "ca.crt"
+    if not path.exists():
+        if not site.config.superlink:
+            return Check("certificate authority", True, "none, and no coordinator is configured")
+        return Check("certificate authority", False, "missing", f"copy the coordinator's ca.crt to {path}")
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
+    if days < LEAST_CERTIFICATE_DAYS:
+        return Check("certificate authority", False, f"ends in {days} days", "ask the coordinator for the next one")
+    return Check("certificate authority", True, f"valid for {days} days")
+
+
+def _coordinator(site: Site) -> Check:
+    if not site.config.superlink:
+        return Check("coordinator", True, "none configured: this node takes part in no retraining")
+    host, _, port = site.config.superlink.rpartition(":")
+    context = ssl.create_default_context(cafile=str(site.trust / "ca.crt"))
+    try:
+        with (
+            socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host) as wrapped,
+        ):
+            return Check("coordinator", True, f"{site.config.superlink} answers, {wrapped.version()}")
+    except ssl.SSLError as error:
+        advice = "it is not the server that the ca.crt here was given for: ask the coordinator"
+        return Check("coordinator", False, f"{site.config.superlink}: {error.reason or 'TLS failed'}", advice)
+    except OSError as error:
+        advice = "open the firewall outward to this one address, or ask whether the coordinator runs"
+        return Check("coordinator", False, f"{site.config.superlink}: {error.strerror or type(error).__name__}", advice)
+
+
+def _pacs(site: Site) -> Check:
+    peer = site.config.pacs
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    entity = AE(site.config.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = _ANSWER_SECONDS
+    entity.add_requested_context(Verification)
+    for sop_class in RESULT_CLASSES:
+        entity.add_requested_context(sop_class)
+    association = associate(entity, peer.host, peer.port, peer.ae_title)
+    if not association.is_established:
+        if association.is_rejected:
+            advice = f"let AE title {site.config.ae_title} in at the PACS, and check the one it is called by here"
+            return Check("PACS", False, f"{where} refuses the association", advice)
+        return Check("PACS", False, f"{where} does not answer", "check host, port and firewall in site.yaml; is it up?")
+    try:
+        taken = {str(context.abstract_syntax) for context in association.accepted_contexts}
+        refused = [sop_class.name for sop_class in RESULT_CLASSES if str(sop_class) not in taken]
+        status = association.send_c_echo().get("Status")
+    finally:
+        association.release()
+    if status != 0x0000:
+        return Check("PACS", False, f"{where} answers C-ECHO with {status}", "ask whoever runs the PACS")
+    if refused:
+        return Check("PACS", False, f"{where} takes no {', '.join(refused)}", "let the PACS accept these SOP classes")
+    return Check("PACS", True, f"{where} answers C-ECHO and takes every kind of result")
+
+
+def _deliveries(site: Site) -> Check:
+    counts = _counts(site, delivery.c.state)
+    found = f"{counts.get('sent', 0)} sent, {counts.get('pending', 0)} waiting, {counts.get('failed', 0)} put aside"
+    if counts.get("failed"):
+        return Check("results", False, found, "look at them in the worklist, mend what they say, and send them again")
+    return Check("results", True, found)
+
+
+def _studies(site: Site) -> Check:
+    counts = _counts(site, study.c.state)
+    found = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
+    if counts.get("failed"):
+        return Check("studies", False, found, "look at the failed ones in the worklist and retry them")
+    return Check("studies", True, found)
+
+
+def _counts(site: Site, column: Column[str]) -> dict[str, int]:
+    with site.database.read() as connection:
+        rows = connection.execute(select(column, func.count()).group_by(column)).all()
+    return {str(state): int(count) for state, count in rows}
+
+
+def _gpu(_site: Site) -> Check:
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Check("GPU", True, f"none; inference on the processor ({', '.join(providers)})")
+    command = [program, "--query-gpu=name,driver_version,memory.free", "--format=csv,noheader"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=False)
+    if told.returncode:
+        return Check("GPU", False, "nvidia-smi fails", "mend the NVIDIA driver; until then the processor is used")
+    if "CUDAExecutionProvider" not in providers:
+        advice = "install the gpu extra instead of cpu: onnxruntime-gpu"
+        return Check("GPU", False, f"{told.stdout.strip()}, not used", advice)
+    return Check("GPU", True, told.stdout.strip().replace("\n", "; "))
+
+
+def _model(_site: Site, panel: Panel) -> Check:
+    version = panel.serving()
+    if version is None:
+        return Check("model", False, "no version is adopted", "wait for a delivery; every study is refused until then")
+    facts = version.bundle.facts
+    return Check("model", True, f"{facts.label} passes its reference cases on {version.engine.provider}")
+
+
+def _test_study(site: Site, panel: Panel) -> Check:
+    """A made-up study through scope, decoding, preprocessing, engine, and the objects that would be sent."""
+    version = panel.serving()
+    if version is None:
+        return Check("test study", True, "not without a version")
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _made_up(version).save_as(Path(name) / "test.dcm", enforce_file_format=True)
+        try_folder(site, panel.serving, Path(name))  # the first one pays for loading what preprocesses
+        began = time.perf_counter()
+        (tried,) = try_folder(site, panel.serving, Path(name)).studies
+        seconds = time.perf_counter() - began
+    if tried.outcome != "scored":
+        reasons = "; ".join(reason.text for reason in tried.reasons)
+        return Check("test study", False, f"{tried.outcome}: {reasons}", f"look into {site.logs / 'node.log'}")
+    return Check("test study", True, f"scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
+
+
+def _made_up(version: Serving) -> Dataset:
+    """An image that the version's intended use admits; noise, of nobody."""
+    use: IntendedUse = version.bundle.facts.intended_use
+    side = max(use.min_size_px, 64)
+    image = Dataset()
+    for keyword, value in {
+        "SOPClassUID": use.sop_classes[0],
+        "SOPInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
+        "StudyInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
+        "SeriesInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
+        "Modality": use.modalities[0],
+        "PatientID": "VIGIE-DOCTOR",
+        "PatientAge": f"{int(min(max(use.min_age_years or 0, 40), use.max_age_years or 40)):03d}Y",
+        "BodyPartExamined": use.body_parts[0] if use.body_parts else "",
+        "ViewPosition": use.views[0] if use.views else "",
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": side,
+        "Columns": side,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+        "PixelData": np.random.default_rng(0).integers(0, 256, (side, side), np.uint8).tobytes(),
+    }.items():
+        put(image, keyword, value)
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    return image

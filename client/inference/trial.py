@@ -1,0 +1,207 @@
+"""What the node would do with a folder of DICOM files: how IT tries a new scanner. Nothing is sent or stored.
+
+The studies go the same way as those that arrive, through `Pipeline`; only the files stay where they are, and nothing
+is written into the site.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from pydicom.dataset import Dataset
+
+from client.dicom import decode
+from client.inference.outcomes import failure
+from client.inference.panel import Serving
+from client.inference.pipeline import Failed, Image, Outcome, Pipeline, Refused, Scored, Study
+from client.store.site import Site
+from models.errors import BundleRefused, InvalidStudy, NotFound
+from models.preprocessing import Preprocessing
+
+_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+class Unread(BaseModel):
+    """A file that belongs to no study: the gateway would have refused it, or kept it apart."""
+
+    file: str
+    reason: str
+    text: str
+
+
+class Why(BaseModel):
+    """A coded reason, with a sentence for a person."""
+
+    code: str
+    text: str
+
+
+class TriedStudy(BaseModel):
+    """What would become of one study.
+
+    Attributes:
+        files: of the study, relative to the folder, in their order.
+        outcome: `scored`, `refused`, or `failed` where something at the node is to be mended.
+        reasons: of a refusal or failure.
+        version: NAME@NUMBER that read it, or would have; None where none is adopted.
+        version_why: why this version.
+        score: 0..1, of the highest scoring file.
+        threshold: that was applied, 0..1.
+        scored_file: the file whose score it is.
+    """
+
+    study: str
+    files: list[str]
+    outcome: Literal["scored", "refused", "failed"]
+    reasons: list[Why]
+    version: str | None
+    version_why: str
+    score: float | None = None
+    threshold: float | None = None
+    positive: bool | None = None
+    scored_file: str | None = None
+    engine: str | None = None
+
+
+class Trial(BaseModel):
+    """All of a folder; every file is in one study or among the unread ones."""
+
+    folder: str
+    studies: list[TriedStudy]
+    unread: list[Unread]
+
+
+@dataclass
+class _Found:
+    """The files of a folder, by study, and where the content with a digest lies."""
+
+    paths: dict[str, Path] = field(default_factory=lambda: dict[str, Path]())
+    studies: dict[str, list[Image]] = field(default_factory=lambda: dict[str, list[Image]]())
+    files: dict[str, list[str]] = field(default_factory=lambda: dict[str, list[str]]())
+    unread: list[Unread] = field(default_factory=lambda: list[Unread]())
+
+    def path(self, digest: str) -> Path:
+        return self.paths[digest]
+
+
+class _Nowhere:
+    """Keeps no tensor."""
+
+    def keep(self, sha256: str, preprocessing: Preprocessing, tensor: NDArray[np.float32]) -> None:
+        return
+
+
+def try_folder(
+    site: Site,
+    serving: Callable[[], Serving | None],
+    folder: Path,
+    on_study: Callable[[TriedStudy], None] | None = None,
+) -> Trial:
+    """Read every file under a folder as if it had arrived.
+
+    Args:
+        serving: gives the version to score with, or None.
+        on_study: told each study as it is done.
+
+    Raises:
+        NotFound: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"{folder} is not a folder")
+    found = _scan(folder)
+    pipeline = Pipeline(found, _Nowhere(), serving, site.config.institution)
+    studies: list[TriedStudy] = []
+    for uid, images in found.studies.items():
+        study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images))
+        studies.append(_tried(study, _safely(pipeline, study), serving, found, folder))
+        if on_study is not None:
+            on_study(studies[-1])
+    return Trial(folder=str(folder), studies=studies, unread=found.unread)
+
+
+def _safely(pipeline: Pipeline, study: Study) -> Outcome:
+    try:
+        return pipeline.process(study)
+    except Exception as error:  # noqa: BLE001  # the worker, too, would go on with the next study
+        return failure(error)
+
+
+def _scan(folder: Path) -> _Found:
+    found = _Found()
+    content_of: dict[str, str] = {}
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        name = str(path.relative_to(folder))
+        try:
+            header = decode.read_header(path)
+            sop_class, sop_uid, study_uid, _ = (_uid(header, keyword) for keyword in _UIDS)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except InvalidStudy as error:
+            found.unread.append(Unread(file=name, reason=error.reason, text=str(error)))
+            continue
+        except OSError as error:
+            found.unread.append(Unread(file=name, reason="unreadable", text=error.strerror or type(error).__name__))
+            continue
+        known = content_of.setdefault(sop_uid, digest)
+        if known == digest and digest in found.paths:
+            found.unread.append(Unread(file=name, reason="duplicate", text="the same image is there already"))
+        elif known != digest:
+            text = "another image has the same UID; nobody can say which of the two is right"
+            found.unread.append(Unread(file=name, reason="conflicting", text=text))
+        else:
+            found.paths[digest] = path
+            found.studies.setdefault(study_uid, []).append(Image(sop_uid, sop_class, digest))
+            found.files.setdefault(study_uid, []).append(name)
+    return found
+
+
+def _uid(header: Dataset, keyword: str) -> str:
+    value = str(header.get(keyword) or "").strip(" \0")
+    if not value or len(value) > 64 or not set(value) <= set("0123456789."):
+        raise InvalidStudy("uid-missing", f"{keyword} is missing or is none")
+    return value
+
+
+def _version(serving: Callable[[], Serving | None]) -> Serving | None:
+    try:
+        return serving()
+    except BundleRefused:
+        return None  # the outcome says so
+
+
+def _tried(
+    study: Study, result: Outcome, serving: Callable[[], Serving | None], found: _Found, folder: Path
+) -> TriedStudy:
+    version = _version(serving)
+    label = version.bundle.facts.label if version else None
+    tried = TriedStudy(
+        study=study.uid,
+        files=found.files[study.uid],
+        outcome="scored",
+        reasons=[],
+        version=label,
+        version_why="the version that this hospital adopted last" if version else "no version is adopted here",
+    )
+    match result:
+        case Scored():
+            finding = result.finding
+            scored = str(found.paths[result.image.sha256].relative_to(folder))
+            return tried.model_copy(
+                update={
+                    "score": finding.score,
+                    "threshold": finding.threshold,
+                    "positive": finding.positive,
+                    "scored_file": scored,
+                    "engine": result.engine,
+                }
+            )
+        case Refused():
+            reasons = [Why(code=str(reason.code), text=reason.text) for reason in result.reasons]
+            return tried.model_copy(update={"outcome": "refused", "reasons": reasons})
+        case Failed():
+            reason = Why(code=str(result.reason.code), text=result.reason.text)
+            return tried.model_copy(update={"outcome": "failed", "reasons": [reason]})

@@ -1,0 +1,120 @@
+"""`vigie site try`: every file of a folder is accounted for once, and nothing of it stays."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from sqlalchemy import func, select
+from typer.testing import CliRunner
+
+from client.dicom import decode
+from client.inference.panel import Panel
+from client.inference.trial import Trial, try_folder
+from client.store.site import Site
+from client.store.tables import instance, outcome, study
+from models.errors import NotFound
+
+Make = Callable[..., Dataset]
+
+
+def save(dataset: Dataset, path: Path) -> Dataset:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset
+
+
+def stored(site: Site) -> tuple[int, ...]:
+    with site.database.read() as connection:
+        rows = [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in _TABLES]
+    files = [path for folder in (site.archive, site.tensors) for path in folder.rglob("*") if path.is_file()]
+    return (*rows, len(files), sum(1 for _ in site.ledger.entries()))
+
+
+_TABLES = (instance, study, outcome)
+
+
+def accounted(tried: Trial, folder: Path) -> None:
+    named = [file for one in tried.studies for file in one.files] + [one.file for one in tried.unread]
+    assert Counter(named) == Counter(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_of_good_and_bad_files(site: Site, radiograph: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "scanner"
+    good = save(radiograph(0.8), folder / "good.dcm")
+    same = {"StudyInstanceUID": good.StudyInstanceUID, "PatientID": good.PatientID}
+    save(radiograph(0.2, **same), folder / "deep" / "second.dcm")
+    save(radiograph(BodyPartExamined="HAND"), folder / "hand.dcm")
+    save(radiograph(PixelData=b"\0" * 100), folder / "short.dcm")
+    save(radiograph(StudyInstanceUID=None), folder / "nameless.dcm")
+    clash = save(radiograph(), folder / "clash-1.dcm")
+    save(radiograph(SOPInstanceUID=clash.SOPInstanceUID), folder / "clash-2.dcm")
+    shutil.copy(folder / "good.dcm", folder / "good-again.dcm")
+    shutil.copy(str(get_testdata_file("CT_small.dcm")), folder / "ct.dcm")
+    (folder / "text.dcm").write_text("not a picture")
+    before = stored(site)
+
+    tried = try_folder(site, Panel(site).serving, folder)
+
+    accounted(tried, folder)
+    outcomes = {one.files[0]: one for one in tried.studies}
+    first = outcomes["deep/second.dcm"]
+    serving = Panel(site).serving()
+    assert serving is not None
+    assert (first.outcome, first.version) == ("scored", serving.bundle.facts.label)
+    assert first.scored_file in ("good.dcm", "good-again.dcm")
+    expected = serving.engine.run(serving.preprocessing(decode.read(folder / "good.dcm").pixels)).score
+    assert first.score == pytest.approx(expected, abs=1e-6)
+    assert {why.code for why in outcomes["hand.dcm"].reasons} == {"body-part"}
+    assert {why.code for why in outcomes["short.dcm"].reasons} == {"truncated"}
+    assert outcomes["ct.dcm"].outcome == "refused"
+    assert {one.file: one.reason for one in tried.unread} == {
+        "clash-2.dcm": "conflicting",
+        "good.dcm" if "good-again.dcm" in first.files else "good-again.dcm": "duplicate",
+        "nameless.dcm": "uid-missing",
+        "text.dcm": "not-dicom",
+    }
+    assert stored(site) == before
+
+
+def test_without_a_version_every_study_says_so(
+    make_site: Callable[..., Site], radiograph: Make, tmp_path: Path
+) -> None:
+    site = make_site(adopted=False)
+    save(radiograph(), tmp_path / "scanner" / "one.dcm")
+
+    tried = try_folder(site, Panel(site).serving, tmp_path / "scanner")
+
+    assert [(one.outcome, one.version, one.reasons[0].code) for one in tried.studies] == [
+        ("refused", None, "no-version")
+    ]
+
+
+def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_path: Path) -> None:
+    from scripts.vigie import app
+
+    save(radiograph(), tmp_path / "scanner" / "one.dcm")
+    written = tmp_path / "tried.json"
+
+    done = CliRunner().invoke(
+        app, ["site", "try", str(tmp_path / "scanner"), "--folder", str(site.folder), "--json", str(written)]
+    )
+
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("scored")
+    assert json.loads(written.read_text())["studies"][0]["files"] == ["one.dcm"]
+    with pytest.raises(NotFound):
+        try_folder(site, Panel(site).serving, tmp_path / "missing")
+
+
+def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data: Path) -> None:
+    folder = vigie_data / "dicom"
+
+    tried = try_folder(site, Panel(site).serving, folder)
+
+    accounted(tried, folder)
+    assert not [one for one in tried.studies if one.outcome == "failed"]
