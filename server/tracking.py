@@ -1,14 +1,23 @@
-"""The MLflow tracking server and registry, as a child process of the coordinator."""
+"""The MLflow tracking server and registry, as a child process of the coordinator.
+
+MLflow does not notice that whoever started it is gone. Between it and the coordinator stands `python -m
+server.tracking`, which does, and takes it along.
+"""
 
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
 
-from models.children import Child
+from models.children import Child, follow_parent
+
+_LOG = "VIGIE_MLFLOW_LOG"
+_GRACE_SECONDS = 3.0
 
 
 def start(folder: Path, port: int, host: str = "127.0.0.1") -> Child:
@@ -21,14 +30,15 @@ def start(folder: Path, port: int, host: str = "127.0.0.1") -> Child:
         ChildFailed: it ended or did not answer in time.
     """
     command = [
-        *(sys.executable, "-m", "mlflow", "server"),
+        *(sys.executable, "-m", "server.tracking"),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "mlartifacts")),
         *("--host", host, "--port", str(port), "--workers", "1"),
     ]
     # its job runners (for evaluating language models) would be seven idle processes of 100 MB
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    child = Child("mlflow", command, environment, folder / "logs" / "mlflow.log")
+    log_file = folder / "logs" / "mlflow.log"
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", _LOG: str(log_file)}
+    child = Child("mlflow", command, environment, log_file)
     child.wait_ready(lambda: _answers(f"http://{host}:{port}/health"), timeout=120.0)
     return child
 
@@ -49,3 +59,26 @@ def _answers(url: str) -> bool:
             return response.status == 200
     except (URLError, TimeoutError, ConnectionError):
         return False
+
+
+def main() -> None:
+    """Run MLflow's server with the arguments given here until it ends, or until our own parent is gone."""
+    follow_parent()
+    signal.signal(signal.SIGTERM, _end)
+    server = Child(
+        "mlflow", [sys.executable, "-m", "mlflow", "server", *sys.argv[1:]], os.environ, Path(os.environ[_LOG])
+    )
+    try:
+        while server.returncode is None:
+            time.sleep(0.2)
+    finally:
+        server.stop(_GRACE_SECONDS)
+    sys.exit(server.returncode)
+
+
+def _end(_number: int, _frame: object) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
