@@ -27,6 +27,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from sqlalchemy import Column, func, select
 
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.dicom.results import derive_uid, put
 from client.dicom.sender import RESULT_CLASSES
@@ -188,7 +189,7 @@ def _pacs(site: Site) -> Check:
     entity.add_requested_context(Verification)
     for sop_class in RESULT_CLASSES:
         entity.add_requested_context(sop_class)
-    association = associate(entity, peer.host, peer.port, peer.ae_title)
+    association = associate(entity, peer.host, peer.port, peer.ae_title, client_tls(site))
     if not association.is_established:
         if association.is_rejected:
             advice = f"let AE title {site.config.ae_title} in at the PACS, and check the one it is called by here"

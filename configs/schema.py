@@ -28,10 +28,26 @@ class PeerConfig:
     host: str = "127.0.0.1"
     port: int = 4242
     ae_title: str = "PACS"
+    tls: bool = False
 
     def __post_init__(self) -> None:
         _require(0 < self.port < 65536, f"pacs.port is {self.port}: a TCP port is 1 to 65535")
         _ae_title("pacs.ae_title", self.ae_title)
+
+
+@dataclass
+class TlsConfig:
+    """The node's certificate for DICOM, its key, and who signs the certificates of peers: PEM files, relative to the
+    site's folder. All empty: without TLS.
+    """
+
+    certificate: str = ""
+    key: str = ""
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        named = [bool(name) for name in (self.certificate, self.key, self.ca)]
+        _require(all(named) or not any(named), "tls needs all of certificate, key and ca, or none of them")
 
 
 @dataclass
@@ -61,6 +77,8 @@ class SiteConfig:
     api_port: int = 8080
     pacs: PeerConfig = field(default_factory=PeerConfig)
     calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
+    calling_addresses: list[str] = field(default_factory=lambda: list[str]())
+    tls: TlsConfig = field(default_factory=TlsConfig)
     quiet_seconds: float = 2.0
     max_attempts: int = 3
     inference_threads: int = 1
@@ -73,6 +91,7 @@ class SiteConfig:
             f"name {self.name!r}: lower case letters, digits and - only",
         )
         _ae_title("ae_title", self.ae_title)
+        _require(not self.pacs.tls or bool(self.tls.certificate), "pacs.tls needs the tls section filled in")
         for title in self.calling_ae_titles:
             _ae_title("calling_ae_titles", title)
         _require(0 <= self.dicom_port < 65536, f"dicom_port is {self.dicom_port}: 1 to 65535, or 0 for any")

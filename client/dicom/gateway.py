@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from io import BytesIO
 from struct import error as StructError
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -34,6 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
+from client.dicom.listener import Listener, networks, server_tls
 from client.dicom.requestor import no_delay
 from client.store.site import Site
 from models.errors import InvalidStudy
@@ -106,11 +107,14 @@ class Gateway:
     """The storage SCP of a site; started on construction, stopped by `close`.
 
     Raises:
+        ConfigurationError: certificates or addresses that cannot work.
         OSError: the port is taken.
     """
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        config = site.config
+        tls, allowed = server_tls(site), networks(config.calling_addresses)
         self._archive = Archive(site.archive)
         self._index = Index(site)
         self._open: dict[int, set[str]] = {}
@@ -118,16 +122,24 @@ class Gateway:
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
         pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
         pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
-        config = site.config
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_CONN_CLOSE, self._on_close),
         ]
-        server = _entity(config.ae_title, config.calling_ae_titles).start_server(
-            (config.host, config.dicom_port), block=False, evt_handlers=handlers, contexts=_contexts()
+        entity = _entity(config.ae_title, config.calling_ae_titles)
+        server = cast(
+            Listener,
+            entity.make_server(
+                (config.host, config.dicom_port),
+                contexts=_contexts(),
+                ssl_context=tls,
+                evt_handlers=handlers,
+                server_class=Listener,
+            ),
         )
-        assert server is not None  # only a blocking start returns nothing
+        server.networks = allowed
+        threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
         self._server = server
 
     @property

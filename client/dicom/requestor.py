@@ -9,6 +9,7 @@ load that happens once in some thousand requests, each time with half a minute's
 """
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -53,10 +54,16 @@ class Checkpoint(threading.Event):
                 raise RuntimeError("the association has ended")
 
 
-def associate(entity: AE, host: str, port: int, ae_title: str) -> Association:
+def associate(entity: AE, host: str, port: int, ae_title: str, tls: ssl.SSLContext | None = None) -> Association:
     """Ask a peer for an association; it may not have come about, as with `AE.associate`."""
     handlers: list[tuple[Any, Callable[..., Any]]] = [(evt.EVT_CONN_OPEN, no_delay)]
-    association = entity.associate(host, port, ae_title=ae_title, evt_handlers=handlers)  # type: ignore[arg-type]
+    association = entity.associate(
+        host,
+        port,
+        ae_title=ae_title,
+        evt_handlers=handlers,  # type: ignore[arg-type]
+        tls_args=(tls, host) if tls else None,
+    )
     checkpoint = Checkpoint()
     checkpoint.set()
     association._reactor_checkpoint = checkpoint  # pyright: ignore[reportPrivateUsage]

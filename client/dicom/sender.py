@@ -37,6 +37,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.store.database import Watch
 from client.store.ledger import append
@@ -197,7 +198,7 @@ class Sender(threading.Thread):
         entity.dimse_timeout = entity.network_timeout = self._pace.answer
         for sop_class in RESULT_CLASSES:
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        return associate(entity, peer.host, peer.port, peer.ae_title)
+        return associate(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site))
 
     def _settle(self, answers: Sequence[tuple[Row[Any], _Answer]]) -> None:
         if not answers:
