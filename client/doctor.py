@@ -164,6 +164,10 @@ def _coordinator(site: Site) -> Check:
     if not site.config.superlink:
         return Check("coordinator", True, "none configured: this node takes part in no retraining")
     host, _, port = site.config.superlink.rpartition(":")
+    if not host or not port.isdigit():
+        return Check("coordinator", False, f"superlink is {site.config.superlink!r}", "write HOST:PORT into site.yaml")
+    if not (site.trust / "ca.crt").exists():
+        return Check("coordinator", False, "cannot be told from another server", "put its ca.crt in place, see above")
     context = ssl.create_default_context(cafile=str(site.trust / "ca.crt"))
     try:
         with (
@@ -191,6 +195,10 @@ def _pacs(site: Site) -> Check:
         entity.add_requested_context(sop_class)
     association = associate(entity, peer.host, peer.port, peer.ae_title, client_tls(site))
     if not association.is_established:
+        if association.rejected_contexts:
+            return Check(
+                "PACS", False, f"{where} takes no report and no picture", "let the PACS accept SR and SC objects"
+            )
         if association.is_rejected:
             advice = f"let AE title {site.config.ae_title} in at the PACS, and check the one it is called by here"
             return Check("PACS", False, f"{where} refuses the association", advice)
@@ -198,14 +206,17 @@ def _pacs(site: Site) -> Check:
     try:
         taken = {str(context.abstract_syntax) for context in association.accepted_contexts}
         refused = [sop_class.name for sop_class in RESULT_CLASSES if str(sop_class) not in taken]
-        status = association.send_c_echo().get("Status")
+        echoes = str(Verification) in taken
+        status = association.send_c_echo().get("Status") if echoes else 0x0000
     finally:
         association.release()
     if status != 0x0000:
         return Check("PACS", False, f"{where} answers C-ECHO with {status}", "ask whoever runs the PACS")
     if refused:
         return Check("PACS", False, f"{where} takes no {', '.join(refused)}", "let the PACS accept these SOP classes")
-    return Check("PACS", True, f"{where} answers C-ECHO and takes every kind of result")
+    return Check(
+        "PACS", True, f"{where} {'answers C-ECHO' if echoes else 'has no C-ECHO'} and takes every kind of result"
+    )
 
 
 def _deliveries(site: Site) -> Check:

@@ -42,18 +42,24 @@ def watch(folder: Folder, name: str) -> None:
 
     Example: vigie retrain watch --folder coordinator spring
     """
-    from server import journal, plan
+    from server import journal
+    from server.coordinator import Coordinator
+    from server.launch import runs
+    from server.superlink import FINISHED
 
-    plan.load(folder, name)
+    coordinator = Coordinator(folder.resolve())
     seen = 0
     while True:
+        states = runs(coordinator, name)  # before the journal is read, which then has all that an ended run wrote
         lines = list(journal.read(folder / "retrainings" / name))
         for line in lines[seen:]:
             print(told(line), flush=True)
         seen = len(lines)
-        if lines and lines[-1]["step"] == "finished":
+        if all(state.progress in FINISHED for state in states):
+            if not lines or lines[-1]["step"] != "finished":
+                print(f"ended as {states[-1].progress}; launch it again to go on")
             return
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 @app.command()
@@ -81,8 +87,12 @@ def list_all(folder: Folder) -> None:
     if not (folder / "coordinator.yaml").exists():
         raise NotFound(f"{folder} is not a coordinator's folder")
     for path in sorted((folder / "retrainings").glob("*/plan.json")):
+        try:
+            plan = json.loads(path.read_text())
+        except ValueError:
+            print(f"{path.parent.name:<24} its plan.json is damaged")
+            continue
         lines = list(journal.read(path.parent))
-        plan = json.loads(path.read_text())
         last = lines[-1]["step"] if lines else "not started"
         print(f"{plan['name']:<24} base {plan['base']:<24} rounds {plan['rounds']:>3}  {last}")
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,8 +14,30 @@ from rich.table import Table
 
 from scripts.signals import wait_for_signal
 
+if TYPE_CHECKING:
+    from client.store.site import Site
+
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
+
+
+def _opened(folder: Path, *, check: bool = True) -> "Site":
+    """A hospital's folder that is one.
+
+    Raises:
+        ConfigurationError: it is none, or its database is of another release.
+    """
+    from client.store.site import Site
+    from models.errors import ConfigurationError
+
+    if not (folder / "site.yaml").is_file():
+        raise ConfigurationError(
+            f"{folder} is not a hospital's folder: run `vigie site init`, or name another --folder"
+        )
+    site = Site(folder.resolve())
+    if check:
+        site.database.check()
+    return site
 
 
 @app.command()
@@ -95,14 +117,12 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     Example: vigie site supernode --folder node
     """
     from client.federation.supernode import SuperNodeSettings, start
-    from client.store.site import Site
     from models.children import follow_parent, free_port
     from models.errors import ConfigurationError
 
     follow_parent()
     logging.basicConfig(level=logging.INFO)
-    site = Site(folder.resolve())
-    site.database.check()
+    site = _opened(folder)
     if not site.config.superlink:
         raise ConfigurationError(f"{folder / 'site.yaml'}: superlink is empty; write the coordinator's HOST:PORT")
     child = start(SuperNodeSettings(site.folder, site.config.superlink, runtime_port or free_port()))
@@ -123,9 +143,8 @@ def reader(
     Example: vigie site reader --folder node "Dr Curie"
     """
     from client.review.readers import add
-    from client.store.site import Site
 
-    print(add(Site(folder.resolve()), name, role))
+    print(add(_opened(folder), name, role))
 
 
 @app.command("try")
@@ -141,17 +160,19 @@ def try_(
     from client.inference.panel import Panel
     from client.inference.trial import TriedStudy, try_folder
     from client.lean import without_mlflow
-    from client.store.site import Site
 
     without_mlflow()
-    site = Site(folder.resolve())
-    site.database.check()
+    site = _opened(folder)
 
     def tell(study: TriedStudy) -> None:
         what = f"{study.score:.3f}" if study.score is not None else ", ".join(reason.code for reason in study.reasons)
         print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
 
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     tried = try_folder(site, Panel(site).serving, studies.resolve(), tell)
+    if not tried.studies and not tried.unread:
+        print(f"no file under {studies}")
     for unread in tried.unread:
         print(f"not read {unread.reason:<40} {unread.file}")
     if json_file is not None:
@@ -166,12 +187,11 @@ def doctor(folder: Folder) -> None:
     """
     from client.doctor import examine
     from client.lean import without_mlflow
-    from client.store.site import Site
 
     without_mlflow()
     console = Console(highlight=False, soft_wrap=True)
     well = True
-    for check in examine(Site(folder.resolve())):
+    for check in examine(_opened(folder, check=False)):
         mark = "[green]well[/green]" if check.ok else "[red]mend[/red]"
         console.print(f"{mark}  {check.name:<22} {escape(check.found)}")
         if check.advice:
@@ -187,11 +207,10 @@ def versions(folder: Folder) -> None:
 
     Example: vigie site versions --folder node
     """
-    from client.store.site import Site
     from client.store.versions import listed
 
     table = Table("version", "digest", "state", "threshold", "gate")
-    for held in listed(Site(folder.resolve())):
+    for held in listed(_opened(folder)):
         decision = held.decision or {}
         gate = f"{decision.get('verdict', '')} ({', '.join(decision.get('reasons', []))})" if decision else ""
         threshold = "vendor's" if held.threshold is None else f"{held.threshold:.4f}"
@@ -205,10 +224,9 @@ def rollback(folder: Folder, name: Annotated[str, typer.Argument(help="of the mo
 
     Example: vigie site rollback --folder node chest-radiograph
     """
-    from client.store.site import Site
     from client.store.versions import roll_back
 
-    found = roll_back(Site(folder.resolve()), name)
+    found = roll_back(_opened(folder), name)
     print(f"serving {found.name}@{found.number} ({found.digest[:12]}…)")
 
 
@@ -218,9 +236,8 @@ def border(folder: Folder, last: int = 20) -> None:
 
     Example: vigie site border --folder node
     """
-    from client.store.site import Site
 
-    site = Site(folder.resolve())
+    site = _opened(folder)
     broken = site.ledger.first_break()
     crossings = [(entry.seq, entry.event, json.loads(entry.facts)) for entry in site.ledger.entries("border.")]
     table = Table("entry", "event", "direction", "kind", "round", "bytes", "sha256", "code")

@@ -10,10 +10,10 @@ from models.hyperparameters import Hyperparameters
 from server import journal
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
-from server.superlink import FINISHED, SuperLink, registered_sites
+from server.superlink import FINISHED, RunState, SuperLink, registered_sites
 
 Line = dict[str, Any]
-_RUN = "run"  # in a retraining's folder: the number of its newest Flower run
+_RUNS = "runs"  # in a retraining's folder: the numbers of its Flower runs, the newest last
 
 
 class RetrainingFailed(VigieError):
@@ -73,7 +73,8 @@ def launch(
     folder = save(plan, coordinator.folder)
     link = _link(coordinator)
     run_id = link.run(plan.name)
-    (folder / _RUN).write_text(f"{run_id}\n")
+    with (folder / _RUNS).open("a") as file:
+        file.write(f"{run_id}\n")
     seen = 0
     while True:
         state = link.state(run_id)
@@ -99,15 +100,26 @@ def stop(coordinator: Coordinator, name: str) -> None:
         NotFound: there is no such retraining, or it was never launched.
         Conflict: it has ended already.
     """
+    link, states = _link(coordinator), runs(coordinator, name)
+    alive = [state for state in states if state.progress not in FINISHED]
+    if not alive:
+        raise Conflict(f"{name!r} does not run: it is {states[-1].progress}")
+    for state in alive:
+        link.stop_run(state.run_id)
+
+
+def runs(coordinator: Coordinator, name: str) -> list[RunState]:
+    """How far the Flower runs of a retraining are, oldest first; all but one at most have ended.
+
+    Raises:
+        NotFound: there is no such retraining, or it was never launched.
+    """
     load(coordinator.folder, name)
-    path = coordinator.folder / "retrainings" / name / _RUN
+    path = coordinator.folder / "retrainings" / name / _RUNS
     if not path.exists():
         raise NotFound(f"{name!r} was never launched")
-    link, run_id = _link(coordinator), int(path.read_text())
-    state = link.state(run_id)
-    if state.progress in FINISHED:
-        raise Conflict(f"{name!r} does not run: it is {state.progress}")
-    link.stop_run(run_id)
+    link = _link(coordinator)
+    return [link.state(int(number)) for number in path.read_text().split()]
 
 
 def _link(coordinator: Coordinator) -> SuperLink:

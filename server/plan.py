@@ -74,6 +74,8 @@ def load(coordinator: Path, name: str) -> Plan:
         NotFound: there is none.
         ConfigurationError: it is damaged.
     """
+    if Path(name).name != name:
+        raise NotFound(f"{name!r} is no name of a retraining")
     path = coordinator / "retrainings" / name / PLAN
     try:
         return Plan.model_validate_json(path.read_text())

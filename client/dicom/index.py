@@ -149,7 +149,7 @@ def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, 
     if conflicting:
         return int(row.revision)
     if row.state in ("receiving", "queued"):
-        changed: dict[str, Any] = {"state": "receiving"}
+        changed: dict[str, Any] = {"state": "receiving", "attempts": 0}  # another study than was tried
     elif arrival.picture:
         changed = {"state": "receiving", "revision": row.revision + 1, "attempts": 0}
         facts: dict[str, ledger.Fact] = {"study": site.study_key(row.uid), "revision": row.revision + 1}

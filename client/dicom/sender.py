@@ -2,14 +2,15 @@
 
 What is to be sent stands in the `delivery` table, its bytes in the archive; an object leaves the table's `pending`
 state only on the PACS's own answer. A PACS that cannot be reached costs no object an attempt: it is waited for. An
-object that the PACS refuses is tried again with growing pauses and becomes `failed` in the end, for a person to look
-at and send again.
+object that the PACS refuses or leaves unanswered is tried again with growing pauses and becomes `failed` in the end,
+for a person to look at and send again.
 
 An object goes out as it lies in the archive, unparsed, over an association that is kept for as long as there is more to
 send. What the PACS answered is written down several answers at a time: a repeat after a crash carries the same UIDs
 and bytes, which a PACS stores once (PS3.4 B.2.3).
 """
 
+import hashlib
 import logging
 import threading
 import time
@@ -162,7 +163,7 @@ class Sender(threading.Thread):
             for row in due:
                 if self._stop_asked.is_set() or not association.is_established:
                     break
-                answers.append((row, _store(association, self._archive.path(row.sha256))))
+                answers.append((row, _store(association, self._archive.path(row.sha256), row.sha256)))
                 answered += 1
                 if answers[-1][1].problem == _LOST:
                     self._association = None  # whatever the library still thinks of it
@@ -264,8 +265,10 @@ def resend(site: Site, sop_uid: str) -> None:
         append(connection, "delivery.resent", {"object": sop_uid, "study": site.study_key(row.study_uid)})
 
 
-def _store(association: Association, path: Path) -> _Answer:
+def _store(association: Association, path: Path, sha256: str) -> _Answer:
     try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            return _Answer(False, "its file in the archive is damaged")
         meta = read_file_meta_info(path)
         agreed = _agreed(association, meta.MediaStorageSOPClassUID)
     except (AttributeError, EOFError, InvalidDicomError, OSError):

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 POLL = (0.03, 0.2)  # seconds between two looks for a task, soon after the last one and later; a loopback request
 SOON = 5.0  # seconds
+_HALF_SENT = 3  # status of a child whose reply had begun to go out: its run was stopped, for instance
 ERROR = 200  # Flower lets applications number their errors as they like
 APPROVED = Path("trust/app.sha256")
 
@@ -103,17 +104,18 @@ class Launcher:
         client = flower.runtime_client(self._address, token)
         try:
             message, context, _, fab = flower.pull_task_input(client)
-            code, answered = self.refuses(task_type, fab.content), False
+            code, answered, half_sent = self.refuses(task_type, fab.content), False, False
             if code is None:
                 status = self._fork(message, context, token, client)
                 code = None if status == 0 else "failed"
-                answered = True
+                half_sent, answered = status == _HALF_SENT, True
                 if code:
                     log.error("the process that answered a message ended with %d", status)
             else:
                 log.error("a run was refused: its bundle is not the approved one, or its task not a ClientApp's")
                 installed.open_border().refuse(message.content, code)
-            if code:
+            if code and not half_sent:
+                # one reply for each message: the SuperNode would take a second one for the answer to the next message
                 flower.push_message(client, Message(Error(ERROR, code), reply_to=message), context)
             flower.push_task_output(client, context, "failed" if code else "completed", code or "")
         finally:
@@ -161,13 +163,16 @@ class Launcher:
     def _child(self, message: Message, context: Context, token: str) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         parent = os.getppid()
+        sending = False
         try:
             client = flower.runtime_client(self._address, token)
-            flower.push_message(client, installed.app(message, context), context)
+            reply = installed.app(message, context)
+            sending = True
+            flower.push_message(client, reply, context)
             client.close()
         except BaseException as error:  # noqa: BLE001 - a child that returned would be a second launcher
             log.error("a message was not answered: %s (parent %d)", type(error).__name__, parent)
-            return 1
+            return _HALF_SENT if sending else 1
         finally:
             logging.shutdown()
         return 0

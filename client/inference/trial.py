@@ -13,7 +13,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
+from pynetdicom.dsutils import split_dataset
 
 from client.dicom import decode
 from client.inference.outcomes import failure
@@ -139,7 +140,7 @@ def _scan(folder: Path) -> _Found:
         try:
             header = decode.read_header(path)
             sop_class, sop_uid, study_uid, _ = (_uid(header, keyword) for keyword in _UIDS)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest = _digest(path, header)
         except InvalidStudy as error:
             found.unread.append(Unread(file=name, reason=error.reason, text=str(error)))
             continue
@@ -157,6 +158,12 @@ def _scan(folder: Path) -> _Found:
             found.studies.setdefault(study_uid, []).append(Image(sop_uid, sop_class, digest))
             found.files.setdefault(study_uid, []).append(name)
     return found
+
+
+def _digest(path: Path, header: FileDataset) -> str:
+    """Of the dataset and its transfer syntax: preamble and file meta are written anew where the node receives."""
+    _, offset = split_dataset(path)
+    return hashlib.sha256(header.file_meta.TransferSyntaxUID.encode() + path.read_bytes()[offset:]).hexdigest()
 
 
 def _uid(header: Dataset, keyword: str) -> str:

@@ -105,7 +105,10 @@ class Watch:
         """
         deadline = time.monotonic() + longest
         while not stop.wait(poll):
-            version = self._version()
+            try:
+                version = self._version()
+            except sqlite3.Error:
+                return  # whoever looks next with a query of its own finds out what is wrong, and says so
             if version != self._seen or time.monotonic() >= deadline:
                 self._seen = version
                 return

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pynetdicom import AE, AllStoragePresentationContexts
-from pynetdicom.sop_class import SecondaryCaptureImageStorage, Verification
+from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, Verification
 from sqlalchemy import text, update
 from typer.testing import CliRunner
 
@@ -35,10 +35,12 @@ def looked(site: Site) -> dict[str, Check]:
 def answering(site: Site) -> Iterator[Callable[..., None]]:
     servers: list[Any] = []
 
-    def start(*classes: Any, calling: list[str] | None = None) -> None:
+    def start(*classes: Any, calling: list[str] | None = None, echo: bool = True) -> None:
         entity = AE("PACS")
-        for sop_class in (Verification, *(classes or (c.abstract_syntax for c in AllStoragePresentationContexts))):
+        for sop_class in classes or (context.abstract_syntax for context in AllStoragePresentationContexts):
             entity.add_supported_context(sop_class)
+        if echo:
+            entity.add_supported_context(Verification)
         entity.require_calling_aet = calling or []
         server = entity.start_server(("127.0.0.1", 0), block=False)
         assert server is not None
@@ -68,6 +70,12 @@ def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answe
     answering(calling=["SOMEBODY"])
     assert "AE title" in looked(site)["PACS"].advice
 
+    answering(echo=False)
+    assert looked(site)["PACS"].ok
+
+    answering(CTImageStorage, echo=False)
+    assert "report" in looked(site)["PACS"].found
+
     answering(SecondaryCaptureImageStorage)
     assert "Comprehensive 3D SR" in looked(site)["PACS"].found
 
@@ -95,7 +103,7 @@ def test_a_coordinator_that_is_away_or_another(site: Site, tmp_path: Any, monkey
 
     shutil.copy(make_server(tmp_path / "pki").ca, site.trust / "ca.crt")
     found = looked(site)
-    assert found["certificate authority"].ok
+    assert found["certificate authority"].ok, found
     assert "firewall" in found["coordinator"].advice
 
     class Later(datetime):

@@ -113,7 +113,7 @@ def test_a_retraining_that_was_stopped_is_launched_again(federation, eventually)
         stop(coordinator, plan.name)
 
     run = federation.superlink.run(plan.name)
-    (folder / "run").write_text(f"{run}\n")
+    (folder / "runs").write_text(f"{run}\n")
     eventually(lambda: federation.superlink.state(run).progress == "running")
     stop(coordinator, plan.name)
 
@@ -121,8 +121,11 @@ def test_a_retraining_that_was_stopped_is_launched_again(federation, eventually)
     with pytest.raises(Conflict, match="stopped"):
         stop(coordinator, plan.name)
     federation.hospitals["beta"].behave("honest")
-    state, _ = federation.run(plan.name)
-    assert state.progress == "completed", state.details
+    for name in ("round-after-stop", "round-after-that"):  # each answer belongs to its own question
+        state, report = federation.run(name)
+        assert state.progress == "completed", state.details
+        results = [result for exchange in report["exchanges"] for result in exchange["results"].values()]
+        assert not [result for result in results if "failure" in result]
 
 
 def test_a_round_with_nothing_to_compute_is_short(federation):
