@@ -16,7 +16,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,22 +235,6 @@ class SuperLink:
         status = runs[run_id].status
         progress = status.sub_status if status.status == "finished" else status.status
         return RunState(run_id, progress, status.details)
-
-    def follow(
-        self, run_id: int, seen: Callable[[RunState], None] | None = None, poll: float = 0.3
-    ) -> Iterator[RunState]:
-        """Each new state of a run, until it is finished."""
-        last: RunState | None = None
-        while True:
-            state = self.state(run_id)
-            if state != last:
-                if seen is not None:
-                    seen(state)
-                yield state
-            if state.progress in FINISHED:
-                return
-            last = state
-            time.sleep(poll)
 
     def wait(self, run_id: int, timeout: float) -> RunState:
         """Wait for a run's end.

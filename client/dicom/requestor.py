@@ -3,7 +3,7 @@
 pynetdicom runs a thread of its own for each association, which looks for requests of the peer, and holds it back while
 an answer is awaited. It asks that thread's flag whether it is held back, and the flag also stands while the thread is
 merely about to go on: then the thread takes the answer, drops it, and the request waits for its whole timeout. Under
-load that happens once in some thousand requests, each time with half a minute's delay of a result.
+load a result is half a minute late in that way, now and then.
 
 `tests/unit/test_requestor.py` holds the names used here against the pinned version.
 """
