@@ -25,9 +25,6 @@ from client.store.tables import delivery, instance
 from configs.schema import PeerConfig, SiteConfig, TlsConfig
 from models.errors import ConfigurationError
 
-# pynetdicom leaves the socket of a refused connection to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")
-
 
 @dataclass(frozen=True)
 class Authority:

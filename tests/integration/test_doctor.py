@@ -19,9 +19,6 @@ from configs.schema import PeerConfig
 from models.children import free_port
 from models.pki import make_server
 
-# pynetdicom leaves the socket of a refused connection to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 Scored = Callable[..., str]
 
 

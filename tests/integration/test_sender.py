@@ -24,9 +24,6 @@ from client.store.tables import delivery
 from configs.schema import PeerConfig
 from models.errors import Conflict, NotFound
 
-# pynetdicom leaves the socket of a refused connection to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
 Scored = Callable[..., str]
 
