@@ -13,8 +13,8 @@ import socket
 from pynetdicom.transport import AssociationSocket
 
 
-def _shut_down_and_close(wrapper: AssociationSocket) -> None:
-    transport = wrapper.socket
+def _shut_down_and_close(self: AssociationSocket) -> None:
+    transport = self.socket
     if transport is None:
         return
     with contextlib.suppress(OSError):  # the peer has gone already

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pynetdicom.transport import ThreadedAssociationServer
 
-import client.dicom.closing  # noqa: F401 pyright: ignore[reportUnusedImport]
+import client.dicom.closing  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from client.store.site import Site
 from models.errors import ConfigurationError
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-import client.dicom.closing  # noqa: F401 pyright: ignore[reportUnusedImport]
+import client.dicom.closing  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 _LONGEST_SECONDS: Final = 5.0
 
