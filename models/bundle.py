@@ -26,25 +26,17 @@ from typing import Any, Literal
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.coding import Coding
 from models.errors import BundleRefused
 from models.intended_use import IntendedUse
+from models.segmentation import Segmentation
 from models.signing import Trusted, holds
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
-
-
-class Coding(BaseModel):
-    """A coded concept: code value, coding scheme designator, code meaning (PS3.3 section 8)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    value: str
-    scheme: str
-    meaning: str
 
 
 class Facts(BaseModel):
@@ -63,12 +55,22 @@ class Facts(BaseModel):
         description="how a site sets its own threshold on its training patients: balanced is where sensitivity and "
         "specificity are closest"
     )
-    input_shape: tuple[int, int, int] = Field(description="(channels, rows, columns)")
+    input_shape: tuple[int, int, int] | tuple[int, int, int, int] = Field(
+        description="(channels, rows, columns), or (channels, *window) of a version that outlines in volumes"
+    )
+    segmentation: Segmentation | None = Field(default=None, description="only of a version that outlines in volumes")
     network: str
     network_facts: dict[str, Any]
     parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from")
     retraining: str | None = Field(default=None, description="the retraining that made it")
     certified: bool = Field(default=False, description="a certificate for this very digest exists")
+
+    @model_validator(mode="after")
+    def _one_task(self) -> "Facts":
+        window = self.segmentation.window if self.segmentation else None
+        if len(self.input_shape) != (3 if window is None else 4) or (window and self.input_shape[1:] != window):
+            raise ValueError("input_shape is not that of the task")
+        return self
 
     @property
     def label(self) -> str:

@@ -3,13 +3,15 @@
 import json
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import Bundle, Facts, seal
+from models.errors import ExportMismatch
 from models.export import export_onnx, parity
 from models.preprocessing import Preprocessing
 from models.training import get_weights, scores
@@ -35,7 +37,7 @@ def pack(
     Raises:
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
     """
-    _, height, width = facts.input_shape
+    *_, height, width = facts.input_shape
     for part in ("configs", "models", "docs", "reference"):
         (folder / part).mkdir(parents=True)
     export_onnx(network, (height, width), folder / "models" / "model.onnx")
@@ -46,30 +48,82 @@ def pack(
     expected = {"scores": [float(score) for score in scores(network, reference)]}
     (folder / "reference" / "expected.json").write_text(json.dumps(expected))
     np.savez(folder / "models" / "weights.npz", allow_pickle=False, **get_weights(network))
+    _describe(folder, facts, preprocessing, card)
+    return seal(folder, key, signer)
+
+
+def pack_segmentation(
+    folder: Path,
+    facts: Facts,
+    onnx: bytes,
+    preprocessing: Preprocessing,
+    card: str,
+    key: Ed25519PrivateKey,
+    signer: str,
+) -> Bundle:
+    """Describe and sign a version that outlines in volumes, from an ONNX file as vendors have one.
+
+    Args:
+        folder: made; must not exist.
+        facts: with a segmentation block.
+        onnx: takes `image` (n, 1, *window), gives `logits` (n, channels, *window), float32.
+
+    Raises:
+        ExportMismatch: the network has other inputs or outputs, or gives no finite number.
+    """
+    if facts.segmentation is None:
+        raise ExportMismatch(f"{facts.label} declares no segmentation")
+    for part in ("configs", "models", "docs", "reference"):
+        (folder / part).mkdir(parents=True)
+    (folder / "models" / "model.onnx").write_bytes(onnx)
+    # noise, not a patient: the reference travels with the version to everyone
+    reference = np.random.default_rng(0).normal(size=(1, *facts.input_shape)).astype(np.float32)
+    np.save(folder / "reference" / "input.npy", reference)
+    np.save(folder / "reference" / "expected.npy", _logits(folder / "models" / "model.onnx", reference, facts))
+    _describe(folder, facts, preprocessing, card)
+    return seal(folder, key, signer)
+
+
+def _logits(path: Path, reference: NDArray[np.float32], facts: Facts) -> NDArray[np.float32]:
+    import onnxruntime  # either build of it is an extra
+
+    assert facts.segmentation is not None  # asked before
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        logits = cast("NDArray[np.float32]", session.run(["logits"], {"image": reference})[0])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        raise ExportMismatch(f"{facts.label}: the network does not run: {error}") from error
+    expected = (1, facts.segmentation.channels, *facts.segmentation.window)
+    if logits.shape != expected or not np.isfinite(logits).all():
+        raise ExportMismatch(f"{facts.label}: logits of {logits.shape}, not {expected}, or no finite number")
+    return logits
+
+
+def _describe(folder: Path, facts: Facts, preprocessing: Preprocessing, card: str) -> None:
     inference = {
         "preprocessing": {"_target_": "Compose", "transforms": [dict(step) for step in preprocessing.declaration]}
     }
     (folder / "configs" / "inference.json").write_text(json.dumps(inference, indent=2))
     (folder / "configs" / "metadata.json").write_text(json.dumps(_metadata(facts), indent=2))
     (folder / "docs" / "README.md").write_text(card)
-    return seal(folder, key, signer)
 
 
 def _metadata(facts: Facts) -> dict[str, Any]:
     """MONAI's bundle metadata; what MONAI has no place for stands under "vigie"."""
-    channels, height, width = facts.input_shape
+    channels, *sides = facts.input_shape
+    outlined = facts.segmentation
     image = {
         "type": "image",
         "format": "magnitude",
         "modality": "/".join(facts.intended_use.modalities),
         "num_channels": channels,
-        "spatial_shape": [height, width],
+        "spatial_shape": sides,
         "dtype": "float32",
         "value_range": [],
-        "is_patch_data": False,
+        "is_patch_data": outlined is not None,
         "channel_def": {"0": "image"},
     }
-    score = {
+    score: dict[str, Any] = {
         "type": "probabilities",
         "format": "classes",
         "num_channels": 1,
@@ -79,6 +133,17 @@ def _metadata(facts: Facts) -> dict[str, Any]:
         "is_patch_data": False,
         "channel_def": {"0": facts.finding.meaning},
     }
+    if outlined is not None:
+        first = 0 if outlined.activation == "softmax" else 1
+        score |= {
+            "type": "probabilities",
+            "format": "segmentation",
+            "num_channels": outlined.channels,
+            "spatial_shape": sides,
+            "is_patch_data": True,
+            "channel_def": ({} if first else {"0": "background"})
+            | {str(label.value - first): label.name for label in outlined.labels},
+        }
     return {
         "version": f"{facts.number}.0.0",
         "changelog": {f"{facts.number}.0.0": facts.retraining or "first version"},

@@ -51,6 +51,7 @@ _ALLOWED: Final[Mapping[str, frozenset[str]]] = {
     "ScaleIntensityRangePercentiles": frozenset({"lower", "upper", "b_min", "b_max", "clip", "relative"}),
     "SpatialPad": frozenset({"spatial_size", "method", "mode"}),
 }
+_POINTWISE: Final = frozenset({"ScaleIntensityRange"})
 _LARGEST: Final = 4096
 
 
@@ -70,6 +71,36 @@ class Preprocessing:
         self.digest: str = hashlib.sha256(canonical.encode()).hexdigest()
         self._steps: list[Callable[[Any], Any]] | None = None
 
+    @property
+    def pointwise(self) -> bool:
+        """Each voxel is changed by itself: a part of a volume comes out as it would in the whole."""
+        return all(step["_target_"] in _POINTWISE for step in self.declaration)
+
+    def intensities(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Bring the values of a volume, or where `pointwise` holds of a part of one, into the network's range.
+
+        Args:
+            voxels: (d, h, w) in the modality's unit.
+
+        Returns:
+            The same shape, float32.
+
+        Raises:
+            InvalidPreprocessing: a step changes the shape: the grid of a volume is declared with its segmentation.
+        """
+        image: Any = np.array(voxels, dtype=np.float32)[None]
+        for step in self._built():
+            image = step(image)
+        made = np.ascontiguousarray(image, dtype=np.float32)
+        if made.shape != (1, *voxels.shape):
+            raise InvalidPreprocessing(f"the steps make {made.shape} of a volume of {voxels.shape}")
+        return made[0]
+
+    def _built(self) -> list[Callable[[Any], Any]]:
+        if self._steps is None:
+            self._steps = [_step(step) for step in self.declaration]
+        return self._steps
+
     def __call__(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
         """Bring one radiograph into the network's form.
 
@@ -85,14 +116,13 @@ class Preprocessing:
         """
         if pixels.ndim != 2 or pixels.size == 0:
             raise InvalidStudy("not-one-plane", f"shape {pixels.shape}")
-        if self._steps is None:
-            self._steps = [_step(step) for step in self.declaration]
+        steps = self._built()
         image: Any = np.ascontiguousarray(pixels, dtype=np.float32)[None]
         with warnings.catch_warnings():
             # A constant image has no percentile range; MONAI then only shifts it, and that is what we want.
             warnings.filterwarnings("ignore", message="Divide by zero")
             try:
-                for step in self._steps:
+                for step in steps:
                     image = step(image)
             except (TypeError, ValueError, IndexError) as error:
                 raise InvalidPreprocessing(f"the steps fail on {pixels.shape}: {error}") from error

@@ -9,7 +9,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from configs.schema import VersionConfig
-from models.bundle import Bundle, Coding, Facts
+from models.bundle import Bundle, Facts
+from models.coding import Coding
 from models.errors import InvalidTraining
 from models.hyperparameters import Hyperparameters
 from models.intended_use import IntendedUse

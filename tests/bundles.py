@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from onnx import TensorProto, helper
 
-from models.bundle import Bundle, Coding, Facts, seal
+from models.bundle import Bundle, Facts, seal
+from models.coding import Coding
 from models.intended_use import IntendedUse
 
 SIZE = 32

@@ -59,6 +59,12 @@ def bundles() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def volumes() -> ModuleType:
+    """tests/volumes.py: `series`, `enhanced`, `build`, `declared`, …"""
+    return _load(ROOT / "tests" / "volumes.py")
+
+
+@pytest.fixture(scope="session")
 def vigie_data() -> Path:
     """The folder of real data (VIGIE_DATA, else ../shared/data); the test is skipped where it is not."""
     folder = Path(os.environ.get("VIGIE_DATA", ROOT.parent / "shared" / "data"))

@@ -21,6 +21,7 @@ from client.dicom.identity import MANUFACTURER
 from client.dicom.results import (
     ABSENT,
     PRESENT,
+    SCHEME,
     ResultObject,
     concept,
     copy_identity,
@@ -32,9 +33,8 @@ from client.dicom.results import (
     reference,
     to_part10,
 )
-from models.bundle import Coding
+from models.coding import Coding
 
-_SCHEME: Final = "99VIGIE"
 _CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
 _END_OF_SEQUENCE: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 QUALITY: Final = Coding(value="113001", scheme="DCM", meaning="Rejected for Quality Reasons")
@@ -64,7 +64,7 @@ class Opinion:
 
 def local(value: str, meaning: str) -> Coding:
     """A concept that the standard has no code for."""
-    return Coding(value=value[:16].upper(), scheme=_SCHEME, meaning=meaning)
+    return Coding(value=value[:16].upper(), scheme=SCHEME, meaning=meaning)
 
 
 def verify(first: bytes, opinion: Opinion) -> ResultObject:

@@ -12,6 +12,7 @@ import io
 import math
 import warnings
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import error as StructError
@@ -23,7 +24,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import get_decoder
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from models.errors import InvalidStudy
@@ -123,6 +124,61 @@ def read(path: Path, header: FileDataset | None = None) -> Radiograph:
     return Radiograph(pixels, header)
 
 
+def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Decode frames of one stored cross-sectional image into the modality's unit, without any window.
+
+    Args:
+        header: what `read_header` gave for it.
+        frames: counted from 0, in the order wanted.
+
+    Yields:
+        (H, W) int16 where the values are whole and fit, else float32; padding as low as the lowest value beside it.
+
+    Raises:
+        InvalidStudy: with one word of `REASONS`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        shape = _checked_shape(header, one_frame=False)
+        whole = _dataset(path, stop_before_pixels=False)
+        if len(whole) < len(header):
+            raise InvalidStudy("truncated", "ends within the pixels")
+        for frame in frames:
+            groups = _functional_groups(whole, frame)
+            stored = _stored_values(whole, shape, frame)
+            try:
+                values = _modality(stored, groups)
+                padding = _padding(stored, whole)
+                if padding is not None and not padding.all():
+                    values = np.where(padding, values[~padding].min(), values)
+            except InvalidStudy:
+                raise
+            except _MALFORMED as error:
+                raise InvalidStudy("inconsistent", f"rescaling ({type(error).__name__})") from error
+            yield _smallest(values)
+
+
+def _functional_groups(dataset: Dataset, frame: int) -> Dataset:
+    """Where a frame's rescaling stands: in its own functional group, the shared one, or the image itself."""
+    for name, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        items = dataset.get(name)
+        if items and index < len(items) and (found := items[index].get("PixelValueTransformationSequence")):
+            return found[0]
+    return dataset
+
+
+def _smallest(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise InvalidStudy("inconsistent", "rescaling makes values that are no numbers")
+        whole = np.rint(values)
+        if not np.array_equal(whole, values):
+            return values.astype(np.float32)
+        values = whole
+    fits = values.min() >= -32768 and values.max() <= 32767
+    return values.astype(np.int16 if fits else np.float32)
+
+
 def _dataset(path: Path, *, stop_before_pixels: bool) -> FileDataset:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InvalidStudy("too-large", f"{path.stat().st_size} bytes")
@@ -172,14 +228,14 @@ def _inflatable(file: BinaryIO) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def _checked_shape(header: FileDataset) -> tuple[int, int]:
-    """(rows, columns) of a grey single-frame image that can be decoded here, all without touching the pixels."""
+def _checked_shape(header: Dataset, *, one_frame: bool = True) -> tuple[int, int]:
+    """(rows, columns) of a grey image that can be decoded here, all without touching the pixels."""
     rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
     if rows is None or columns is None or rows == 0 or columns == 0:
         raise InvalidStudy("no-pixels", "no rows and columns")
     if rows * columns > MAX_PIXELS:
         raise InvalidStudy("too-large", f"{rows} x {columns} pixels")
-    if (_whole(header, "NumberOfFrames") or 1) > 1:
+    if one_frame and (_whole(header, "NumberOfFrames") or 1) > 1:
         raise InvalidStudy("multi-frame", f"{_whole(header, 'NumberOfFrames')} frames")
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or (_whole(header, "SamplesPerPixel") or 1) != 1:
@@ -198,15 +254,18 @@ def _checked_shape(header: FileDataset) -> tuple[int, int]:
     return rows, columns
 
 
-def _stored_values(dataset: FileDataset, shape: tuple[int, int]) -> NDArray[Any]:
+def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0) -> NDArray[Any]:
     """(H, W) integers as they were stored, unused high bits cleared, sign extended."""
     try:
         content = dataset.get(_PIXELS)
         if not content:
             floating = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
             raise InvalidStudy("unsupported-pixels" if floating else "no-pixels", "no pixel data")
-        _check_length(dataset, content if isinstance(content, bytes) else bytes(content), shape)
-        decoded = dataset.pixel_array
+        frames = _whole(dataset, "NumberOfFrames") or 1
+        if not frame < frames:
+            raise InvalidStudy("truncated", f"frame {frame + 1} of {frames}")
+        _check_length(dataset, content if isinstance(content, bytes) else bytes(content), shape, frame, frames)
+        decoded = pixel_array(dataset, index=frame, raw=True) if frames > 1 else dataset.pixel_array
     except InvalidStudy:
         raise
     except _MALFORMED as error:
@@ -222,12 +281,12 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int]) -> NDArray[Any]
     return values
 
 
-def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int]) -> None:
+def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int], frame: int, frames: int) -> None:
     """Hold the length of the pixel data, or the size that its codestream declares, against the header."""
     syntax: UID = dataset.file_meta.TransferSyntaxUID
     rows, columns = shape
     if not syntax.is_encapsulated:
-        expected = rows * columns * int(dataset.BitsAllocated) // 8
+        expected = rows * columns * frames * int(dataset.BitsAllocated) // 8
         if len(pixels) < expected:
             raise InvalidStudy("truncated", f"{len(pixels)} bytes of pixels, {expected} expected")
         if len(pixels) > expected + expected % 2:
@@ -236,7 +295,7 @@ def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int]) -
     if dataset[_PIXELS].is_undefined_length is False:
         raise InvalidStudy("inconsistent", "compressed by its transfer syntax, but not encapsulated")
     if syntax != RLELossless:
-        stream = get_frame(pixels, 0, number_of_frames=1)
+        stream = get_frame(pixels, frame, number_of_frames=frames)
         declared = _codestream_size(stream)
         if declared is not None and declared != (rows, columns):
             raise InvalidStudy("inconsistent", f"the codestream has {declared}, the header says {shape}")

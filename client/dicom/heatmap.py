@@ -16,6 +16,7 @@ Rgb = NDArray[np.uint8]
 
 LONGEST_PX: Final = 1024
 _NARROWEST_PX: Final = 256
+_TINT: Final = 0.25  # of an outlined structure's inside
 _STRONGEST: Final = 0.6  # opacity where the evidence is complete: the anatomy below stays readable
 
 # Nine samples of matplotlib's "inferno", without its black start: perceptually even, readable when printed grey.
@@ -46,6 +47,43 @@ def draw(pixels: Pixels, cam: Pixels, caption: str) -> Rgb:
     image = np.take(colour, level, axis=0)
     image += (np.take(base, level) * grey)[..., None]
     return _frame((image >> 8).astype(np.uint8), caption)
+
+
+def paint(pixels: Pixels, labels: NDArray[np.uint8], colours: dict[int, tuple[int, int, int]], caption: str) -> Rgb:
+    """Lay outlined structures over a plane: edges in full colour, insides tinted, the caption below.
+
+    Args:
+        pixels: (H, W) presentation values, larger is whiter.
+        labels: (H, W), 0 or the value of a label.
+        colours: of each value, (red, green, blue).
+
+    Returns:
+        (rows, columns, 3), rather large than small: a crop of fifty pixels is drawn several times its size.
+    """
+    times = max(1, _NARROWEST_PX // max(pixels.shape))
+    grey = np.kron(_grey(pixels), np.ones((times, times), np.uint8))
+    image = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    # the plane may have been made smaller than it is
+    rows, columns = (
+        (np.arange(side) * of // side).clip(0, of - 1) for side, of in zip(grey.shape, labels.shape, strict=True)
+    )
+    shown = labels[np.ix_(rows, columns)]
+    for value, colour in colours.items():
+        inside = shown == value
+        core = inside.copy()
+        core[1:] &= inside[:-1]
+        core[:-1] &= inside[1:]
+        core[:, 1:] &= inside[:, :-1]
+        core[:, :-1] &= inside[:, 1:]
+        tint = np.asarray(colour, np.float32)
+        image[inside] = image[inside] * (1 - _TINT) + tint * _TINT
+        image[inside & ~core] = tint
+    size = 11 if image.shape[1] < 480 else 16
+    footer = _caption(caption, max(image.shape[1], _NARROWEST_PX), size)
+    framed = np.zeros((image.shape[0] + footer.shape[0], footer.shape[1], 3), np.uint8)
+    framed[: image.shape[0], : image.shape[1]] = np.rint(image).astype(np.uint8)
+    framed[image.shape[0] :] = footer
+    return framed
 
 
 def to_grey(pixels: Pixels) -> Rgb:

@@ -16,7 +16,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 import pydicom
@@ -55,10 +55,12 @@ from pydicom.uid import (
 
 from client.dicom import heatmap
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER
-from models.bundle import Bundle, Coding
+from models.bundle import Bundle
+from models.coding import Coding
 
-Kind = Literal["sr", "sc", "verified", "kos"]
-_SCHEME: Final = "99VIGIE"
+Kind = Literal["sr", "sc", "seg", "gsps", "verified", "kos"]
+COMPUTED: Final[tuple[Kind, ...]] = ("sr", "sc", "seg", "gsps")  # what a version made, as against a person
+SCHEME: Final = "99VIGIE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,23 @@ class Finding:
     bundle: Bundle
     institution: str
     created_at: float
+
+
+class Computed(Protocol):
+    """What every result says of where it comes from; `Finding` of a radiograph is one."""
+
+    @property
+    def source(self) -> Dataset: ...
+    @property
+    def input_digest(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def institution(self) -> str: ...
+    @property
+    def created_at(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +229,11 @@ def copy_identity(source: Dataset, target: Dataset) -> None:
     that the standard has no room for is left empty rather than handed on.
     """
     put(target, "SpecificCharacterSet", "ISO_IR 192")
-    put(target, "StudyInstanceUID", _text(source, "StudyInstanceUID"))
+    put(target, "StudyInstanceUID", text_of(source, "StudyInstanceUID"))
     for keyword in (*_PATIENT, *_STUDY):
-        put(target, keyword, _text(source, keyword))
+        put(target, keyword, text_of(source, keyword))
     for keyword in _OPTIONAL:
-        if value := _text(source, keyword):
+        if value := text_of(source, keyword):
             put(target, keyword, value)
     if "FrameOfReferenceUID" in target and "PositionReferenceIndicator" not in target:
         put(target, "PositionReferenceIndicator", "")
@@ -222,13 +241,14 @@ def copy_identity(source: Dataset, target: Dataset) -> None:
     if issuers:
         item = Dataset()
         for keyword in ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType"):
-            if value := _text(issuers[0], keyword):
+            if value := text_of(issuers[0], keyword):
                 put(item, keyword, value)
         if len(item):
             put(target, "IssuerOfAccessionNumberSequence", Sequence([item]))
 
 
-def _text(source: Dataset, keyword: str) -> str:
+def text_of(source: Dataset, keyword: str) -> str:
+    """An attribute's first value as it may be handed on; empty where it cannot."""
     try:
         value = source.get(keyword)
     except (ValueError, TypeError, LookupError, OverflowError, NotImplementedError):
@@ -257,7 +277,7 @@ def _capture(finding: Finding) -> ResultObject:
         "UNVERIFIED - not for diagnosis without a reader"
     )
     image = heatmap.draw(finding.pixels, finding.cam, text)
-    dataset = _shell(finding, SecondaryCaptureImageStorage, "sc", "Map")
+    dataset = shell(finding, SecondaryCaptureImageStorage, "sc", "Map")
     put(dataset, "Modality", "OT")
     put(dataset, "ConversionType", "SYN")
     put(dataset, "SeriesNumber", "9902")
@@ -265,13 +285,13 @@ def _capture(finding: Finding) -> ResultObject:
     put(dataset, "DerivationDescription", f"Class activation map of {facts.title} v{facts.number} over the image")
     put(dataset, "ImageComments", text)
     put(dataset, "PatientOrientation", "")
-    put(dataset, "Laterality", _text(finding.source, "Laterality"))
-    if burned_in := _text(finding.source, "BurnedInAnnotation"):
+    put(dataset, "Laterality", text_of(finding.source, "Laterality"))
+    if burned_in := text_of(finding.source, "BurnedInAnnotation"):
         put(dataset, "BurnedInAnnotation", burned_in)
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if value := _text(finding.source, keyword):
+        if value := text_of(finding.source, keyword):
             put(dataset, keyword, value)
-    origin = reference(_text(finding.source, "SOPClassUID"), _text(finding.source, "SOPInstanceUID"))
+    origin = reference(text_of(finding.source, "SOPClassUID"), text_of(finding.source, "SOPInstanceUID"))
     purpose = concept("121322", "DCM", "Source image for image processing operation")
     put(origin, "PurposeOfReferenceCodeSequence", Sequence([purpose]))
     put(dataset, "SourceImageSequence", Sequence([origin]))
@@ -289,15 +309,15 @@ def _capture(finding: Finding) -> ResultObject:
     return ResultObject("sc", str(dataset.SOPInstanceUID), to_part10(dataset))
 
 
-def _shell(finding: Finding, sop_class: UID, kind: Kind, what: str) -> Dataset:
-    """The header that every result of one image shares."""
+def shell(finding: Computed, sop_class: UID, kind: Kind, what: str) -> Dataset:
+    """The header that every result of one input shares."""
     facts = finding.bundle.facts
     dataset = Dataset()
     copy_identity(finding.source, dataset)
     date, moment = dicom_time(finding.created_at)
     put(dataset, "SOPClassUID", sop_class)
-    put(dataset, "SOPInstanceUID", _uid(finding, kind))
-    put(dataset, "SeriesInstanceUID", _uid(finding, f"{kind}-series"))
+    put(dataset, "SOPInstanceUID", uid_of(finding, kind))
+    put(dataset, "SeriesInstanceUID", uid_of(finding, f"{kind}-series"))
     for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
         put(dataset, keyword, date)
     for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
@@ -314,7 +334,7 @@ def _shell(finding: Finding, sop_class: UID, kind: Kind, what: str) -> Dataset:
     return dataset
 
 
-def _equipment(finding: Finding, at: str) -> Dataset:
+def _equipment(finding: Computed, at: str) -> Dataset:
     facts = finding.bundle.facts
     item = Dataset()
     put(item, "PurposeOfReferenceCodeSequence", Sequence([concept("109102", "DCM", "Processing Equipment")]))
@@ -328,7 +348,8 @@ def _equipment(finding: Finding, at: str) -> Dataset:
     return item
 
 
-def _uid(finding: Finding, kind: str) -> str:
+def uid_of(finding: Computed, kind: str) -> str:
+    """The UID of a result's object or series, the same each time it is made."""
     return derive_uid(kind, finding.bundle.digest, finding.input_digest, finding.revision)
 
 
@@ -338,9 +359,9 @@ PRESENT: Final = Coding(value="52101004", scheme="SCT", meaning="Present")
 ABSENT: Final = Coding(value="2667000", scheme="SCT", meaning="Absent")
 
 
-def _report(finding: Finding) -> ResultObject:
-    facts, source = finding.bundle.facts, finding.source
-    dataset = _shell(finding, Comprehensive3DSRStorage, "sr", "Report")
+def report_header(result: Computed) -> Dataset:
+    """Everything of an unverified report but its evidence and its content."""
+    dataset = shell(result, Comprehensive3DSRStorage, "sr", "Report")
     put(dataset, "Modality", "SR")
     put(dataset, "SeriesNumber", "9901")
     put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
@@ -355,15 +376,20 @@ def _report(finding: Finding) -> ResultObject:
     put(template, "MappingResource", "DCMR")
     put(template, "TemplateIdentifier", "1500")
     put(dataset, "ContentTemplateSequence", Sequence([template]))
+    return dataset
 
-    image = (_text(source, "SOPClassUID"), _text(source, "SOPInstanceUID"))
-    picture = (str(SecondaryCaptureImageStorage), _uid(finding, "sc"))
+
+def _report(finding: Finding) -> ResultObject:
+    facts, source = finding.bundle.facts, finding.source
+    dataset = report_header(finding)
+    image = (text_of(source, "SOPClassUID"), text_of(source, "SOPInstanceUID"))
+    picture = (str(SecondaryCaptureImageStorage), uid_of(finding, "sc"))
     put(
         dataset,
         "CurrentRequestedProcedureEvidenceSequence",
         evidence(
             str(dataset.StudyInstanceUID),
-            {_text(source, "SeriesInstanceUID"): [image], _uid(finding, "sc-series"): [picture]},
+            {text_of(source, "SeriesInstanceUID"): [image], uid_of(finding, "sc-series"): [picture]},
         ),
     )
 
@@ -381,7 +407,7 @@ def _report(finding: Finding) -> ResultObject:
         )
     )
     for placeholder, element in (
-        (_TRACKING, _short(0x0040A124, "UI", _uid(finding, "tracking"))),
+        (_TRACKING, _short(0x0040A124, "UI", uid_of(finding, "tracking"))),
         (_IMAGE, _short(0x00081155, "UI", image[1])),
         (_IMAGE_CLASS, _short(0x00081150, "UI", image[0])),
         (_PICTURE, _short(0x00081155, "UI", picture[1])),
@@ -452,35 +478,23 @@ def _content(constant: _Constant) -> bytes:
         if constant.positive
         else codes.DCM.AllAlgorithmsSucceededWithoutFindings
     )
-    device = DeviceObserverIdentifyingAttributes(
-        uid=constant.device_uid,
-        name=f"{constant.title} v{constant.number}",
-        manufacturer_name=constant.vendor,
-        model_name=constant.title,
-    )
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid="2.25.30003", identifier=f"AI: {constant.finding.meaning}"),
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
-        algorithm_id=AlgorithmIdentification(
-            name=constant.title,
-            version=str(constant.number),
-            parameters=[
-                f"threshold={constant.threshold:.6f}",
-                f"digest={constant.digest}",
-                f"certified={'yes' if constant.certified else 'no, for research'}",
-            ],
+        algorithm_id=algorithm(
+            constant.title, constant.number, constant.threshold, constant.digest, certified=constant.certified
         ),
         measurements=[
-            Measurement(name=CodedConcept("SCORE", _SCHEME, "AI score"), value=0.123456789, unit=number),
+            Measurement(name=CodedConcept("SCORE", SCHEME, "AI score"), value=0.123456789, unit=number),
             Measurement(
-                name=CodedConcept("THRESHOLD", _SCHEME, "Operating threshold of the AI score"),
+                name=CodedConcept("THRESHOLD", SCHEME, "Operating threshold of the AI score"),
                 value=round(constant.threshold, 6),
                 unit=number,
             ),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
-            QualitativeEvaluation(name=_coded(constant.finding), value=_coded(call)),
+            QualitativeEvaluation(name=coded(constant.finding), value=coded(call)),
         ],
     )
     cast(Any, group)[0].ContentSequence.append(
@@ -492,11 +506,7 @@ def _content(constant: _Constant) -> bytes:
         )
     )
     report = MeasurementReport(
-        observation_context=ObservationContext(
-            observer_device_context=ObserverContext(
-                observer_type=codes.DCM.Device, observer_identifying_attributes=device
-            )
-        ),
+        observation_context=observed_by(constant.device_uid, constant.title, constant.number, constant.vendor),
         procedure_reported=CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,
@@ -520,7 +530,30 @@ def _content(constant: _Constant) -> bytes:
     return encoded
 
 
-def _coded(coding: Coding) -> CodedConcept:
+def observed_by(device_uid: str, title: str, number: int, vendor: str) -> ObservationContext:
+    """The version as the device that observed (TID 1001 to 1004)."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=device_uid, name=f"{title} v{number}", manufacturer_name=vendor, model_name=title
+    )
+    context = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=context)
+
+
+def algorithm(title: str, number: int, threshold: float, digest: str, *, certified: bool) -> AlgorithmIdentification:
+    """Who computed it, and with what (TID 4019)."""
+    return AlgorithmIdentification(
+        name=title,
+        version=str(number),
+        parameters=[
+            f"threshold={threshold:.6f}",
+            f"digest={digest}",
+            f"certified={'yes' if certified else 'no, for research'}",
+        ],
+    )
+
+
+def coded(coding: Coding) -> CodedConcept:
+    """A coding as highdicom takes it."""
     return CodedConcept(coding.value, coding.scheme, coding.meaning)
 
 

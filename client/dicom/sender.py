@@ -27,9 +27,11 @@ from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AE
 from pynetdicom import _config as pynetdicom_config
@@ -53,7 +55,13 @@ _TOGETHER: Final = 64
 _SETTLED: Final = 16  # answers that are written down together
 _LOST: Final = "the association ended before an answer"
 _LINGER_SECONDS: Final = 1.0
-RESULT_CLASSES: Final = (Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage)
+RESULT_CLASSES: Final = (
+    Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 
 @dataclass(frozen=True, slots=True)

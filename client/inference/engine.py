@@ -33,6 +33,25 @@ class Answer:
     cam: NDArray[np.float32]
 
 
+def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
+    """The version's network on the best execution provider that is here.
+
+    Raises:
+        BundleRefused: the network cannot be loaded.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in _PREFERRED if name in available]
+    try:
+        return onnxruntime.InferenceSession(str(bundle.onnx), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen unrelated types, all meaning this
+        label, problem = bundle.facts.label, type(error).__name__
+        raise BundleRefused(f"{label}: the network cannot be loaded ({problem})") from error
+
+
 class Engine:
     """One version, ready to score; it has passed its own reference cases.
 
@@ -47,17 +66,7 @@ class Engine:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        available = onnxruntime.get_available_providers()
-        providers = [name for name in _PREFERRED if name in available]
-        try:
-            self._session = onnxruntime.InferenceSession(str(bundle.onnx), options, providers=providers)
-        except Exception as error:  # onnxruntime raises a dozen unrelated types, all meaning this
-            label, problem = bundle.facts.label, type(error).__name__
-            raise BundleRefused(f"{label}: the network cannot be loaded ({problem})") from error
+        self._session = open_session(bundle, threads)
         inputs = [node.name for node in self._session.get_inputs()]
         outputs = {node.name for node in self._session.get_outputs()}
         if inputs != ["image"] or not {"logit", "cam"} <= outputs:

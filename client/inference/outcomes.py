@@ -4,22 +4,28 @@ An outcome, the study's state, the ledger entry and the deliveries of its result
 kill at any instant either all of them are there or none, and the study is taken again.
 """
 
+from __future__ import annotations
+
 import logging
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from client.dicom.archive import Archive
-from client.dicom.results import Finding, ResultObject
-from client.inference.pipeline import Failed, Image, Outcome, Refused, Scored, Study
+from client.dicom.results import ResultObject
+from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
+from client.inference.study import Image, Study, study_day
 from client.store import ledger
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, study
 from models.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from client.dicom.outlines import Outlined
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +81,14 @@ def conclude(
     archive: Archive,
     taken: Study,
     result: Outcome,
-    make: Callable[[Finding], list[ResultObject]],
+    make: Callable[[Scored | ScoredVolumes], list[ResultObject]],
 ) -> bool:
     """Write what became of a study.
 
     Returns:
         False where images came while it was being read: then nothing is written, and it will be read again.
     """
-    objects = make(result.finding) if isinstance(result, Scored) else []
+    objects = make(result) if isinstance(result, Scored | ScoredVolumes) else []
     # durable before the transaction that promises their delivery
     stored = [(item, archive.store(item.content)) for item in objects]
     now = time.time()
@@ -153,17 +159,63 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "positive": finding.positive,
         }
         return values, facts
+    if isinstance(result, ScoredVolumes):
+        return _volumes_row(result)
     reasons: tuple[Reason, ...]
     if isinstance(result, Refused):
         kind, reasons, version = "refused", result.reasons, result.version
     else:
         kind, reasons, version = "failed", (result.reason,), None
     codes = list(dict.fromkeys(str(reason.code) for reason in reasons))
-    stated = [{"code": str(reason.code), "text": reason.text} for reason in reasons]
     return (
-        {"kind": kind, "reasons": stated, "version_digest": version},
+        {"kind": kind, "reasons": _stated(reasons), "version_digest": version},
         {"version": version, "reasons": ",".join(codes)},
     )
+
+
+def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
+    highest = result.highest
+    day = study_day(highest.source)
+    values: dict[str, Any] = {
+        "kind": "scored",
+        "reasons": _stated(result.reasons),
+        "version_digest": highest.bundle.digest,
+        "sop_uid": result.image.sop_uid,
+        "input_digest": result.image.sha256,
+        "score": highest.score,
+        "threshold": highest.threshold,
+        "positive": highest.positive,
+        "engine": result.engine,
+        "measurements": {
+            "day": day.isoformat() if day else None,
+            "series": [_measurements(one) for one in result.outlined],
+        },
+    }
+    facts: dict[str, ledger.Fact] = {
+        "version": highest.bundle.digest,
+        "input": highest.input_digest,
+        "score": highest.score,
+        "threshold": highest.threshold,
+        "positive": highest.positive,
+        "reasons": ",".join(dict.fromkeys(str(reason.code) for reason in result.reasons)),
+    }
+    return values, facts
+
+
+def _measurements(outlined: Outlined) -> dict[str, Any]:
+    growth = outlined.growth
+    return {
+        "series": outlined.stack.series_uid,
+        "spacing_mm": [round(side, 6) for side in outlined.stack.spacing],
+        "labels": [
+            asdict(one) | {"growth": asdict(growth[one.value]) if one.value in growth else None}
+            for one in outlined.measured
+        ],
+    }
+
+
+def _stated(reasons: Sequence[Reason]) -> list[dict[str, str]]:
+    return [{"code": str(reason.code), "text": reason.text} for reason in reasons]
 
 
 def _deliver(connection: Connection, outcome_id: int, stored: list[tuple[ResultObject, str]]) -> None:

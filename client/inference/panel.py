@@ -1,28 +1,16 @@
 """Which version serves here: the one that the hospital adopted last, verified and tested when it is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from client.inference.engine import Engine
+from client.inference.serving import Outlining, Scoring, Serving
+from client.inference.volume_engine import VolumeEngine
 from client.store import versions
 from client.store.site import Site
-from models.bundle import Bundle, verify
+from models.bundle import verify
 from models.errors import BundleRefused
 from models.preprocessing import Preprocessing
 from models.signing import load_trust
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A version in service, with what it needs to score.
-
-    Attributes:
-        threshold: this hospital's operating threshold, the vendor's where it has set none.
-    """
-
-    bundle: Bundle
-    engine: Engine
-    preprocessing: Preprocessing
-    threshold: float
 
 
 class Panel:
@@ -45,7 +33,7 @@ class Panel:
         if loaded is None or loaded.bundle.digest != chosen.digest:
             loaded = load(self._site, chosen.digest)
         threshold = loaded.bundle.facts.threshold if chosen.threshold is None else chosen.threshold
-        self._loaded = Serving(loaded.bundle, loaded.engine, loaded.preprocessing, threshold)
+        self._loaded = replace(loaded, threshold=threshold)
         return self._loaded
 
 
@@ -58,5 +46,8 @@ def load(site: Site, digest: str) -> Serving:
     bundle = verify(site.versions / digest, load_trust(site.trust))
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
-    engine = Engine(bundle, site.config.inference_threads)
-    return Serving(bundle, engine, Preprocessing(bundle.preprocessing), bundle.facts.threshold)
+    threads, threshold = site.config.inference_threads, bundle.facts.threshold
+    preprocessing = Preprocessing(bundle.preprocessing)
+    if (declared := bundle.facts.segmentation) is not None:
+        return Outlining(bundle, VolumeEngine(bundle, declared, threads), preprocessing, declared, threshold)
+    return Scoring(bundle, Engine(bundle, threads), preprocessing, threshold)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,32 +19,15 @@ from pydicom.dataset import Dataset, FileDataset
 from client.dicom import decode
 from client.dicom.results import Finding
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check
+from client.inference.serving import Outlining, Scoring, Serving
+from client.inference.study import Image, Study
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
-    from client.inference.panel import Serving
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One stored instance of a study."""
-
-    sop_uid: str
-    sop_class: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """A queued study and its instances, oldest first, without the conflicting ones."""
-
-    uid: str
-    revision: int
-    attempts: int
-    touched_at: float
-    images: tuple[Image, ...]
+    from client.dicom.outlines import Outlined
+    from client.inference.outlining import Priors
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +37,21 @@ class Scored:
     image: Image
     finding: Finding
     engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredVolumes:
+    """What was outlined in the study's series; `reasons` say which of them could not be read."""
+
+    outlined: tuple[Outlined, ...]
+    image: Image
+    engine: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def highest(self) -> Outlined:
+        """The series with the highest score."""
+        return max(self.outlined, key=lambda one: (one.positive, one.score))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class Failed:
     reason: Reason
 
 
-Outcome = Scored | Refused | Failed
+Outcome = Scored | ScoredVolumes | Refused | Failed
 
 
 class Files(Protocol):
@@ -94,13 +92,22 @@ class Pipeline:
         tensors: keeps what was preprocessed, for local training.
         serving: gives the version to score with, or None.
         institution: as results name it.
+        priors: gives what was measured in earlier studies of a patient.
     """
 
-    def __init__(self, files: Files, tensors: Keeper, serving: Callable[[], Serving | None], institution: str) -> None:
+    def __init__(
+        self,
+        files: Files,
+        tensors: Keeper,
+        serving: Callable[[], Serving | None],
+        institution: str,
+        priors: Priors = lambda _study, _name: (),
+    ) -> None:
         self._files = files
         self._tensors = tensors
         self._serving = serving
         self._institution = institution
+        self._priors = priors
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version in service."""
@@ -112,12 +119,14 @@ class Pipeline:
         except BundleRefused as error:
             return Failed(Reason(error.code, str(error)))
 
-    def _read(self, study: Study, version: Serving) -> Scored | Refused:
+    def _read(self, study: Study, version: Serving) -> Scored | ScoredVolumes | Refused:
         digest = version.bundle.digest
         try:
             fitting = self._fitting(study.images, version.bundle.facts.intended_use)
             if isinstance(fitting, OutOfScope):
                 return Refused(fitting.reasons, digest)
+            if isinstance(version, Outlining):
+                return self._outline(study, fitting, version)
             # one at a time: only the highest one's pixels stay in memory
             highest = self._score(study, *fitting[0], version)
             for image, header in fitting[1:]:
@@ -159,7 +168,15 @@ class Pipeline:
                 raise
             return None
 
-    def _score(self, study: Study, image: Image, header: FileDataset, version: Serving) -> Scored:
+    def _outline(self, study: Study, fitting: Sequence[tuple[Image, FileDataset]], version: Outlining) -> ScoredVolumes:
+        from client.inference.outlining import outline  # the web process has no use for it
+
+        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
+        found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
+        key = found.highest.stack.planes[found.highest.key_plane].digest
+        return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
+
+    def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
         radiograph = decode.read(self._files.path(image.sha256), header)
         tensor = version.preprocessing(radiograph.pixels)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)

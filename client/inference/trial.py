@@ -18,8 +18,9 @@ from pynetdicom.dsutils import split_dataset
 
 from client.dicom import decode
 from client.inference.outcomes import failure
-from client.inference.panel import Serving
-from client.inference.pipeline import Failed, Image, Outcome, Pipeline, Refused, Scored, Study
+from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
+from client.inference.serving import Serving
+from client.inference.study import Image, Study
 from client.store.site import Site
 from models.errors import BundleRefused, InvalidStudy, NotFound
 from models.preprocessing import Preprocessing
@@ -42,6 +43,16 @@ class Why(BaseModel):
     text: str
 
 
+class Structure(BaseModel):
+    """What was outlined of one label in one series."""
+
+    series: str
+    label: str
+    volume_ml: float
+    long_mm: float | None
+    short_mm: float | None
+
+
 class TriedStudy(BaseModel):
     """What would become of one study.
 
@@ -53,7 +64,8 @@ class TriedStudy(BaseModel):
         version_why: why this version.
         score: 0..1, of the highest scoring file.
         threshold: that was applied, 0..1.
-        scored_file: the file whose score it is.
+        scored_file: the file whose score it is; of a volume the plane to look at first.
+        structures: what was outlined, where the version does that.
     """
 
     study: str
@@ -66,6 +78,7 @@ class TriedStudy(BaseModel):
     threshold: float | None = None
     positive: bool | None = None
     scored_file: str | None = None
+    structures: list[Structure] = []
     engine: str | None = None
 
 
@@ -204,6 +217,29 @@ def _tried(
                     "positive": finding.positive,
                     "scored_file": scored,
                     "engine": result.engine,
+                }
+            )
+        case ScoredVolumes():
+            highest = result.highest
+            return tried.model_copy(
+                update={
+                    "score": highest.score,
+                    "threshold": highest.threshold,
+                    "positive": highest.positive,
+                    "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
+                    "engine": result.engine,
+                    "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],
+                    "structures": [
+                        Structure(
+                            series=one.stack.series_uid,
+                            label=measured.name,
+                            volume_ml=round(measured.volume_ml, 4),
+                            long_mm=measured.long_mm,
+                            short_mm=measured.short_mm,
+                        )
+                        for one in result.outlined
+                        for measured in one.measured
+                    ],
                 }
             )
         case Refused():

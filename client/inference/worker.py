@@ -15,15 +15,18 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from client import logs
-from client.dicom import results
 from client.dicom.archive import Archive
 from client.dicom.sender import Sender
 from client.inference import outcomes
+from client.inference.objects import objects
 from client.inference.panel import Panel
-from client.inference.pipeline import Outcome, Pipeline, Study
+from client.inference.pipeline import Outcome, Pipeline
+from client.inference.priors import earlier
+from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.lean import without_mlflow
 from client.store.database import Watch
@@ -100,7 +103,7 @@ class Worker:
             self._room.release()
 
     def _conclude(self, study: Study, result: Outcome) -> None:
-        if outcomes.conclude(self._site, self._archive, study, result, results.make):
+        if outcomes.conclude(self._site, self._archive, study, result, objects):
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
@@ -136,7 +139,8 @@ def run(site: Site) -> None:
             return
         site.database.check()
         archive = Archive(site.archive)
-        pipeline = Pipeline(archive, Tensors(site.tensors, archive), Panel(site).serving, site.config.institution)
+        tensors, serving = Tensors(site.tensors, archive), Panel(site).serving
+        pipeline = Pipeline(archive, tensors, serving, site.config.institution, partial(earlier, site))
         sender = Sender(site)
         sender.start()
         sys.stdout.write("ready\n")

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, select
 
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.archive import Archive
-from client.dicom.results import ResultObject
+from client.dicom.results import COMPUTED, ResultObject
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, study, verdict
@@ -283,7 +283,7 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
         row.kind: row.sha256
         for row in connection.execute(
             select(delivery.c.kind, delivery.c.sha256).where(
-                delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(("sr", "sc"))
+                delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(COMPUTED)
             )
         )
     }
@@ -302,7 +302,7 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
     opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
     if given.decision is not Decision.REJECT:
         return verify(first, opinion)
-    objects = [_names(archive.read(made[kind])) for kind in ("sr", "sc") if kind in made]
+    objects = [_names(archive.read(made[kind])) for kind in COMPUTED if kind in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
     return withdraw(first, objects, title, opinion)
 

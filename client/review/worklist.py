@@ -171,6 +171,9 @@ def image_png(site: Site, uid: str) -> bytes:
         pixels = decode.read(_archive(site.archive).path(result.input_digest)).pixels
     except (InvalidStudy, OSError) as error:
         raise NotFound("the image cannot be shown") from error
+    facts = facts_of(site, result.version_digest)
+    if facts is not None and facts.segmentation is not None:
+        return _png(heatmap.paint(pixels, np.zeros(pixels.shape, np.uint8), {}, "Original image, without the outlines"))
     flat = np.zeros((1, 1), np.float32)
     return _png(heatmap.draw(pixels, flat, "Original image, without the map"))
 

@@ -19,7 +19,8 @@ from client.dicom import heatmap
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.results import Finding, ResultObject, make
-from models.bundle import Bundle, Coding
+from models.bundle import Bundle
+from models.coding import Coding
 
 Make = Callable[..., Finding]
 INPUT = "c" * 64

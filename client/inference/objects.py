@@ -1,0 +1,12 @@
+"""The DICOM objects of an outcome."""
+
+from client.dicom import outlines, results
+from client.dicom.results import ResultObject
+from client.inference.pipeline import Scored, ScoredVolumes
+
+
+def objects(outcome: Scored | ScoredVolumes) -> list[ResultObject]:
+    """What goes to the PACS for an outcome, in the order in which to send it."""
+    if isinstance(outcome, Scored):
+        return results.make(outcome.finding)
+    return [made for outlined in outcome.outlined for made in outlines.make(outlined)]

@@ -1,0 +1,148 @@
+"""The way of a study with volumes: its series, their stacks, masks, measures; or the reasons why there are none.
+
+Every series that fits is outlined. One that fits and makes no volume leaves the others standing, but the outcome then
+says that it is incomplete and never "nothing found" of what nobody has looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+
+from client.dicom import decode, series
+from client.dicom.outlines import Outlined
+from client.inference.measure import Growth, Measured, grown, measure
+from client.inference.scope import Reason
+from client.inference.segment import Mask, segment
+from client.inference.study import Image, Study, study_day
+from models.errors import InvalidStudy
+
+if TYPE_CHECKING:
+    from client.dicom.series import Files, Plane, Stack
+    from client.inference.serving import Outlining
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What the same model measured in an earlier study of the patient.
+
+    Attributes:
+        study_uid: its study.
+        made: the day of that study.
+        volumes_ml: by value of the label.
+    """
+
+    study_uid: str
+    made: date
+    volumes_ml: dict[int, float]
+
+
+Priors = Callable[[str, str], Sequence[Prior]]
+"""Gives what is known for a study and the name of a model; the order does not matter."""
+
+
+def outline(
+    study: Study,
+    fitting: Iterable[tuple[Image, FileDataset]],
+    version: Outlining,
+    files: Files,
+    institution: str,
+    priors: Priors,
+) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
+    """Outline every series of the fitting images.
+
+    Returns:
+        What was outlined, at least one series, and why a series that fits was not.
+
+    Raises:
+        InvalidStudy: no series could be read; the first one's reason.
+    """
+    made: list[Outlined] = []
+    problems: list[InvalidStudy] = []
+    for members in _by_series(fitting).values():
+        try:
+            planes = [plane for image, header in members for plane in series.planes(image.sha256, header)]
+            if all(plane.localizer for plane in planes):
+                continue
+            volume = series.read(series.stack(planes), files)
+            mask = segment(volume, version.declared, version.preprocessing, version.threshold, version.engine.predict)
+        except InvalidStudy as error:
+            problems.append(error)
+            continue
+        found = measure(mask.labels, volume.stack.spacing, version.declared)
+        plane = _key(found, volume.stack)
+        pixels = _presented(volume.stack.planes[plane], volume.voxels[plane], files)
+        growth = _growth(volume.stack, found, priors(study.uid, version.bundle.facts.name))
+        made.append(_outlined(study, volume.stack, mask, pixels, found, growth, version, institution))
+    if not made:
+        raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")
+    reasons = dict.fromkeys(Reason(error.reason, str(error)) for error in problems)
+    return tuple(replace(one, partial=bool(problems)) for one in made), tuple(reasons)
+
+
+def _by_series(fitting: Iterable[tuple[Image, FileDataset]]) -> dict[str, list[tuple[Image, FileDataset]]]:
+    found: dict[str, list[tuple[Image, FileDataset]]] = {}
+    for image, header in fitting:
+        found.setdefault(str(header.get("SeriesInstanceUID")), []).append((image, header))
+    return found
+
+
+def _outlined(
+    study: Study,
+    stack: Stack,
+    mask: Mask,
+    pixels: NDArray[np.float32],
+    found: list[Measured],
+    growth: dict[int, Growth],
+    version: Outlining,
+    institution: str,
+) -> Outlined:
+    return Outlined(
+        stack=stack,
+        labels=mask.labels,
+        key_pixels=pixels,
+        measured=tuple(found),
+        growth=growth,
+        score=mask.score,
+        threshold=version.threshold,
+        revision=study.revision,
+        bundle=version.bundle,
+        institution=institution,
+        created_at=time.time(),
+    )
+
+
+def _key(found: Sequence[Measured], stack: Stack) -> int:
+    return max(found, key=lambda one: one.volume_ml).plane if found else len(stack.planes) // 2
+
+
+def _presented(plane: Plane, values: NDArray[np.generic], files: Files) -> NDArray[np.float32]:
+    """The plane as a reader sees it; where the header says nothing of that, its plain values."""
+    try:
+        return decode.read(files.path(plane.digest)).pixels
+    except InvalidStudy:  # a frame of many
+        low, high = np.percentile(values.astype(np.float32), (1, 99))
+        return np.clip(values.astype(np.float32), low, high)
+
+
+def _growth(stack: Stack, found: Sequence[Measured], known: Sequence[Prior]) -> dict[int, Growth]:
+    made = study_day(stack.planes[0].header)
+    if made is None:
+        return {}
+    growth: dict[int, Growth] = {}
+    for one in found:
+        earlier = [prior for prior in known if prior.made < made and one.value in prior.volumes_ml]
+        if not earlier:
+            continue
+        last = max(earlier, key=lambda prior: prior.made)
+        change = grown(one.volume_ml, last.volumes_ml[one.value], float((made - last.made).days), last.study_uid)
+        if change is not None:
+            growth[one.value] = change
+    return growth

@@ -1,0 +1,223 @@
+"""From a volume to a mask on the very planes that it came from.
+
+The way there is undone on the way back: straightened where the gantry was tilted, turned to the axes that the network
+knows, brought to its spacing; the probabilities then go the same steps in reverse. So the mask needs no geometry of its
+own: voxel (n, row, column) of it is pixel (row, column) of plane n.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dicom.series import Stack, Volume
+from client.inference.sliding import slide
+from models.errors import InvalidStudy
+from models.preprocessing import Preprocessing
+from models.segmentation import Segmentation
+
+MAX_GROWTH: Final = 4.0  # of one axis: more would invent detail
+_DIRECTIONS: Final = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+_FULL: Final = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What was outlined.
+
+    Attributes:
+        labels: (n, rows, columns) uint8 on the stack's planes: 0, or the value of a label.
+        score: 0..1, the highest probability of any label at any voxel.
+    """
+
+    labels: NDArray[np.uint8]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How the network's grid lies in the stack: network axis i is stack axis `order[i]`, backwards where `flip[i]`."""
+
+    order: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+    spacing: tuple[float, float, float]
+
+    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A view of (n, rows, columns) in the network's axes."""
+        view = array.transpose(self.order)
+        return view[tuple(slice(None, None, -1 if backwards else 1) for backwards in self.flip)]
+
+    def turned_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        view = array[tuple(slice(None, None, -1 if backwards else 1) for backwards in self.flip)]
+        return view.transpose(np.argsort(self.order))
+
+
+def segment(
+    volume: Volume,
+    declared: Segmentation,
+    preprocessing: Preprocessing,
+    threshold: float,
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Mask:
+    """Outline a version's labels in a volume.
+
+    Args:
+        threshold: of a voxel's probability, for labels that stand by themselves (sigmoid).
+        predict: (n, 1, *window) float32 to logits (n, channels, *window).
+
+    Raises:
+        InvalidStudy: `too-coarse` where the network's grid is more than four times finer than the volume's.
+    """
+    found = volume.stack
+    straight, shift = straighten(volume.voxels, found)
+    grid = _grid(found, declared)
+    turned = grid.turned(straight)
+    shape, spacing = turned.shape, declared.spacing_mm or grid.spacing
+    wanted = _wanted(shape, grid.spacing, spacing)
+    resampled = wanted != shape or not np.allclose(spacing, grid.spacing, rtol=1e-3)
+    if resampled:
+        turned = resample(turned, grid.spacing, spacing, wanted)
+    image, cut = turned, preprocessing.intensities
+    if not preprocessing.pointwise:
+        image, cut = preprocessing.intensities(turned), _as_it_is
+    score = 0.0
+    kept = np.zeros((declared.channels, *wanted) if resampled else wanted, np.uint8)
+
+    def finished(first: int, logits: NDArray[np.float32]) -> None:
+        nonlocal score
+        chances = activate(logits, declared)
+        score = max(score, float(_foreground(chances, declared).max()))
+        planes = slice(first, first + logits.shape[1])
+        if resampled:
+            kept[:, planes] = np.rint(chances * np.float32(_FULL)).astype(np.uint8)
+        else:
+            kept[planes] = decide(chances, declared, threshold)
+
+    slide(wanted, declared.window, declared.overlap, lambda part: cut(image[part]), predict, finished)
+    labels = kept
+    if resampled:
+        # plane by plane of the network's first axis, so that the probabilities of the whole are never there as floats
+        back = np.stack([resample(channel, spacing, grid.spacing, shape) for channel in kept])
+        labels = decide(back.astype(np.float32) / np.float32(_FULL), declared, threshold)
+    return Mask(_bent_back(np.ascontiguousarray(grid.turned_back(labels)), found, shift), score)
+
+
+def activate(logits: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
+    """(channels, ...) logits to probabilities."""
+    if declared.activation == "sigmoid":
+        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    raised = np.exp(logits - logits.max(axis=0))
+    return (raised / raised.sum(axis=0)).astype(np.float32)
+
+
+def decide(chances: NDArray[np.float32], declared: Segmentation, threshold: float) -> NDArray[np.uint8]:
+    """(channels, ...) probabilities to the value of a label, or 0.
+
+    With softmax the most probable channel counts, with sigmoid the most probable one that reaches the threshold.
+    """
+    labels = np.zeros(chances.shape[1:], np.uint8)
+    if declared.activation == "softmax":
+        best = chances.argmax(axis=0)
+        for label in declared.labels:
+            labels[best == label.value] = label.value
+        return labels
+    highest = np.full(labels.shape, np.float32(threshold), np.float32)
+    for label in declared.labels:
+        chance = chances[label.value - 1]
+        higher = chance >= highest
+        labels[higher] = label.value
+        highest[higher] = chance[higher]
+    return labels
+
+
+def _foreground(chances: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
+    shift = 0 if declared.activation == "softmax" else 1
+    return chances[[label.value - shift for label in declared.labels]]
+
+
+def _as_it_is(part: NDArray[Any]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(part, dtype=np.float32)
+
+
+def _grid(found: Stack, declared: Segmentation) -> _Grid:
+    first = found.planes[0]
+    lines = np.stack([found.normal, first.along_column, first.along_row])  # of stack axes 0, 1, 2
+    order: list[int] = []
+    flip: list[bool] = []
+    for letter in declared.axes:
+        line, sign = _DIRECTIONS[letter]
+        # the stack axis that is closest, among those not taken: an oblique stack keeps its own grid
+        axis = max((axis for axis in range(3) if axis not in order), key=lambda axis: abs(float(lines[axis, line])))
+        order.append(axis)
+        flip.append(float(lines[axis, line]) * sign < 0)
+    spacing = tuple(found.spacing[axis] for axis in order)
+    return _Grid((order[0], order[1], order[2]), (flip[0], flip[1], flip[2]), (spacing[0], spacing[1], spacing[2]))
+
+
+def _wanted(shape: tuple[int, ...], given: tuple[float, ...], wanted: tuple[float, ...]) -> tuple[int, int, int]:
+    """Voxels of the network's grid: from the first voxel's centre to the last one that is still inside."""
+    sides: list[int] = []
+    for side, have, want in zip(shape, given, wanted, strict=True):
+        if have / want > MAX_GROWTH:
+            raise InvalidStudy("too-coarse", f"voxels of {have:.2f} mm, the version knows {want:.2f} mm")
+        sides.append(side if abs(have / want - 1) < 1e-3 else max(1, round((side - 1) * have / want) + 1))
+    return (sides[0], sides[1], sides[2])
+
+
+def resample(
+    array: NDArray[Any], given: tuple[float, ...], wanted: tuple[float, ...], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Linear interpolation onto a grid with the same first voxel; beyond the last voxel its value holds.
+
+    Args:
+        array: (a, b, c).
+        given: mm between its voxels, per axis.
+        wanted: mm between those of the result.
+        shape: of the result.
+
+    Returns:
+        float32, or uint8 where that was given.
+    """
+    made: NDArray[Any] = array
+    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):  # what shrinks goes first
+        side, ratio = made.shape[axis], wanted[axis] / given[axis]
+        if shape[axis] == side and abs(ratio - 1) < 1e-3:
+            continue
+        at = np.minimum(np.arange(shape[axis]) * ratio, side - 1)
+        low = np.minimum(at.astype(np.int64), max(side - 2, 0))
+        high = np.minimum(low + 1, side - 1)
+        share = (at - low).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(3)])
+        below, above = (np.take(made, index, axis=axis).astype(np.float32) for index in (low, high))
+        made = below + (above - below) * share
+    return np.rint(made).astype(np.uint8) if array.dtype == np.uint8 else made.astype(np.float32, copy=False)
+
+
+def straighten(voxels: NDArray[Any], found: Stack) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Move the planes of a tilted stack to where they lie, onto a canvas that holds them all.
+
+    Whole pixels only: half a pixel of a slice is less than what the patient's breath moves, and nothing is blurred.
+
+    Returns:
+        The voxels, and where each plane begins on the canvas, (n, 2) rows and columns.
+    """
+    shift = np.rint(found.drift).astype(np.int64)
+    shift -= shift.min(axis=0)
+    if not shift.any():
+        return voxels, shift
+    count, rows, columns = voxels.shape
+    canvas = np.full((count, rows + int(shift[:, 0].max()), columns + int(shift[:, 1].max())), voxels.min())
+    canvas = canvas.astype(voxels.dtype)
+    for plane, (row, column), values in zip(canvas, shift, voxels, strict=True):
+        plane[row : row + rows, column : column + columns] = values
+    return canvas, shift
+
+
+def _bent_back(labels: NDArray[np.uint8], found: Stack, shift: NDArray[np.int64]) -> NDArray[np.uint8]:
+    if not shift.any():
+        return labels
+    _, rows, columns = found.shape
+    return np.stack(
+        [plane[row : row + rows, column : column + columns] for plane, (row, column) in zip(labels, shift, strict=True)]
+    )

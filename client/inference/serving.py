@@ -1,0 +1,47 @@
+"""A version in service, with what it needs to read a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.bundle import Bundle
+from models.preprocessing import Preprocessing
+from models.segmentation import Segmentation
+
+if TYPE_CHECKING:  # whoever only asks what serves has no use for an engine
+    from client.inference.engine import Engine
+    from client.inference.volume_engine import VolumeEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A version that scores single images.
+
+    Attributes:
+        threshold: this hospital's operating threshold, the vendor's where it has set none.
+    """
+
+    bundle: Bundle
+    engine: Engine
+    preprocessing: Preprocessing
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlining:
+    """A version that outlines structures in volumes.
+
+    Attributes:
+        declared: its grid, windows and labels.
+        threshold: of a voxel's probability.
+    """
+
+    bundle: Bundle
+    engine: VolumeEngine
+    preprocessing: Preprocessing
+    declared: Segmentation
+    threshold: float
+
+
+Serving = Scoring | Outlining

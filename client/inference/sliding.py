@@ -1,0 +1,136 @@
+"""A network's windows over a volume, blended, in memory that does not grow with the volume's depth.
+
+Windows, their order, their Gaussian weights and the padding of a small volume are those of MONAI's
+`sliding_window_inferer`; so are the values, to float32 rounding (`tests/unit/test_sliding.py`). MONAI sums all windows
+into an array of the whole output and counts in another; here a slab as deep as one window is enough, because planes
+that no further window touches are finished and handed on.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+_SIGMA: Final = 0.125  # of the window, MONAI's sigma_scale
+_LEAST: Final = 1e-3
+
+
+def slide(
+    shape: Shape,
+    window: Shape,
+    overlap: float,
+    cut: Callable[[tuple[slice, slice, slice]], Floats],
+    predict: Callable[[Floats], Floats],
+    finished: Callable[[int, Floats], None],
+    batch: int = 1,
+) -> None:
+    """Predict a volume window by window.
+
+    Args:
+        shape: of the volume, (d, h, w).
+        window: that the network sees, (d, h, w); where the volume is smaller, zeros are put around it.
+        overlap: share of a window that the next one sees again, 0 <= overlap < 1.
+        cut: gives a part of the volume as the network takes it, float32.
+        predict: (n, 1, *window) to (n, channels, *window).
+        finished: told the index of the first plane, and the blended output (channels, planes, h, w) of some planes;
+            each plane comes once, in ascending order. The array is its own to keep.
+        batch: windows per prediction.
+    """
+    padded = tuple(max(side, size) for side, size in zip(shape, window, strict=True))
+    before = [(large - side) // 2 for large, side in zip(padded, shape, strict=True)]
+    starts = [_starts(side, size, overlap) for side, size in zip(padded, window, strict=True)]
+    weight = importance(window)
+    slab = _Slab(shape, before, padded, window, finished)
+    for number, first in enumerate(starts[0]):
+        places = [(first, *place) for place in product(starts[1], starts[2])]
+        for at in range(0, len(places), batch):
+            some = places[at : at + batch]
+            images = np.stack([_cut(place, shape, window, before, cut) for place in some])[:, None]
+            for place, output in zip(some, predict(images), strict=True):
+                slab.add(place, output, weight)
+        slab.finish(starts[0][number + 1] if number + 1 < len(starts[0]) else padded[0])
+
+
+def importance(window: Shape) -> Floats:
+    """(d, h, w) Gaussian weights, nowhere below 1e-3; MONAI's `compute_importance_map(mode="gaussian")`."""
+    made: Floats = np.ones((1, 1, 1), np.float32)
+    for axis, side in enumerate(window):
+        at = np.arange(-(side - 1) / 2.0, (side - 1) / 2.0 + 1, dtype=np.float32)[:side]
+        profile = np.exp(at**2 / np.float32(-2 * (side * _SIGMA) ** 2)).astype(np.float32)
+        made = made * profile.reshape([side if other == axis else 1 for other in range(3)])
+    return np.maximum(made, np.float32(max(float(made.min()), _LEAST)))
+
+
+def _starts(side: int, size: int, overlap: float) -> list[int]:
+    """Where windows begin along one axis; the last one is moved back to end with the volume."""
+    interval = max(1, int(size * (1 - overlap))) if side > size else size
+    count = 1
+    while (count - 1) * interval + size < side:
+        count += 1
+    return [min(number * interval, side - size) for number in range(count)]
+
+
+def _cut(
+    place: tuple[int, ...],
+    shape: Shape,
+    window: Shape,
+    before: list[int],
+    cut: Callable[[tuple[slice, slice, slice]], Floats],
+) -> Floats:
+    """What the network sees at a place; an axis that is shorter than the window has one place, and zeros around it."""
+    z, y, x = (slice(at, min(at + size, side)) for at, size, side in zip(place, window, shape, strict=True))
+    part = cut((z, y, x))
+    if part.shape == window:
+        return part
+    image = np.zeros(window, np.float32)
+    image[tuple(slice(pad, pad + side) for pad, side in zip(before, part.shape, strict=True))] = part
+    return image
+
+
+class _Slab:
+    """The sums of the planes that windows still touch, from `first` on, and their weights."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        before: list[int],
+        padded: tuple[int, ...],
+        window: Shape,
+        finished: Callable[[int, Floats], None],
+    ) -> None:
+        self._shape, self._before, self._padded, self._finished = shape, before, padded, finished
+        self._depth = window[0]
+        self._first = 0
+        self._sums: Floats | None = None
+        self._weights = np.zeros((self._depth, *padded[1:]), np.float32)
+
+    def add(self, place: tuple[int, ...], output: Floats, weight: Floats) -> None:
+        if self._sums is None:
+            self._sums = np.zeros((len(output), self._depth, *self._padded[1:]), np.float32)
+        _, height, width = weight.shape
+        area = (slice(None), slice(place[1], place[1] + height), slice(place[2], place[2] + width))
+        self._weights[area] += weight
+        for sums, channel in zip(self._sums, output, strict=True):
+            sums[area] += channel * weight
+
+    def finish(self, until: int) -> None:
+        """Hand on the planes before `until` (of the padded volume), and make room for those after."""
+        assert self._sums is not None  # a turn has at least one window
+        count = until - self._first
+        low, high = self._before[0], self._before[0] + self._shape[0]
+        begin, end = max(self._first, low), min(until, high)
+        if begin < end:
+            rows, columns = (
+                slice(pad, pad + side) for pad, side in zip(self._before[1:], self._shape[1:], strict=True)
+            )
+            part = slice(begin - self._first, end - self._first)
+            self._finished(begin - low, self._sums[:, part, rows, columns] / self._weights[part, rows, columns])
+        for array in (*self._sums, self._weights):
+            array[: self._depth - count] = array[count:].copy()
+            array[self._depth - count :] = 0
+        self._first = until

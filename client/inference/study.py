@@ -1,0 +1,35 @@
+"""A study that waits to be read, and its instances."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from pydicom.dataset import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One stored instance of a study."""
+
+    sop_uid: str
+    sop_class: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A queued study and its instances, oldest first, without the conflicting ones."""
+
+    uid: str
+    revision: int
+    attempts: int
+    touched_at: float
+    images: tuple[Image, ...]
+
+
+def study_day(header: Dataset) -> date | None:
+    """The day of a study as its header has it."""
+    text = str(header.get("StudyDate") or "")
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
+    except ValueError:
+        return None

@@ -1,0 +1,397 @@
+"""A volume is outlined where it lies, whatever way it was cut, or refused with the reason why not."""
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from highdicom.seg import Segmentation as HighdicomSegmentation
+from highdicom.sr import srread
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from client.dicom import outlines
+from client.dicom.results import ResultObject
+from client.inference.measure import grown, measure
+from client.inference.objects import objects
+from client.inference.outlining import Prior
+from client.inference.pipeline import Outcome, Pipeline, Refused, ScoredVolumes
+from client.inference.serving import Outlining
+from client.inference.study import Image, Study
+from client.inference.volume_engine import VolumeEngine
+from models.bundle import Bundle
+from models.errors import BundleRefused
+from models.preprocessing import Preprocessing
+from models.segmentation import Segmentation
+
+COS, SIN = np.cos(np.deg2rad(25)), np.sin(np.deg2rad(25))
+DIRECTIONS = {
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "axial, feet first": ((-1, 0, 0), (0, 1, 0)),
+    "axial, upside down": ((-1, 0, 0), (0, -1, 0)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "oblique": ((COS, SIN, 0), (-SIN * COS, COS * COS, SIN)),
+}
+
+
+@dataclass
+class Files:
+    """A folder of files by digest, and the images of one study."""
+
+    folder: Path
+    images: list[Image] = field(default_factory=lambda: list[Image]())
+
+    def path(self, digest: str) -> Path:
+        return self.folder / digest
+
+    def keep(self, sha256: str, preprocessing: Preprocessing, tensor: NDArray[np.float32]) -> None:
+        raise AssertionError("a volume is no radiograph")
+
+    def add(self, image: Dataset, volumes: ModuleType) -> None:
+        content = volumes.content(image)
+        digest = hashlib.sha256(content).hexdigest()
+        self.path(digest).write_bytes(content)
+        self.images.append(Image(str(image.SOPInstanceUID), str(image.SOPClassUID), digest))
+
+
+Read = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def version(volumes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return volumes.build(tmp_path_factory.mktemp("version") / "v1", Ed25519PrivateKey.generate())
+
+
+@pytest.fixture(scope="module")
+def engine(version: Bundle) -> VolumeEngine:
+    assert version.facts.segmentation is not None
+    return VolumeEngine(version, version.facts.segmentation)
+
+
+@pytest.fixture
+def read(version: Bundle, engine: VolumeEngine, volumes: ModuleType, tmp_path: Path) -> Read:
+    """Read the images of one study: `read(images, declared=None, priors=())`."""
+
+    def run(
+        images: Sequence[Dataset],
+        declared: Segmentation | None = None,
+        priors: Sequence[Prior] = (),
+        threshold: float = 0.5,
+    ) -> Outcome:
+        files = Files(tmp_path)
+        for image in images:
+            files.add(image, volumes)
+        serving = Outlining(version, engine, volumes.PREPROCESSING, declared or volumes.declared(), threshold)
+        pipeline = Pipeline(files, files, lambda: serving, "Hospital", lambda _study, _name: priors)
+        return pipeline.process(Study("1.2", 1, 1, 0.0, tuple(files.images)))
+
+    return run
+
+
+def one(outcome: Outcome) -> outlines.Outlined:
+    assert isinstance(outcome, ScoredVolumes), outcome
+    assert len(outcome.outlined) == 1
+    return outcome.outlined[0]
+
+
+def expected(images: Sequence[Dataset], volumes: ModuleType) -> dict[str, NDArray[np.bool_]]:
+    """By SOP instance: which pixels lie in the ellipsoid."""
+    return {str(image.SOPInstanceUID): volumes.inside(volumes.grid(image)) for image in images}
+
+
+def found(outlined: outlines.Outlined) -> dict[str, NDArray[np.bool_]]:
+    return {
+        str(plane.header.SOPInstanceUID): mask == 1
+        for plane, mask in zip(outlined.stack.planes, outlined.labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS)
+@pytest.mark.parametrize("axes", ["SPL", "RAS"])
+def test_the_mask_lies_on_its_images_whatever_way_they_were_cut(
+    read: Read, volumes: ModuleType, directions: Any, axes: str
+) -> None:
+    images = volumes.series(directions=directions)
+    shuffled = [images[index] for index in np.random.default_rng(1).permutation(len(images))]
+
+    outlined = one(read(shuffled, volumes.declared(axes=axes)))
+
+    masks = found(outlined)
+    for uid, mask in expected(images, volumes).items():
+        assert np.array_equal(masks[uid], mask)
+    assert outlined.measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.02)
+
+
+def test_a_tilted_gantry_is_straightened_for_the_network_and_bent_back_for_the_mask(
+    read: Read, volumes: ModuleType
+) -> None:
+    images = volumes.series(tilt=20.0, shape=(96, 96))
+
+    outlined = one(read(images))
+
+    assert outlined.stack.tilted
+    masks = found(outlined)
+    assert all(np.array_equal(masks[uid], mask) for uid, mask in expected(images, volumes).items())
+    assert outlined.measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.02)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (0.8, 1.0, 1.2)])
+def test_the_networks_grid_may_be_another(read: Read, volumes: ModuleType, spacing: tuple[float, ...]) -> None:
+    images = volumes.series(directions=DIRECTIONS["oblique"], spacing=(0.9, 1.1))
+
+    outlined = one(read(images, volumes.declared(axes="RAS", spacing_mm=spacing)))
+
+    truth, masks = expected(images, volumes), found(outlined)
+    both = sum(int((truth[uid] & masks[uid]).sum()) for uid in truth)
+    size = sum(int(truth[uid].sum()) + int(masks[uid].sum()) for uid in truth)
+    assert 2 * both / size > 0.96
+    assert outlined.measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.06)
+
+
+def test_an_enhanced_multi_frame_image_is_read_as_its_planes_lie(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series()
+    order = np.random.default_rng(2).permutation(len(images))
+
+    outlined = one(read([volumes.enhanced([images[index] for index in order])]))
+
+    assert [plane.frame for plane in outlined.stack.planes] == np.argsort(order).tolist()
+    truth = np.stack([volumes.inside(volumes.grid(image)) for image in images])
+    assert np.array_equal(outlined.labels == 1, truth)
+    segmentation = _segmentation(outlines.make(outlined))
+    assert {item.ReferencedSOPInstanceUID for item in _referenced(segmentation)} == {
+        outlined.stack.planes[0].header.SOPInstanceUID
+    }
+
+
+def test_what_is_no_regular_stack_is_refused_with_the_reason(read: Read, volumes: ModuleType) -> None:
+    def reasons(images: Sequence[Dataset]) -> list[str]:
+        outcome = read(images)
+        assert isinstance(outcome, Refused), outcome
+        return [reason.code for reason in outcome.reasons]
+
+    images = volumes.series(count=12)
+    assert reasons(images[:5] + images[6:]) == ["missing-slices"]
+    assert reasons(images[:2]) == ["too-few-slices"]
+    moved = volumes.series(count=12)
+    moved[7].ImagePositionPatient[2] = float(moved[7].ImagePositionPatient[2]) + 0.6
+    assert reasons(moved) == ["uneven-slices"]
+    turned = volumes.series(count=12)
+    turned[3].ImageOrientationPatient = [COS, SIN, 0, -SIN, COS, 0]
+    assert reasons(turned) == ["mixed-orientation"]
+    twice = volumes.series(count=6) + volumes.series(count=6)
+    for image in twice:
+        image.SeriesInstanceUID, image.FrameOfReferenceUID = twice[0].SeriesInstanceUID, "1.2.3"
+    assert reasons(twice) == ["several-volumes"]
+    assert reasons(volumes.series(count=12, RescaleIntercept=None)) == ["missing-rescale"]
+    assert reasons(volumes.series(count=12, ImagePositionPatient=None)) == ["no-geometry"]
+    larger = volumes.series(count=12)
+    larger[4].PixelSpacing = [1.3, 1.3]
+    assert reasons(larger) == ["mixed-size"]
+    strange = volumes.series(count=12)
+    strange[4].FrameOfReferenceUID = "1.2.3.4"
+    assert reasons(strange) == ["mixed-frame-of-reference"]
+    other = volumes.series(count=12)
+    other[4].PatientID = "somebody else"
+    assert reasons(other) == ["patient-mismatch"]
+
+
+def test_a_grid_much_finer_than_the_volume_is_refused(read: Read, volumes: ModuleType) -> None:
+    outcome = read(volumes.series(count=12, step=6.0), volumes.declared(spacing_mm=(1.0, 1.0, 1.0)))
+
+    assert isinstance(outcome, Refused)
+    assert [reason.code for reason in outcome.reasons] == ["too-coarse"]
+
+
+def test_a_localizer_in_the_series_is_left_out(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series()
+    scout = volumes.series(count=1, directions=DIRECTIONS["coronal"], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])[0]
+    scout.SeriesInstanceUID, scout.FrameOfReferenceUID = images[0].SeriesInstanceUID, images[0].FrameOfReferenceUID
+
+    outlined = one(read([*images, scout]))
+
+    assert outlined.stack.notes == ("localizer",)
+    assert len(outlined.stack.planes) == len(images)
+
+
+def test_every_series_that_fits_is_read_and_one_that_cannot_be_is_named(read: Read, volumes: ModuleType) -> None:
+    first, second, broken = volumes.series(), volumes.series(step=2.0), volumes.series(count=9)
+    for image in (*second, *broken):
+        image.StudyInstanceUID = first[0].StudyInstanceUID
+
+    outcome = read([*first, *second, *broken[:4], *broken[5:]])
+
+    assert isinstance(outcome, ScoredVolumes)
+    assert len(outcome.outlined) == 2
+    assert [reason.code for reason in outcome.reasons] == ["missing-slices"]
+    codes = {
+        item.ConceptCodeSequence[0].CodeValue
+        for made in objects(outcome)
+        if made.kind == "sr"
+        for group in _groups(made)
+        for item in group.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "111017"
+    }
+    assert codes == {"111244"}  # not all algorithms succeeded, with findings
+
+
+def test_rescaling_that_changes_from_slice_to_slice_is_followed(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series()
+    for number, image in enumerate(images):
+        values = np.frombuffer(image.PixelData, np.uint16).astype(float) - 1024
+        slope = 0.5 + number / 50
+        image.RescaleSlope, image.RescaleIntercept = f"{slope:.4f}", -1024
+        image.PixelData = np.rint((values + 1024) / round(slope, 4)).astype(np.uint16).tobytes()
+
+    assert one(read(images)).measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.02)
+
+
+def _segmentation(made: Sequence[ResultObject]) -> Dataset:
+    return next(item.dataset for item in made if item.kind == "seg")
+
+
+def _referenced(segmentation: Dataset) -> list[Dataset]:
+    return [
+        source
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in frame.DerivationImageSequence
+        for source in derivation.SourceImageSequence
+    ]
+
+
+def _groups(report: ResultObject) -> list[Dataset]:
+    root = report.dataset
+    measurements = next(item for item in root.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010")
+    return list(measurements.ContentSequence)
+
+
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize("many", [False, True], ids=["classic", "enhanced"])
+def test_the_objects_are_what_the_standard_says(read: Read, volumes: ModuleType, many: bool, tmp_path: Path) -> None:
+    images = volumes.series(directions=DIRECTIONS["oblique"])
+    made = outlines.make(one(read([volumes.enhanced(images)] if many else images)))
+
+    assert [item.kind for item in made] == ["seg", "gsps", "sc", "sr"]
+    for item in made:
+        path = tmp_path / f"{item.kind}.dcm"
+        path.write_bytes(item.content)
+        said = subprocess.run(
+            ["/usr/bin/dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False
+        ).stderr
+        assert [line for line in said.splitlines() if line.startswith("Error")] == [], item.kind
+        assert "UNVERIFIED" in item.dataset.SeriesDescription
+        assert item.dataset.PatientID == "V1"
+
+
+def test_the_segmentation_read_back_is_the_mask(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series(directions=DIRECTIONS["sagittal"])
+    segmentation = HighdicomSegmentation.from_dataset(_segmentation(outlines.make(one(read(images)))))
+    truth = expected(images, volumes)
+    uids = [uid for uid, mask in truth.items() if mask.any()]
+
+    masks = segmentation.get_pixels_by_source_instance(uids, segment_numbers=[1])[..., 0]
+
+    assert np.array_equal(masks, np.stack([truth[uid] for uid in uids]))
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        image = next(image for image in images if image.SOPInstanceUID == source)
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(np.array(position, float), np.array(image.ImagePositionPatient, float))
+
+
+def test_the_report_measures_what_the_segmentation_holds(read: Read, volumes: ModuleType, tmp_path: Path) -> None:
+    prior = Prior("1.2.9", date(2023, 7, 5), {1: volumes.VOLUME_ML / 2})
+    made = outlines.make(one(read(volumes.series(), priors=(prior,))))
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(made[-1].content)
+
+    report = srread(path)
+    groups = report.content.get_volumetric_roi_measurement_groups()
+
+    assert len(groups) == 1
+    values = {item.name.value: (item.value, item.unit.value) for item in groups[0].get_measurements()}
+    assert values["118565006"][0] == pytest.approx(volumes.VOLUME_ML, rel=0.02)
+    assert values["118565006"][1] == "mL"
+    # pixel edge to pixel edge: up to a pixel more than the ellipsoid in each direction
+    assert 2 * volumes.RADII[0] - 1 <= values["103339001"][0] <= 2 * volumes.RADII[0] + 1.6
+    assert 2 * volumes.RADII[1] - 1 <= values["103340004"][0] <= 2 * volumes.RADII[1] + 1.6
+    assert values["VOLUME_CHANGE"][0] == pytest.approx(100, abs=4)
+    assert values["INTERVAL"] == (180.0, "d")
+    reference = groups[0].referenced_segment
+    segment = reference[0].ReferencedSOPSequence[0]
+    assert segment.ReferencedSOPInstanceUID == _segmentation(made).SOPInstanceUID
+    assert segment.ReferencedSegmentNumber == 1
+
+
+def test_nothing_found_says_so_and_draws_nothing(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series(count=6)
+    for image in images:
+        image.PixelData = np.full((image.Rows, image.Columns), 1024 + volumes.OUTSIDE, np.uint16).tobytes()
+
+    outlined = one(read(images))
+    made = outlines.make(outlined)
+
+    assert not outlined.positive
+    assert outlined.score < 0.5
+    assert [item.kind for item in made] == ["sc", "sr"]
+
+
+def test_a_label_smaller_than_declared_is_not_found(read: Read, volumes: ModuleType) -> None:
+    declared = volumes.declared()
+    label = declared.labels[0].model_copy(update={"smallest_ml": volumes.VOLUME_ML * 1.5})
+
+    assert not one(read(volumes.series(), declared.model_copy(update={"labels": (label,)}))).positive
+
+
+def test_a_network_that_is_not_what_it_says_does_not_serve(
+    version: Bundle, volumes: ModuleType, tmp_path: Path
+) -> None:
+    made = volumes.build(tmp_path / "v", Ed25519PrivateKey.generate())
+    np.save(made.folder / "reference" / "expected.npy", np.zeros((1, 1, 16, 32, 32), np.float32))
+
+    with pytest.raises(BundleRefused, match="reference voxel differs"):
+        VolumeEngine(made, volumes.declared())
+
+
+def test_growth_has_a_doubling_time_only_where_it_grows() -> None:
+    doubled, shrunk = grown(2.0, 1.0, 90, "1.2"), grown(1.0, 2.0, 90, "1.2")
+
+    assert doubled is not None
+    assert doubled.percent == 100
+    assert doubled.doubling_days == pytest.approx(90)
+    assert shrunk is not None
+    assert shrunk.percent == -50
+    assert shrunk.doubling_days is None
+    assert grown(1.0, 0.0, 90, "1.2") is None
+
+
+def test_diameters_are_those_of_the_largest_piece(volumes: ModuleType) -> None:
+    labels = np.zeros((3, 60, 60), np.uint8)
+    labels[1, 10:20, 5:45] = 1  # 10 x 40 pixels
+    labels[0, 50:58, 50:58] = 1
+
+    measured = measure(labels, (5.0, 0.5, 0.5), volumes.declared())[0]
+
+    assert measured.parts == 2
+    assert measured.plane == 1
+    assert measured.long_mm == pytest.approx(np.hypot(20, 5))
+    assert measured.volume_ml == pytest.approx((400 + 64) * 1.25 / 1000)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contours_enclose_the_mask(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((12, 15)) > 0.5
+
+    lines = outlines.contours(mask)
+
+    # signed areas: outer lines one way, holes the other
+    area = sum(float((line[:-1, 0] * line[1:, 1] - line[1:, 0] * line[:-1, 1]).sum()) / 2 for line in lines)
+    assert area == mask.sum()
+    assert all(np.array_equal(line[0], line[-1]) for line in lines)
