@@ -47,6 +47,30 @@ REASONS: Final = (
 MAX_PIXELS: Final = 100_000_000
 MAX_FILE_BYTES: Final = 1 << 30
 _PIXELS: Final = "PixelData"
+_PIXEL_MODULE: Final = [  # with what turns stored values into the modality's
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "PixelData",
+]
 _END_OF_IMAGE: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 
 # What pydicom, pylibjpeg and pyjpegls raise on files that are not what they say; MemoryError is among them because a
@@ -140,8 +164,8 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
         shape = _checked_shape(header, one_frame=False)
-        whole = _dataset(path, stop_before_pixels=False)
-        if len(whole) < len(header):
+        whole = _dataset(path, stop_before_pixels=False, only=_PIXEL_MODULE)
+        if not any(name in whole for name in _PIXEL_MODULE[-3:]):
             raise InvalidStudy("truncated", "ends within the pixels")
         for frame in frames:
             groups = _functional_groups(whole, frame)
@@ -179,13 +203,13 @@ def _smallest(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.int16 if fits else np.float32)
 
 
-def _dataset(path: Path, *, stop_before_pixels: bool) -> FileDataset:
+def _dataset(path: Path, *, stop_before_pixels: bool, only: list[str] | None = None) -> FileDataset:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InvalidStudy("too-large", f"{path.stat().st_size} bytes")
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            dataset = dcmread(_inflatable(file), stop_before_pixels=stop_before_pixels)
+            dataset = dcmread(_inflatable(file), stop_before_pixels=stop_before_pixels, specific_tags=only)
             # elements are parsed when first asked for: ask here, where what is wrong with them is expected
             syntax = dataset.file_meta.TransferSyntaxUID
             _settle(dataset)

@@ -79,23 +79,23 @@ def segment(
     resampled = wanted != shape or not np.allclose(spacing, grid.spacing, rtol=1e-3)
     if resampled:
         turned = resample(turned, grid.spacing, spacing, wanted)
-    image, cut = turned, preprocessing.intensities
-    if not preprocessing.pointwise:
-        image, cut = preprocessing.intensities(turned), _as_it_is
-    score = 0.0
+    parts = _Parts(turned, preprocessing)
+    highest = -np.inf if not resampled else 0.0
     kept = np.zeros((declared.channels, *wanted) if resampled else wanted, np.uint8)
 
     def finished(first: int, logits: NDArray[np.float32]) -> None:
-        nonlocal score
-        chances = activate(logits, declared)
-        score = max(score, float(_foreground(chances, declared).max()))
+        nonlocal highest
         planes = slice(first, first + logits.shape[1])
         if resampled:
+            chances = activate(logits, declared)
+            highest = max(highest, float(_foreground(chances, declared).max()))
             kept[:, planes] = np.rint(chances * np.float32(_FULL)).astype(np.uint8)
         else:
-            kept[planes] = decide(chances, declared, threshold)
+            kept[planes], strongest = decide_logits(logits, declared, threshold)
+            highest = max(highest, strongest)
 
-    slide(wanted, declared.window, declared.overlap, lambda part: cut(image[part]), predict, finished)
+    slide(wanted, declared.window, declared.overlap, parts.cut, predict, finished)
+    score = highest if resampled else float(1 / (1 + np.exp(-np.clip(highest, -80, 80))))
     labels = kept
     if resampled:
         # plane by plane of the network's first axis, so that the probabilities of the whole are never there as floats
@@ -132,13 +132,67 @@ def decide(chances: NDArray[np.float32], declared: Segmentation, threshold: floa
     return labels
 
 
+def decide_logits(
+    logits: NDArray[np.float32], declared: Segmentation, threshold: float
+) -> tuple[NDArray[np.uint8], float]:
+    """`decide` of what `activate` gives, without the exponentials of a whole volume.
+
+    Returns:
+        The labels, and the highest log-odds of any label.
+    """
+    chosen = _foreground(logits, declared)
+    if declared.activation == "sigmoid":
+        with np.errstate(divide="ignore"):
+            level = np.float32(np.log(threshold) - np.log1p(-threshold))
+        if len(declared.labels) == 1:
+            value = np.uint8(declared.labels[0].value)
+            return (chosen[0] >= level) * value, float(chosen.max())
+        return decide(logits, declared, float(level)), float(chosen.max())
+    rest = np.delete(logits, [label.value for label in declared.labels], axis=0)
+    # odds of a label against all other channels; the largest logit can be another voxel's than the largest odds
+    others = np.stack([_log_sum(np.delete(chosen, index, axis=0), rest) for index in range(len(chosen))])
+    return decide(logits, declared, threshold), float((chosen - others).max())
+
+
+def _log_sum(*parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    together = np.concatenate(parts)
+    top = together.max(axis=0)
+    return top + np.log(np.exp(together - top).sum(axis=0))
+
+
 def _foreground(chances: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
     shift = 0 if declared.activation == "softmax" else 1
-    return chances[[label.value - shift for label in declared.labels]]
+    wanted = [label.value - shift for label in declared.labels]
+    return chances if wanted == list(range(len(chances))) else chances[wanted]
 
 
-def _as_it_is(part: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(part, dtype=np.float32)
+class _Parts:
+    """Parts of a volume as the network takes them; the planes of a window are prepared once for all its neighbours."""
+
+    def __init__(self, voxels: NDArray[Any], preprocessing: Preprocessing) -> None:
+        self._pointwise = preprocessing.pointwise
+        self._voxels = voxels if self._pointwise else preprocessing.intensities(voxels)
+        self._prepare = preprocessing.intensities
+        self._table = None
+        if self._pointwise and voxels.dtype == np.int16:
+            # every value there can be, once, through the same steps; ordered as unsigned integers are
+            every = np.arange(1 << 16, dtype=np.uint16).view(np.int16).reshape(16, 64, 64)
+            self._table = preprocessing.intensities(every).ravel()
+        self._planes: tuple[slice, NDArray[np.float32]] | None = None
+
+    def cut(self, part: tuple[slice, slice, slice]) -> NDArray[np.float32]:
+        planes = part[0]
+        if self._planes is None or self._planes[0] != planes:
+            self._planes = planes, self._made(self._voxels[planes])
+        return self._planes[1][:, part[1], part[2]]
+
+    def _made(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
+        if self._table is not None:
+            made = np.empty(voxels.shape, np.float32)
+            for plane, values in zip(made, voxels, strict=True):
+                np.take(self._table, np.ascontiguousarray(values).view(np.uint16), out=plane, mode="clip")
+            return made
+        return self._prepare(voxels) if self._pointwise else np.ascontiguousarray(voxels, dtype=np.float32)
 
 
 def _grid(found: Stack, declared: Segmentation) -> _Grid:

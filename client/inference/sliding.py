@@ -53,6 +53,9 @@ def slide(
             images = np.stack([_cut(place, shape, window, before, cut) for place in some])[:, None]
             for place, output in zip(some, predict(images), strict=True):
                 slab.add(place, output, weight)
+        if number == 0:
+            slab.weigh(places, weight)
+        slab.count()
         slab.finish(starts[0][number + 1] if number + 1 < len(starts[0]) else padded[0])
 
 
@@ -108,15 +111,25 @@ class _Slab:
         self._first = 0
         self._sums: Floats | None = None
         self._weights = np.zeros((self._depth, *padded[1:]), np.float32)
+        self._turn = self._weights
+        self._product = np.empty(window, np.float32)
 
     def add(self, place: tuple[int, ...], output: Floats, weight: Floats) -> None:
         if self._sums is None:
             self._sums = np.zeros((len(output), self._depth, *self._padded[1:]), np.float32)
-        _, height, width = weight.shape
-        area = (slice(None), slice(place[1], place[1] + height), slice(place[2], place[2] + width))
-        self._weights[area] += weight
         for sums, channel in zip(self._sums, output, strict=True):
-            sums[area] += channel * weight
+            part = sums[_area(place, weight)]
+            np.add(part, np.multiply(channel, weight, out=self._product), out=part)
+
+    def weigh(self, places: list[tuple[int, ...]], weight: Floats) -> None:
+        """What the windows of one turn weigh together: the same in every turn."""
+        self._turn = np.zeros_like(self._weights)
+        for place in places:
+            self._turn[_area(place, weight)] += weight
+
+    def count(self) -> None:
+        """A turn has been added."""
+        self._weights += self._turn
 
     def finish(self, until: int) -> None:
         """Hand on the planes before `until` (of the padded volume), and make room for those after."""
@@ -130,7 +143,14 @@ class _Slab:
             )
             part = slice(begin - self._first, end - self._first)
             self._finished(begin - low, self._sums[:, part, rows, columns] / self._weights[part, rows, columns])
+        if until == self._padded[0]:
+            return
         for array in (*self._sums, self._weights):
             array[: self._depth - count] = array[count:].copy()
             array[self._depth - count :] = 0
         self._first = until
+
+
+def _area(place: tuple[int, ...], weight: Floats) -> tuple[slice, slice, slice]:
+    _, height, width = weight.shape
+    return slice(None), slice(place[1], place[1] + height), slice(place[2], place[2] + width)
