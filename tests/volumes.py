@@ -90,9 +90,9 @@ def network(gain: float = 40.0, centre: float = 0.29) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def inside(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points (..., 3), mm in the patient, lie in the ellipsoid."""
-    return np.asarray((((points - CENTRE) / RADII) ** 2).sum(axis=-1) <= 1)
+def inside(points: NDArray[np.float64], size: float = 1.0) -> NDArray[np.bool_]:
+    """Which points (..., 3), mm in the patient, lie in the ellipsoid, its radii times `size`."""
+    return np.asarray((((points - CENTRE) / (np.array(RADII) * size)) ** 2).sum(axis=-1) <= 1)
 
 
 def grid(image: Dataset) -> NDArray[np.float64]:
@@ -111,6 +111,7 @@ def series(
     shape: tuple[int, int] = (80, 96),
     directions: tuple[tuple[float, ...], tuple[float, ...]] = AXIAL,
     tilt: float = 0.0,
+    size: float = 1.0,
     **keywords: Any,
 ) -> list[Dataset]:
     """A CT series around the ellipsoid, in the order of its planes.
@@ -118,6 +119,7 @@ def series(
     Args:
         directions: unit vectors along which column and row numbers grow.
         tilt: degrees of the gantry; planes stay parallel and drift along the rows' way.
+        size: of the ellipsoid, times its radii.
     """
     right, down = (np.array(direction) / np.linalg.norm(direction) for direction in directions)
     normal = np.cross(right, down)
@@ -133,7 +135,7 @@ def series(
         image.ImageOrientationPatient = [f"{value:.8f}" for value in (*right, *down)]
         image.PixelSpacing = list(spacing)
         image.SliceThickness = step
-        values = np.where(inside(grid(image)), INSIDE, OUTSIDE) + 1024
+        values = np.where(inside(grid(image), size), INSIDE, OUTSIDE) + 1024
         image.PixelData = values.astype(np.uint16).tobytes()
         for keyword, value in keywords.items():
             if value is None:

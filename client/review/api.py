@@ -77,6 +77,8 @@ class ResultOut(_Model):
     version: str
     version_digest: str
     engine: str
+    structures: tuple[str, ...]
+    unread: tuple[str, ...]
     at: float
 
 
@@ -383,6 +385,8 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             version=result.version,
             version_digest=result.version_digest,
             engine=result.engine,
+            structures=result.structures,
+            unread=result.unread,
             at=result.at,
         ),
         "verified_by": line.verified_by,

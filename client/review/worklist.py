@@ -31,7 +31,12 @@ MOST: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A scored study's present result."""
+    """A scored study's present result.
+
+    Attributes:
+        structures: what was outlined, a sentence each, with its measures and its growth.
+        unread: why a part of the study was not read; then no finding is no all-clear.
+    """
 
     outcome_id: int
     score: float
@@ -42,6 +47,8 @@ class Result:
     input_digest: str
     engine: str
     at: float
+    structures: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,7 @@ def _lines() -> Select[Any]:
             outcome.c.version_digest,
             outcome.c.input_digest,
             outcome.c.engine,
+            outcome.c.measurements,
             outcome.c.created_at,
             version.c.name,
             version.c.number,
@@ -274,6 +282,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.input_digest,
                 row.engine,
                 row.created_at,
+                _structures(row.measurements),
+                tuple(reason["text"] for reason in row.reasons),
             )
         lines.append(
             Line(
@@ -290,6 +300,21 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
             )
         )
     return lines
+
+
+def _structures(measurements: dict[str, Any] | None) -> tuple[str, ...]:
+    return tuple(_structure(label) for series in (measurements or {}).get("series", ()) for label in series["labels"])
+
+
+def _structure(label: dict[str, Any]) -> str:
+    said = f"{label['name']}: {label['volume_ml']:.2f} mL"
+    if label["long_mm"] is not None:
+        said += f", {label['long_mm']:.1f} × {label['short_mm']:.1f} mm"
+    if growth := label["growth"]:
+        said += f"; {growth['percent']:+.0f} % in {growth['days']:.0f} days"
+        if growth["doubling_days"] is not None:
+            said += f", doubling in {growth['doubling_days']:.0f}"
+    return said
 
 
 def _picture(site: Site, uid: str) -> pydicom.Dataset:
