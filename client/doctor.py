@@ -31,7 +31,8 @@ from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.dicom.results import derive_uid, put
 from client.dicom.sender import RESULT_CLASSES
-from client.inference.panel import Panel, Serving
+from client.inference.panel import Panel
+from client.inference.serving import Scoring
 from client.inference.trial import try_folder
 from client.store.site import Site
 from client.store.tables import delivery, study
@@ -259,24 +260,24 @@ def _gpu(_site: Site) -> Check:
 
 
 def _model(_site: Site, panel: Panel) -> Check:
-    version = panel.serving()
-    if version is None:
+    members = panel.members()
+    if not members:
         return Check("model", False, "no version is adopted", "wait for a delivery; every study is refused until then")
-    facts = version.bundle.facts
-    return Check("model", True, f"{facts.label} passes its reference cases on {version.engine.provider}")
+    passed = ", ".join(f"{member.bundle.facts.label} on {member.engine.provider}" for member in members)
+    return Check("model", True, f"reference cases passed: {passed}")
 
 
 def _test_study(site: Site, panel: Panel) -> Check:
     """A made-up study through scope, decoding, preprocessing, engine, and the objects that would be sent."""
-    version = panel.serving()
+    version = next((member for member in panel.members() if isinstance(member, Scoring)), None)
     if version is None:
-        return Check("test study", True, "not without a version")
+        return Check("test study", True, "none made up: no version that scores single images is adopted")
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _made_up(version).save_as(Path(name) / "test.dcm", enforce_file_format=True)
-        try_folder(site, panel.serving, Path(name))  # the first one pays for loading what preprocesses
+        try_folder(site, lambda: [version], Path(name))  # the first one pays for loading what preprocesses
         began = time.perf_counter()
-        (tried,) = try_folder(site, panel.serving, Path(name)).studies
+        (tried,) = try_folder(site, lambda: [version], Path(name)).studies
         seconds = time.perf_counter() - began
     if tried.outcome != "scored":
         reasons = "; ".join(reason.text for reason in tried.reasons)
@@ -284,7 +285,7 @@ def _test_study(site: Site, panel: Panel) -> Check:
     return Check("test study", True, f"scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
 
 
-def _made_up(version: Serving) -> Dataset:
+def _made_up(version: Scoring) -> Dataset:
     """An image that the version's intended use admits; noise, of nobody."""
     use: IntendedUse = version.bundle.facts.intended_use
     side = max(use.min_size_px, 64)

@@ -59,6 +59,7 @@ class Facts(BaseModel):
         description="(channels, rows, columns), or (channels, *window) of a version that outlines in volumes"
     )
     segmentation: Segmentation | None = Field(default=None, description="only of a version that outlines in volumes")
+    rank: int = Field(default=100, ge=1, description="the vendor's order among versions that fit a study, lower first")
     network: str
     network_facts: dict[str, Any]
     parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from")

@@ -52,6 +52,8 @@ Reason = Literal[
     "incumbent-changed",
     "acceptance-passed",
     "self-test-failed",
+    "other-model",  # beside a model that serves, another one is put by a person
+    "not-compared",  # the gate has no measure for this kind of version
     "not-released",
     "site-policy",
 ]

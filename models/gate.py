@@ -36,6 +36,8 @@ class GateReason(StrEnum):
     NO_INCUMBENT = "no-incumbent"
     ACCEPTANCE_PASSED = "acceptance-passed"
     SELF_TEST_FAILED = "self-test-failed"
+    OTHER_MODEL = "other-model"
+    NOT_COMPARED = "not-compared"
 
 
 @dataclass(frozen=True, slots=True)

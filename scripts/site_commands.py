@@ -170,7 +170,7 @@ def try_(
 
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    tried = try_folder(site, Panel(site).serving, studies.resolve(), tell)
+    tried = try_folder(site, Panel(site).members, studies.resolve(), tell)
     if not tried.studies and not tried.unread:
         print(f"no file under {studies}")
     for unread in tried.unread:
@@ -216,6 +216,45 @@ def versions(folder: Folder) -> None:
         threshold = "vendor's" if held.threshold is None else f"{held.threshold:.4f}"
         table.add_row(f"{held.name}@{held.number}", held.digest[:12], held.state, threshold, gate)
     Console().print(table)
+
+
+@app.command()
+def adopt(
+    folder: Folder, digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")]
+) -> None:
+    """Let a version that is held here read studies, by a person's word; the one of the same model before it retires.
+
+    A model of another name sits beside those that serve: for each study that several fit, the node takes the one with
+    the best record here, and says why.
+
+    Example: vigie site adopt --folder node 3f9a1c
+    """
+    from client.inference.panel import load
+    from client.store import versions
+    from models.errors import Conflict, NotFound
+
+    site = _opened(folder)
+    found = [held for held in versions.listed(site) if held.digest.startswith(digest.lower())]
+    if len(found) != 1:
+        raise NotFound(f"{len(found)} versions begin with {digest!r}: `vigie site versions` lists them")
+    if found[0].state in ("refused", "withdrawn"):
+        raise Conflict(f"{found[0].name}@{found[0].number} is {found[0].state} here: it cannot be adopted")
+    load(site, found[0].digest)  # verified and tested before it may read anything
+    versions.adopt(site, found[0].digest)
+    serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
+    print(f"adopted; on the panel: {serving}")
+
+
+@app.command()
+def retire(folder: Folder, name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")]) -> None:
+    """Take a model off the panel: its version reads no further study. `vigie site adopt` puts it back.
+
+    Example: vigie site retire --folder node chest-radiograph
+    """
+    from client.store.versions import retire as take_off
+
+    found = take_off(_opened(folder), name)
+    print(f"{found.name}@{found.number} reads no further study")
 
 
 @app.command()

@@ -381,7 +381,8 @@ class Pacs:
         entity.maximum_associations = 16
 
         def on_store(event: Any) -> int:
-            self.received.setdefault(str(event.request.AffectedSOPInstanceUID), []).append(event.dataset)
+            dataset = event.dataset  # decoded first: who waits for an entry finds it filled
+            self.received.setdefault(str(event.request.AffectedSOPInstanceUID), []).append(dataset)
             return 0x0000
 
         server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])

@@ -11,6 +11,7 @@ import numpy as np
 
 from client.federation.cases import ReusableCases, labels, tensors
 from client.inference.engine import Engine
+from client.inference.panel import load
 from client.store import versions
 from client.store.site import Site
 from client.vigilance.register import Case
@@ -93,11 +94,16 @@ def settle(site: Site, release: Release) -> Decision:
 
 
 def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float | None]:
-    incumbent = versions.serving(site)  # whatever its name: one version serves here
+    incumbent = versions.serving(site, bundle.facts.name)
     try:
-        Engine(bundle, threads=site.config.inference_threads)
+        load(site, bundle.digest)
     except BundleRefused:
         return _evidence(offer, incumbent, GateVerdict.REFUSE, (GateReason.SELF_TEST_FAILED,)), None
+    if incumbent is None and versions.panel(site):
+        # a new name would be a way around the comparison: a person decides who sits on the panel
+        return _evidence(offer, None, GateVerdict.SHADOW, (GateReason.OTHER_MODEL,)), None
+    if incumbent is not None and bundle.facts.segmentation is not None:
+        return _evidence(offer, incumbent, GateVerdict.SHADOW, (GateReason.NOT_COMPARED,)), None
     if incumbent is None:
         reasons = (GateReason.NO_INCUMBENT, GateReason.ACCEPTANCE_PASSED)
         return _evidence(offer, None, GateVerdict.ADOPT, reasons), None
@@ -138,7 +144,8 @@ def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float 
 
 def _still(site: Site, evidence: Evidence) -> bool:
     """Whether what serves now is what the evidence compared with, or the judged version itself."""
-    serving = versions.serving(site)
+    judged = versions.find(site, evidence.digest)
+    serving = versions.serving(site, judged.name) if judged else None
     return (serving.digest if serving else None) in (evidence.served, evidence.digest)
 
 

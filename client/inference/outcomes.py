@@ -150,6 +150,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "threshold": finding.threshold,
             "positive": finding.positive,
             "engine": result.engine,
+            **_choice(result),
         }
         facts: dict[str, ledger.Fact] = {
             "version": finding.bundle.digest,
@@ -174,7 +175,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
 
 
 def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
-    highest = result.highest
+    highest = result.best
     day = study_day(highest.source)
     values: dict[str, Any] = {
         "kind": "scored",
@@ -186,6 +187,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "threshold": highest.threshold,
         "positive": highest.positive,
         "engine": result.engine,
+        **_choice(result),
         "measurements": {
             "day": day.isoformat() if day else None,
             "series": [_measurements(one) for one in result.outlined],
@@ -200,6 +202,11 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "reasons": ",".join(dict.fromkeys(str(reason.code) for reason in result.reasons)),
     }
     return values, facts
+
+
+def _choice(result: Scored | ScoredVolumes) -> dict[str, str]:
+    chosen = result.choice
+    return {"stratum": result.stratum} | ({"chosen": chosen.why, "chosen_text": chosen.text} if chosen else {})
 
 
 def _measurements(outlined: Outlined) -> dict[str, Any]:

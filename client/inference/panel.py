@@ -1,16 +1,26 @@
-"""Which version serves here: the one that the hospital adopted last, verified and tested when it is loaded."""
+"""The versions that serve here, verified and tested when they are loaded, and what is known of them."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
+from sqlalchemy import select
+
+from client.inference.choice import EVERYBODY, Counts, Record
 from client.inference.engine import Engine
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.volume_engine import VolumeEngine
 from client.store import versions
 from client.store.site import Site
+from client.store.tables import outcome, shadow, study
+from client.vigilance import register
 from models.bundle import verify
 from models.errors import BundleRefused
 from models.preprocessing import Preprocessing
 from models.signing import load_trust
+
+_RECORD_SECONDS: Final = 300.0
 
 
 class Panel:
@@ -18,23 +28,69 @@ class Panel:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._loaded: Serving | None = None
+        self._loaded: dict[str, Serving] = {}
+        self._aside: Serving | None = None
+        self._record: Record = {}
+        self._record_at = float("-inf")
 
-    def serving(self) -> Serving | None:
-        """The version to score with now, or None where none is adopted.
+    def members(self) -> Sequence[Serving]:
+        """The versions that may read, the last adopted first; none where none is adopted.
 
         Raises:
-            BundleRefused: the adopted version's files are not what its digest and a trusted signature say.
+            BundleRefused: an adopted version's files are not what its digest and a trusted signature say.
         """
-        chosen, loaded = versions.serving(self._site), self._loaded
-        self._loaded = None  # nothing serves on when loading its successor fails
-        if chosen is None:
-            return None
-        if loaded is None or loaded.bundle.digest != chosen.digest:
-            loaded = load(self._site, chosen.digest)
-        threshold = loaded.bundle.facts.threshold if chosen.threshold is None else chosen.threshold
-        self._loaded = replace(loaded, threshold=threshold)
-        return self._loaded
+        held = versions.panel(self._site)
+        loaded, self._loaded = self._loaded, {}  # nothing serves on when loading its successor fails
+        members = [self._served(one, loaded.get(one.digest)) for one in held]
+        self._loaded = {member.bundle.digest: member for member in members}
+        return members
+
+    def load(self, digest: str) -> Serving:
+        """A version that is not asked, for shadow reading; kept while it is the last one.
+
+        Raises:
+            BundleRefused: as `members`.
+        """
+        held = versions.find(self._site, digest)
+        if held is None:
+            raise BundleRefused(f"{digest[:12]}: not held here")
+        known = self._aside if self._aside and self._aside.bundle.digest == digest else self._loaded.get(digest)
+        self._aside = self._served(held, known)
+        return self._aside
+
+    def record(self) -> Record:
+        """What is known here of the versions' calls; a few minutes old at most."""
+        if len(self._loaded) < 2:
+            return {}  # nothing to choose between
+        if time.monotonic() - self._record_at > _RECORD_SECONDS:
+            self._record, self._record_at = record(self._site), time.monotonic()
+        return self._record
+
+    def _served(self, held: versions.HeldVersion, loaded: Serving | None) -> Serving:
+        served = loaded or load(self._site, held.digest)
+        threshold = served.bundle.facts.threshold if held.threshold is None else held.threshold
+        return replace(served, threshold=threshold)
+
+
+def record(site: Site) -> Record:
+    """Each version's calls against the truth, of the studies it read and of those it read in shadow."""
+    truth = {case.study_uid: case.positive for case in register.cases(site)}
+    shown = select(study.c.uid, outcome.c.version_digest, outcome.c.positive, outcome.c.stratum).join(
+        study, (study.c.uid == outcome.c.study_uid) & (study.c.revision == outcome.c.revision)
+    )
+    aside = (
+        select(study.c.uid, shadow.c.version_digest, shadow.c.positive, outcome.c.stratum)
+        .join(outcome, outcome.c.id == shadow.c.outcome_id)
+        .join(study, (study.c.uid == outcome.c.study_uid) & (study.c.revision == outcome.c.revision))
+    )
+    found: dict[tuple[str, str], Counts] = {}
+    with site.database.read() as connection:
+        for row in (*connection.execute(shown), *connection.execute(aside)):
+            if row.uid not in truth or row.positive is None:
+                continue
+            for key in {(row.version_digest, EVERYBODY), (row.version_digest, row.stratum)}:
+                found[key] = found.get(key, Counts()).with_case(called=row.positive, truth=truth[row.uid])
+    return found
 
 
 def load(site: Site, digest: str) -> Serving:

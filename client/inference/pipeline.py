@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom import decode
 from client.dicom.results import Finding
+from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
@@ -30,13 +31,23 @@ if TYPE_CHECKING:  # the web process retries studies through here, and has no us
     from client.inference.outlining import Priors
 
 
+Fitting = Sequence[tuple[Image, FileDataset]]
+"""The images that a version may read, with their headers; at least one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The finding of the study's highest scoring image."""
+    """The finding of the study's highest scoring image, and why this version read it."""
 
     image: Image
     finding: Finding
     engine: str
+    choice: Choice | None = None
+    stratum: str = ""
+
+    @property
+    def best(self) -> Finding:
+        return self.finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +58,11 @@ class ScoredVolumes:
     image: Image
     engine: str
     reasons: tuple[Reason, ...]
+    choice: Choice | None = None
+    stratum: str = ""
 
     @property
-    def highest(self) -> Outlined:
+    def best(self) -> Outlined:
         """The series with the highest score."""
         return max(self.outlined, key=lambda one: (one.positive, one.score))
 
@@ -90,90 +103,86 @@ class Pipeline:
     Args:
         files: the site's archive.
         tensors: keeps what was preprocessed, for local training.
-        serving: gives the version to score with, or None.
+        panel: gives the versions that may read, none where none is adopted.
         institution: as results name it.
         priors: gives what was measured in earlier studies of a patient.
+        record: gives what is known of the versions here.
     """
 
     def __init__(
         self,
         files: Files,
         tensors: Keeper,
-        serving: Callable[[], Serving | None],
+        panel: Callable[[], Sequence[Serving]],
         institution: str,
         priors: Priors = lambda _study, _name: (),
+        record: Callable[[], Record] = dict,
     ) -> None:
         self._files = files
         self._tensors = tensors
-        self._serving = serving
+        self._panel = panel
         self._institution = institution
         self._priors = priors
+        self._record = record
 
     def process(self, study: Study) -> Outcome:
-        """Read one study with the version in service."""
+        """Read one study with the version of the panel that is the best for it."""
         try:
-            version = self._serving()
-            if version is None:
-                return Refused((Reason("no-version", "no model version is adopted here"),), None)
-            return self._read(study, version)
+            versions = self._panel()
         except BundleRefused as error:
             return Failed(Reason(error.code, str(error)))
+        if not versions:
+            return Refused((Reason("no-version", "no model version is adopted here"),), None)
+        return self.read_by(study, versions)
 
-    def _read(self, study: Study, version: Serving) -> Scored | ScoredVolumes | Refused:
-        digest = version.bundle.digest
+    def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
+        """Read one study with the best of some versions, at least one."""
         try:
-            fitting = self._fitting(study.images, version.bundle.facts.intended_use)
-            if isinstance(fitting, OutOfScope):
-                return Refused(fitting.reasons, digest)
+            headers = [(image, self._header(image)) for image in study.images]
+            fitting: dict[str, Fitting] = {}
+            reasons: dict[Reason, None] = {}
+            for version in versions:
+                found = _fitting(headers, version.bundle.facts.intended_use)
+                if isinstance(found, OutOfScope):
+                    reasons.update(dict.fromkeys(found.reasons))
+                else:
+                    fitting[version.bundle.digest] = found
+            if not fitting:
+                return Refused(tuple(reasons), versions[0].bundle.digest)
+            by_digest = {version.bundle.digest: version for version in versions}
+            stratum = _stratum(next(iter(fitting.values()))[0][1])
+            choice = choose([_candidate(by_digest[digest]) for digest in fitting], self._record(), stratum)
+            read = self._read(study, fitting[choice.digest], by_digest[choice.digest])
+        except InvalidStudy as error:
+            return Refused((Reason(error.reason, str(error)),), versions[0].bundle.digest)
+        except BundleRefused as error:
+            return Failed(Reason(error.code, str(error)))
+        return read if isinstance(read, Refused) else replace(read, choice=choice, stratum=stratum)
+
+    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Scored | ScoredVolumes | Refused:
+        try:
             if isinstance(version, Outlining):
                 return self._outline(study, fitting, version)
             # one at a time: only the highest one's pixels stay in memory
             highest = self._score(study, *fitting[0], version)
             for image, header in fitting[1:]:
                 highest = max(highest, self._score(study, image, header, version), key=lambda one: one.finding.score)
+            return highest
         except InvalidStudy as error:
-            return Refused((Reason(error.reason, str(error)),), digest)
-        return highest
+            return Refused((Reason(error.reason, str(error)),), version.bundle.digest)
 
-    def _fitting(self, images: Sequence[Image], use: IntendedUse) -> list[tuple[Image, FileDataset]] | OutOfScope:
-        """The images that the version may read, with their headers; where there is none, every reason of every image,
-        once each.
-        """
-        if not images:
-            return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
-        fitting: list[tuple[Image, FileDataset]] = []
-        patients: set[tuple[str, str]] = set()
-        reasons: dict[Reason, None] = {}
-        for image in images:
-            header = self._header(image, use)
-            if header is None:
-                reasons[Reason("not-dicom", "the header cannot be read")] = None
-                continue
-            patients.add((_text(header, "PatientID"), _text(header, "IssuerOfPatientID")))
-            scope = check(use, Acquisition.from_dataset(header))
-            if isinstance(scope, InScope):
-                fitting.append((image, header))
-            else:
-                reasons.update(dict.fromkeys(scope.reasons))
-        if len({patient for patient in patients if patient[0]}) > 1:
-            raise InvalidStudy("patient-mismatch", "the study's images name different patients")
-        return fitting or OutOfScope(tuple(reasons))
-
-    def _header(self, image: Image, use: IntendedUse) -> FileDataset | None:
-        """An image's header; None where it cannot be read and the version would not read that kind of object anyway."""
+    def _header(self, image: Image) -> FileDataset | InvalidStudy:
         try:
             return decode.read_header(self._files.path(image.sha256))
-        except InvalidStudy:
-            if image.sop_class in use.sop_classes:
-                raise
-            return None
+        except InvalidStudy as error:
+            return error
 
-    def _outline(self, study: Study, fitting: Sequence[tuple[Image, FileDataset]], version: Outlining) -> ScoredVolumes:
+    def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
         made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
-        key = found.highest.stack.planes[found.highest.key_plane].digest
+        key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
@@ -195,6 +204,45 @@ class Pipeline:
             created_at=time.time(),
         )
         return Scored(image, finding, version.engine.provider)
+
+
+def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:
+    """The images that the version may read, with their headers; where there is none, every reason of every image, once
+    each.
+
+    Raises:
+        InvalidStudy: two patients, or a header that cannot be read of an object that the version would read.
+    """
+    if not headers:
+        return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
+    fitting: list[tuple[Image, FileDataset]] = []
+    patients: set[tuple[str, str]] = set()
+    reasons: dict[Reason, None] = {}
+    for image, header in headers:
+        if isinstance(header, InvalidStudy):
+            if image.sop_class in use.sop_classes:
+                raise header
+            reasons[Reason("not-dicom", "the header cannot be read")] = None
+            continue
+        patients.add((_text(header, "PatientID"), _text(header, "IssuerOfPatientID")))
+        scope = check(use, Acquisition.from_dataset(header))
+        if isinstance(scope, InScope):
+            fitting.append((image, header))
+        else:
+            reasons.update(dict.fromkeys(scope.reasons))
+    if len({patient for patient in patients if patient[0]}) > 1:
+        raise InvalidStudy("patient-mismatch", "the study's images name different patients")
+    return fitting or OutOfScope(tuple(reasons))
+
+
+def _stratum(header: Dataset) -> str:
+    acquisition = Acquisition.from_dataset(header)
+    return stratum_of(_text(header, "PatientSex"), acquisition.age_years, header.get("Manufacturer"))
+
+
+def _candidate(version: Serving) -> Candidate:
+    facts = version.bundle.facts
+    return Candidate(version.bundle.digest, facts.label, facts.rank)
 
 
 def _text(header: Dataset, keyword: str) -> str:

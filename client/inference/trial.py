@@ -5,8 +5,9 @@ is written into the site.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,6 +19,7 @@ from pynetdicom.dsutils import split_dataset
 
 from client.dicom import decode
 from client.inference.outcomes import failure
+from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
@@ -112,14 +114,14 @@ class _Nowhere:
 
 def try_folder(
     site: Site,
-    serving: Callable[[], Serving | None],
+    panel: Callable[[], Sequence[Serving]],
     folder: Path,
     on_study: Callable[[TriedStudy], None] | None = None,
 ) -> Trial:
     """Read every file under a folder as if it had arrived.
 
     Args:
-        serving: gives the version to score with, or None.
+        panel: gives the versions that may read.
         on_study: told each study as it is done.
 
     Raises:
@@ -128,11 +130,11 @@ def try_folder(
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a folder")
     found = _scan(folder)
-    pipeline = Pipeline(found, _Nowhere(), serving, site.config.institution)
+    pipeline = Pipeline(found, _Nowhere(), panel, site.config.institution, record=partial(record, site))
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
         study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images))
-        studies.append(_tried(study, _safely(pipeline, study), serving, found, folder))
+        studies.append(_tried(study, _safely(pipeline, study), panel, found, folder))
         if on_study is not None:
             on_study(studies[-1])
     return Trial(folder=str(folder), studies=studies, unread=found.unread)
@@ -186,26 +188,28 @@ def _uid(header: Dataset, keyword: str) -> str:
     return value
 
 
-def _version(serving: Callable[[], Serving | None]) -> Serving | None:
+def _first(panel: Callable[[], Sequence[Serving]]) -> Serving | None:
     try:
-        return serving()
+        return next(iter(panel()), None)
     except BundleRefused:
         return None  # the outcome says so
 
 
 def _tried(
-    study: Study, result: Outcome, serving: Callable[[], Serving | None], found: _Found, folder: Path
+    study: Study, result: Outcome, panel: Callable[[], Sequence[Serving]], found: _Found, folder: Path
 ) -> TriedStudy:
-    version = _version(serving)
-    label = version.bundle.facts.label if version else None
+    version = _first(panel)
     tried = TriedStudy(
         study=study.uid,
         files=found.files[study.uid],
         outcome="scored",
         reasons=[],
-        version=label,
+        version=version.bundle.facts.label if version else None,
         version_why="the version that this hospital adopted last" if version else "no version is adopted here",
     )
+    if isinstance(result, Scored | ScoredVolumes) and result.choice is not None:
+        chosen = {"version": result.best.bundle.facts.label, "version_why": result.choice.text}
+        tried = tried.model_copy(update=chosen)
     match result:
         case Scored():
             finding = result.finding
@@ -220,7 +224,7 @@ def _tried(
                 }
             )
         case ScoredVolumes():
-            highest = result.highest
+            highest = result.best
             return tried.model_copy(
                 update={
                     "score": highest.score,

@@ -21,16 +21,18 @@ from pathlib import Path
 from client import logs
 from client.dicom.archive import Archive
 from client.dicom.sender import Sender
-from client.inference import outcomes
+from client.inference import outcomes, shadow
 from client.inference.objects import objects
 from client.inference.panel import Panel
-from client.inference.pipeline import Outcome, Pipeline
+from client.inference.pipeline import Failed, Outcome, Pipeline
 from client.inference.priors import earlier
+from client.inference.scope import Reason
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.lean import without_mlflow
 from client.store.database import Watch
 from client.store.site import Site
+from models.errors import BundleRefused
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,11 @@ class Worker:
         stop: set to stop after the studies in hand.
     """
 
-    def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, stop: threading.Event) -> None:
+    def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, panel: Panel, stop: threading.Event) -> None:
         self._site = site
         self._pipeline = pipeline
         self._archive = archive
+        self._panel = panel
         self._stop = stop
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
@@ -63,7 +66,7 @@ class Worker:
         """Read studies until stopped."""
         with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
             while not self._stop.is_set():
-                if not self._turn(writing):
+                if not self._turn(writing) and not self._aside():
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
     def _turn(self, writing: ThreadPoolExecutor) -> bool:
@@ -90,6 +93,22 @@ class Worker:
         with self._lock:
             self._in_hand.add(study.uid)
         writing.submit(self._finish, study, result)
+        return True
+
+    def _aside(self) -> bool:
+        """One study for a version that is not asked, when nothing else waits; nobody is shown what it says."""
+        try:
+            due = shadow.due(self._site)
+            if due is None:
+                return False
+            try:
+                result = self._pipeline.read_by(due.study, [self._panel.load(due.digest)])
+            except BundleRefused as error:
+                result = Failed(Reason(error.code, str(error)))
+            shadow.keep(self._site, due, result)
+        except Exception as error:  # as in a turn; it is not asked again before the next commit
+            log.error("shadow reading failed: %s", type(error).__name__, exc_info=error)
+            return False
         return True
 
     def _finish(self, study: Study, result: Outcome) -> None:
@@ -139,14 +158,16 @@ def run(site: Site) -> None:
             return
         site.database.check()
         archive = Archive(site.archive)
-        tensors, serving = Tensors(site.tensors, archive), Panel(site).serving
-        pipeline = Pipeline(archive, tensors, serving, site.config.institution, partial(earlier, site))
+        tensors, panel = Tensors(site.tensors, archive), Panel(site)
+        pipeline = Pipeline(
+            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+        )
         sender = Sender(site)
         sender.start()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
-        Worker(site, pipeline, archive, stop).run()
+        Worker(site, pipeline, archive, panel, stop).run()
         sender.stop(timeout=1.0)
         log.info("worker stopped")
 

@@ -77,6 +77,7 @@ class ResultOut(_Model):
     version: str
     version_digest: str
     engine: str
+    chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
     at: float
@@ -385,6 +386,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             version=result.version,
             version_digest=result.version_digest,
             engine=result.engine,
+            chosen=result.chosen,
             structures=result.structures,
             unread=result.unread,
             at=result.at,

@@ -34,6 +34,7 @@ class Result:
     """A scored study's present result.
 
     Attributes:
+        chosen: why this version read it.
         structures: what was outlined, a sentence each, with its measures and its growth.
         unread: why a part of the study was not read; then no finding is no all-clear.
     """
@@ -47,6 +48,7 @@ class Result:
     input_digest: str
     engine: str
     at: float
+    chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
 
@@ -253,6 +255,7 @@ def _lines() -> Select[Any]:
             outcome.c.version_digest,
             outcome.c.input_digest,
             outcome.c.engine,
+            outcome.c.chosen_text,
             outcome.c.measurements,
             outcome.c.created_at,
             version.c.name,
@@ -282,6 +285,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.input_digest,
                 row.engine,
                 row.created_at,
+                row.chosen_text,
                 _structures(row.measurements),
                 tuple(reason["text"] for reason in row.reasons),
             )

@@ -103,11 +103,28 @@ outcome = Table(
     Column("threshold", Float, nullable=True, doc="that was applied"),
     Column("positive", Boolean, nullable=True),
     Column("engine", String, nullable=False, default="", doc="execution provider that computed it"),
+    Column("stratum", String, nullable=False, default="", doc="see client.inference.choice.stratum_of"),
+    Column("chosen", String, nullable=False, default="", doc="why this version of those that fit: only | stratum | …"),
+    Column("chosen_text", String, nullable=False, default=""),
     Column("measurements", JSON, nullable=True, doc="day of the study, and per series what was measured"),
     Column("created_at", Float, nullable=False),
     CheckConstraint("kind in ('scored', 'refused', 'failed')", name="kind"),
     UniqueConstraint("study_uid", "revision"),
     Index(None, "version_digest"),
+)
+
+shadow = Table(
+    "shadow",
+    metadata,
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), primary_key=True, doc="what was shown instead"),
+    Column("version_digest", String(64), ForeignKey("version.digest"), primary_key=True),
+    Column("kind", String(7), nullable=False, doc="scored | refused | failed"),
+    Column("reasons", JSON, nullable=False, doc="codes"),
+    Column("score", Float, nullable=True),
+    Column("threshold", Float, nullable=True),
+    Column("positive", Boolean, nullable=True),
+    Column("created_at", Float, nullable=False),
+    CheckConstraint("kind in ('scored', 'refused', 'failed')", name="kind"),
 )
 
 delivery = Table(

@@ -43,12 +43,16 @@ def listed(site: Site) -> list[HeldVersion]:
     return [_held(row) for row in rows]
 
 
-def serving(site: Site) -> HeldVersion | None:
-    """The adopted version; there is one at most, whatever its name."""
+def panel(site: Site) -> list[HeldVersion]:
+    """The adopted versions, one of each model at most, the last adopted first."""
     query = select(version).where(version.c.state == "adopted").order_by(version.c.adopted_at.desc())
     with site.database.read() as connection:
-        row = connection.execute(query).first()
-    return _held(row) if row else None
+        return [_held(row) for row in connection.execute(query)]
+
+
+def serving(site: Site, name: str) -> HeldVersion | None:
+    """The adopted version of a model."""
+    return next((one for one in panel(site) if one.name == name), None)
 
 
 def held(site: Site, digest: str) -> Bundle | None:
@@ -89,7 +93,7 @@ def note_decision(site: Site, digest: str, decision: dict[str, Any], threshold: 
 
 
 def adopt(site: Site, digest: str) -> None:
-    """Serve this version; the one that served before is retired. Twice is once."""
+    """Serve this version; the one of the same model that served before is retired. Twice is once."""
     chosen = _known(site, digest)
     with site.database.write() as connection:
         changed = connection.execute(
@@ -100,9 +104,26 @@ def adopt(site: Site, digest: str) -> None:
         if not changed:
             return
         connection.execute(
-            update(version).where(version.c.digest != digest, version.c.state == "adopted").values(state="retired")
+            update(version)
+            .where(version.c.digest != digest, version.c.name == chosen.name, version.c.state == "adopted")
+            .values(state="retired")
         )
         _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}"})
+
+
+def retire(site: Site, name: str) -> HeldVersion:
+    """Let the adopted version of a model read no further study.
+
+    Raises:
+        NotFound: no version of it is adopted.
+    """
+    found = serving(site, name)
+    if found is None:
+        raise NotFound(f"no version of {name!r} is adopted here")
+    with site.database.write() as connection:
+        connection.execute(update(version).where(version.c.digest == found.digest).values(state="retired"))
+        _trace(connection, "version.retired", found.digest, {"version": f"{found.name}@{found.number}"})
+    return _known(site, found.digest)
 
 
 def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:

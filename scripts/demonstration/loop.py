@@ -366,7 +366,7 @@ def _read_again(story: _Story, hospitals: dict[str, Hospital]) -> None:
     _send(story, hospitals, lambda hospital: _test_rows(hospital), sending=2)
     for site, hospital in hospitals.items():
         mended, new = _changes(story, hospital)
-        served = versions.serving(hospital.site)
+        served = next(iter(versions.panel(hospital.site)), None)
         label = f"{served.name}@{served.number}" if served else "none"
         story.console.print(f"  {site:<10} read by {label}: {mended} errors mended, {new} newly made")
 
@@ -466,7 +466,7 @@ def _summary(
 def _hospital_summary(
     story: _Story, hospital: Hospital, evidence: Evidence, decision: dict[str, Any], objecting: int
 ) -> HospitalSummary:
-    served = versions.serving(hospital.site)
+    served = next(iter(versions.panel(hospital.site)), None)
     mended, new = _changes(story, hospital)
     patients = {row.patient: hospital.fold(row) for row in hospital.rows}
     states = hospital.states()

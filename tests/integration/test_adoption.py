@@ -82,7 +82,7 @@ def test_a_better_version_is_adopted_once_and_can_be_rolled_back(
     assert judge(read, _offer(good)) == evidence
     release = Release(retraining="spring", digest=good.digest, released=True)
     assert [settle(read, release).outcome for _ in range(2)] == ["adopted", "adopted"]
-    serving = versions.serving(read)
+    serving = versions.serving(read, "brightness")
     assert serving is not None
     assert serving.digest == good.digest
     assert serving.threshold == pytest.approx(evidence.candidate_gate.threshold)  # type: ignore[union-attr]
@@ -95,14 +95,14 @@ def test_a_better_version_is_adopted_once_and_can_be_rolled_back(
 def test_a_worse_version_is_refused_and_an_unreleased_one_too(
     read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
-    before = versions.serving(read)
+    before = versions.serving(read, "brightness")
     worse = bundles.build(tmp_path / "worse", vendor_key, gain=-8.0, number=2)
     evidence = judge(read, _offer(worse))
     assert evidence.verdict == "refuse"
     assert set(evidence.reasons) == {"sensitivity-inferior", "specificity-inferior"}
     decision = settle(read, Release(retraining="spring", digest=worse.digest, released=True))
     assert decision.outcome == "refused"
-    assert versions.serving(read) == before
+    assert versions.serving(read, "brightness") == before
     # as good as the served one, and too few patients to show it: not adopted either
     same = bundles.build(tmp_path / "same", vendor_key, gain=7.0, number=3)
     assert judge(read, _offer(same)).verdict == "refuse"
@@ -112,7 +112,7 @@ def test_a_worse_version_is_refused_and_an_unreleased_one_too(
     assert judge(read, _offer(good)).verdict == "adopt"
     kept = settle(read, Release(retraining="spring", digest=good.digest, released=False))
     assert (kept.outcome, kept.reasons) == ("refused", ("not-released",))
-    serving = versions.serving(read)
+    serving = versions.serving(read, "brightness")
     assert serving is not None
     assert serving.digest == worse.digest
 
@@ -120,7 +120,7 @@ def test_a_worse_version_is_refused_and_an_unreleased_one_too(
 def test_an_old_decision_or_another_name_is_no_way_around_the_gate(
     read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
-    first = versions.serving(read)
+    first = versions.serving(read, "brightness")
     assert first is not None
     poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
     good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
@@ -132,12 +132,11 @@ def test_an_old_decision_or_another_name_is_no_way_around_the_gate(
     assert (decision.outcome, decision.reasons) == ("refused", ("incumbent-changed",))
     again = judge(read, _offer(good))
     assert again.served == first.digest
-    # a version of another model's name is compared with what serves, like any other
+    # a version of another model's name has nothing to be compared with: only a person puts it beside what serves
     other = bundles.build(tmp_path / "other", vendor_key, gain=-8.0, name="other-model")
     evidence = judge(read, _offer(other))
-    assert evidence.verdict == "refuse"
-    assert evidence.served == first.digest
-    assert settle(read, Release(retraining="spring", digest=other.digest, released=True)).outcome == "refused"
+    assert (evidence.verdict, evidence.reasons) == ("shadow", ("other-model",))
+    assert settle(read, Release(retraining="spring", digest=other.digest, released=True)).outcome == "shadow"
     adopted = [held for held in versions.listed(read) if held.state == "adopted"]
     assert [held.digest for held in adopted] == [first.digest]
 

@@ -58,12 +58,12 @@ def test_a_folder_of_good_and_bad_files(site: Site, radiograph: Make, tmp_path: 
     (folder / "text.dcm").write_text("not a picture")
     before = stored(site)
 
-    tried = try_folder(site, Panel(site).serving, folder)
+    tried = try_folder(site, Panel(site).members, folder)
 
     accounted(tried, folder)
     outcomes = {one.files[0]: one for one in tried.studies}
     first = outcomes["deep/second.dcm"]
-    serving = Panel(site).serving()
+    serving = Panel(site).members()[0]
     assert serving is not None
     assert (first.outcome, first.version) == ("scored", serving.bundle.facts.label)
     assert first.scored_file in ("good.dcm", "good-again.dcm")
@@ -87,7 +87,7 @@ def test_without_a_version_every_study_says_so(
     site = make_site(adopted=False)
     save(radiograph(), tmp_path / "scanner" / "one.dcm")
 
-    tried = try_folder(site, Panel(site).serving, tmp_path / "scanner")
+    tried = try_folder(site, Panel(site).members, tmp_path / "scanner")
 
     assert [(one.outcome, one.version, one.reasons[0].code) for one in tried.studies] == [
         ("refused", None, "no-version")
@@ -108,13 +108,13 @@ def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_pat
     assert done.output.startswith("scored")
     assert json.loads(written.read_text())["studies"][0]["files"] == ["one.dcm"]
     with pytest.raises(NotFound):
-        try_folder(site, Panel(site).serving, tmp_path / "missing")
+        try_folder(site, Panel(site).members, tmp_path / "missing")
 
 
 def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data: Path) -> None:
     folder = vigie_data / "dicom"
 
-    tried = try_folder(site, Panel(site).serving, folder)
+    tried = try_folder(site, Panel(site).members, folder)
 
     accounted(tried, folder)
     assert not [one for one in tried.studies if one.outcome == "failed"]

@@ -90,7 +90,7 @@ def read(version: Bundle, engine: VolumeEngine, volumes: ModuleType, tmp_path: P
         for image in images:
             files.add(image, volumes)
         serving = Outlining(version, engine, volumes.PREPROCESSING, declared or volumes.declared(), threshold)
-        pipeline = Pipeline(files, files, lambda: serving, "Hospital", lambda _study, _name: priors)
+        pipeline = Pipeline(files, files, lambda: [serving], "Hospital", lambda _study, _name: priors)
         return pipeline.process(Study("1.2", 1, 1, 0.0, tuple(files.images)))
 
     return run
