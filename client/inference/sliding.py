@@ -18,6 +18,7 @@ Shape = tuple[int, int, int]
 
 _SIGMA: Final = 0.125  # of the window, MONAI's sigma_scale
 _LEAST: Final = 1e-3
+_TOGETHER: Final = 8  # planes that are finished at once
 
 
 def slide(
@@ -45,17 +46,14 @@ def slide(
     before = [(large - side) // 2 for large, side in zip(padded, shape, strict=True)]
     starts = [_starts(side, size, overlap) for side, size in zip(padded, window, strict=True)]
     weight = importance(window)
-    slab = _Slab(shape, before, padded, window, finished)
+    slab = _Slab(shape, before, padded, weight, list(product(starts[1], starts[2])), finished)
     for number, first in enumerate(starts[0]):
-        places = [(first, *place) for place in product(starts[1], starts[2])]
-        for at in range(0, len(places), batch):
-            some = places[at : at + batch]
-            images = np.stack([_cut(place, shape, window, before, cut) for place in some])[:, None]
+        for at in range(0, len(slab.places), batch):
+            some = slab.places[at : at + batch]
+            images = np.stack([_cut((first, *place), shape, window, before, cut) for place in some])[:, None]
             for place, output in zip(some, predict(images), strict=True):
-                slab.add(place, output, weight)
-        if number == 0:
-            slab.weigh(places, weight)
-        slab.count()
+                slab.add(place, output)
+        slab.turn(first)
         slab.finish(starts[0][number + 1] if number + 1 < len(starts[0]) else padded[0])
 
 
@@ -96,61 +94,68 @@ def _cut(
 
 
 class _Slab:
-    """The sums of the planes that windows still touch, from `first` on, and their weights."""
+    """The sums of the planes that windows still touch, from `_first` on.
+
+    What a plane's windows weigh together is worked out when it is finished: kept for a whole slab it would take as much
+    memory as the sums.
+    """
 
     def __init__(
         self,
         shape: Shape,
         before: list[int],
         padded: tuple[int, ...],
-        window: Shape,
+        weight: Floats,
+        places: list[tuple[int, int]],
         finished: Callable[[int, Floats], None],
     ) -> None:
         self._shape, self._before, self._padded, self._finished = shape, before, padded, finished
-        self._depth = window[0]
+        self._weight = weight
         self._first = 0
+        self._turns: list[int] = []
         self._sums: Floats | None = None
-        self._weights = np.zeros((self._depth, *padded[1:]), np.float32)
-        self._turn = self._weights
-        self._product = np.empty(window, np.float32)
+        self._product = np.empty_like(weight)
+        self.places = places
 
-    def add(self, place: tuple[int, ...], output: Floats, weight: Floats) -> None:
+    def add(self, place: tuple[int, int], output: Floats) -> None:
+        """Add a window's output at its row and column."""
         if self._sums is None:
-            self._sums = np.zeros((len(output), self._depth, *self._padded[1:]), np.float32)
+            self._sums = np.zeros((len(output), len(self._weight), *self._padded[1:]), np.float32)
         for sums, channel in zip(self._sums, output, strict=True):
-            part = sums[_area(place, weight)]
-            np.add(part, np.multiply(channel, weight, out=self._product), out=part)
+            part = sums[:, *self._area(place)]
+            np.add(part, np.multiply(channel, self._weight, out=self._product), out=part)
 
-    def weigh(self, places: list[tuple[int, ...]], weight: Floats) -> None:
-        """What the windows of one turn weigh together: the same in every turn."""
-        self._turn = np.zeros_like(self._weights)
-        for place in places:
-            self._turn[_area(place, weight)] += weight
-
-    def count(self) -> None:
-        """A turn has been added."""
-        self._weights += self._turn
+    def turn(self, first: int) -> None:
+        """All windows that begin at this plane have been added."""
+        self._turns = [begun for begun in self._turns if begun + len(self._weight) > self._first] + [first]
 
     def finish(self, until: int) -> None:
         """Hand on the planes before `until` (of the padded volume), and make room for those after."""
         assert self._sums is not None  # a turn has at least one window
-        count = until - self._first
         low, high = self._before[0], self._before[0] + self._shape[0]
         begin, end = max(self._first, low), min(until, high)
-        if begin < end:
-            rows, columns = (
-                slice(pad, pad + side) for pad, side in zip(self._before[1:], self._shape[1:], strict=True)
-            )
-            part = slice(begin - self._first, end - self._first)
-            self._finished(begin - low, self._sums[:, part, rows, columns] / self._weights[part, rows, columns])
-        if until == self._padded[0]:
-            return
-        for array in (*self._sums, self._weights):
-            array[: self._depth - count] = array[count:].copy()
-            array[self._depth - count :] = 0
+        rows, columns = (slice(pad, pad + side) for pad, side in zip(self._before[1:], self._shape[1:], strict=True))
+        for at in range(begin, end, _TOGETHER):
+            planes = range(at, min(at + _TOGETHER, end))
+            blended = self._sums[:, planes.start - self._first : planes.stop - self._first, rows, columns].copy()
+            for number, plane in enumerate(planes):
+                blended[:, number] /= self._weighs(plane)[rows, columns]
+            self._finished(at - low, blended)
+        count = until - self._first
+        if until < self._padded[0]:
+            for sums in self._sums:
+                sums[: len(sums) - count] = sums[count:].copy()
+                sums[len(sums) - count :] = 0
         self._first = until
 
+    def _weighs(self, plane: int) -> Floats:
+        total = np.zeros(self._padded[1:], np.float32)
+        rows = [plane - begun for begun in self._turns if begun <= plane < begun + len(self._weight)]
+        weight = self._weight[rows].sum(axis=0)
+        for place in self.places:
+            total[self._area(place)] += weight
+        return total
 
-def _area(place: tuple[int, ...], weight: Floats) -> tuple[slice, slice, slice]:
-    _, height, width = weight.shape
-    return slice(None), slice(place[1], place[1] + height), slice(place[2], place[2] + width)
+    def _area(self, place: tuple[int, int]) -> tuple[slice, slice]:
+        _, height, width = self._weight.shape
+        return slice(place[0], place[0] + height), slice(place[1], place[1] + width)
