@@ -4,14 +4,17 @@ A file that `store` returned survives power loss: the bytes are synced under a t
 is synced. The same bytes are one file, so storing again after a crash is harmless, and half a file never has a name.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import time
 from pathlib import Path
 
 from models.errors import NotFound
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ABANDONED_SECONDS = 3600.0
 
 
 class Archive:
@@ -27,6 +30,14 @@ class Archive:
             (folder / f"{number:02x}").mkdir(exist_ok=True)
         _sync_folder(folder)
 
+    def begin(self) -> "Draft":
+        """A file to be written piece by piece.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        return Draft(self)
+
     def store(self, *parts: bytes | memoryview) -> str:
         """Keep the concatenation of `parts` for good.
 
@@ -36,16 +47,20 @@ class Archive:
         Raises:
             OSError: the disk is full or failing; nothing is kept under a name then.
         """
-        hasher = hashlib.sha256()
-        for part in parts:
-            hasher.update(part)
-        digest = hasher.hexdigest()
-        path = self.path(digest)
-        if not path.exists():
-            _write_synced(path, parts)
-        # also when it was there: whoever renamed it may have been killed before this sync
-        _sync_folder(path.parent)
-        return digest
+        draft = self.begin()
+        try:
+            for part in parts:
+                draft.write(part)
+            return draft.keep()
+        finally:
+            draft.discard()
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process was killed, an hour ago or more."""
+        for path in self.folder.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
 
     def path(self, digest: str) -> Path:
         """Where the file of that digest lies, or would lie.
@@ -69,20 +84,64 @@ class Archive:
             raise NotFound(f"{digest} is not in the archive") from None
 
 
-def _write_synced(path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{os.urandom(8).hex()}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+class Draft:
+    """A file that is not yet kept; whoever begins one ends it with `discard`, which does nothing to what is kept.
+
+    Attributes:
+        path: where its bytes are until then.
+        size: how many there are.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._hasher = hashlib.sha256()
+        self.path: Path = archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
+        self.size = 0
+        self._file: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        assert self._file is not None
+        self._hasher.update(content)
+        view = memoryview(content)
+        while view:
+            written = os.write(self._file, view)
+            self.size += written
+            view = view[written:]
+
+    def keep(self) -> str:
+        """Give it its name, for good.
+
+        Returns:
+            The SHA-256 of its bytes, 64 hex digits.
+
+        Raises:
+            OSError: the disk is full or failing; nothing is kept under a name then.
+        """
+        assert self._file is not None
+        digest = self._hasher.hexdigest()
+        path = self._archive.path(digest)
+        if not path.exists():
+            os.fsync(self._file)
+            self._close()
+            self.path.replace(path)
+        # also when it was there: whoever renamed it may have been killed before this sync
+        _sync_folder(path.parent)
+        return digest
+
+    def discard(self) -> None:
+        """Leave nothing behind of what was not kept."""
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def _sync_folder(folder: Path) -> None:
