@@ -9,12 +9,15 @@ import hashlib
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.errors import NotFound
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_SECONDS = 3600.0
+_WORTH_A_THREAD = 256 << 10
+_HASHERS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hash")  # threads start with the first large file
 
 
 class Archive:
@@ -47,13 +50,20 @@ class Archive:
         Raises:
             OSError: the disk is full or failing; nothing is kept under a name then.
         """
-        draft = self.begin()
-        try:
+        with contextlib.closing(self.begin()) as draft:
             for part in parts:
                 draft.write(part)
-            return draft.keep()
-        finally:
-            draft.discard()
+            digest = draft.name()
+            self.sync(digest)
+            return digest
+
+    def sync(self, digest: str) -> None:
+        """Make the name of a file durable, also one that was there: whoever named it may have been killed before this.
+
+        Raises:
+            OSError: the disk is failing.
+        """
+        _sync_folder(self.path(digest).parent)
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed, an hour ago or more."""
@@ -85,7 +95,7 @@ class Archive:
 
 
 class Draft:
-    """A file that is not yet kept; whoever begins one ends it with `discard`, which does nothing to what is kept.
+    """A file that has no name yet; whoever begins one closes it, which removes what was not named.
 
     Attributes:
         path: where its bytes are until then.
@@ -97,7 +107,8 @@ class Draft:
         self._hasher = hashlib.sha256()
         self.path: Path = archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
         self.size = 0
-        self._file: int | None = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._named = False
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def write(self, content: bytes | memoryview) -> None:
         """Append.
@@ -105,16 +116,18 @@ class Draft:
         Raises:
             OSError: the disk is full or failing.
         """
-        assert self._file is not None
-        self._hasher.update(content)
-        view = memoryview(content)
-        while view:
-            written = os.write(self._file, view)
-            self.size += written
-            view = view[written:]
+        if len(content) < _WORTH_A_THREAD:
+            self._hasher.update(content)
+            self._write(content)
+            return
+        hashing = _HASHERS.submit(self._hasher.update, content)
+        try:
+            self._write(content)
+        finally:
+            hashing.result()
 
-    def keep(self) -> str:
-        """Give it its name, for good.
+    def name(self, content: bytes | memoryview = b"") -> str:
+        """Append the last bytes, make all of them durable, and give the file its name; the name is not durable yet.
 
         Returns:
             The SHA-256 of its bytes, 64 hex digits.
@@ -122,26 +135,32 @@ class Draft:
         Raises:
             OSError: the disk is full or failing; nothing is kept under a name then.
         """
-        assert self._file is not None
+        hashing = _HASHERS.submit(self._hasher.update, content) if content else None
+        try:
+            self._write(content)
+            os.fsync(self._file)
+        finally:
+            if hashing is not None:
+                hashing.result()  # also when the disk fails: the bytes are somebody else's afterwards
         digest = self._hasher.hexdigest()
         path = self._archive.path(digest)
         if not path.exists():
-            os.fsync(self._file)
-            self._close()
             self.path.replace(path)
-        # also when it was there: whoever renamed it may have been killed before this sync
-        _sync_folder(path.parent)
+            self._named = True
         return digest
 
-    def discard(self) -> None:
-        """Leave nothing behind of what was not kept."""
-        self._close()
-        self.path.unlink(missing_ok=True)
+    def close(self) -> None:
+        """Leave nothing behind of what was not named."""
+        os.close(self._file)
+        if not self._named:
+            self.path.unlink(missing_ok=True)
 
-    def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    def _write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        while view:
+            written = os.write(self._file, view)
+            self.size += written
+            view = view[written:]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,20 +11,20 @@ import copy
 import errno
 import logging
 import re
+import struct
 import threading
 import zlib
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from io import BytesIO
-from struct import error as StructError
+from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from pydicom import uid as uids
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AE, AllStoragePresentationContexts, evt
@@ -34,6 +34,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.dicom.archive import Archive, Draft
+from client.dicom.header import LAST_TAG, TAGS, scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
 from client.dicom.listener import Listener, networks, server_tls
@@ -67,22 +68,12 @@ _LOOK_FOR_ROOM: Final = 16 << 20  # bytes of one image between two looks at the 
 _MAX_ASSOCIATIONS: Final = 64
 _UID = re.compile(r"[0-9.]{1,64}")
 _FIRST_GROUP = 0x0008
-_LAST_TAG = 0x00280011  # Columns; the header after it is read when the study is
-_TAGS = {
-    name: Tag(tag)
-    for name, tag in {
-        "charset": 0x00080005,
-        "sop_class": 0x00080016,
-        "sop_uid": 0x00080018,
-        "accession": 0x00080050,
-        "patient_id": 0x00100020,
-        "issuer": 0x00100021,
-        "study_uid": 0x0020000D,
-        "series_uid": 0x0020000E,
-        "rows": 0x00280010,
-        "columns": 0x00280011,
-    }.items()
-}
+_TAGS = {name: Tag(tag) for tag, name in TAGS.items()}
+# what `scan` reads: little endian, and not deflated
+_PLAIN: Final = frozenset(
+    UID(syntax) for syntax in uids.AllTransferSyntaxes if UID(syntax).is_little_endian and not UID(syntax).is_deflated
+)
+_HEAD: Final = 64 << 10
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -92,7 +83,7 @@ _MALFORMED = (
     NotImplementedError,
     OSError,
     RecursionError,
-    StructError,
+    struct.error,
     TypeError,
     ValueError,
     zlib.error,
@@ -191,11 +182,12 @@ class Gateway:
         return _Instance(announcement, self._archive, self._room, self._file)
 
     def _file(self, announcement: Announcement, header: _Header, digest: str) -> None:
-        """Index an instance whose file is durable; returns once that is durable too."""
+        """Index an instance whose file has its name; returns once both are durable."""
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
             self._open.setdefault(id(announcement.association), set()).add(header.study_uid)
-        filed = self._index.file(
+        durable: Future[None] = Future()
+        indexed = self._index.file(
             Arrival(
                 sop_uid=header.sop_uid,
                 sha256=digest,
@@ -208,9 +200,18 @@ class Gateway:
                 accession=header.accession,
                 calling_ae=str(announcement.association.requestor.ae_title).strip()[:16],
                 picture=header.picture,
-            )
-        ).result(timeout=_COMMIT_SECONDS)
-        log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
+            ),
+            durable,
+        )
+        try:
+            self._archive.sync(digest)  # while the index is being written
+        except BaseException as error:
+            durable.set_exception(error)
+            raise
+        durable.set_result(None)
+        filed = indexed.result(timeout=_COMMIT_SECONDS)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
 
     def _on_close(self, event: evt.Event) -> None:
         with self._lock:
@@ -234,6 +235,7 @@ class _Instance:
         self._draft: Draft | None = None
         self._begins_at = 0
         self._look_at = 0
+        self._header: _Header | None = None
         self._problem = ""
         with self._noting():
             if announcement.sop_class not in _STORAGE_CLASSES:
@@ -248,16 +250,20 @@ class _Instance:
         if self._draft is None or self._problem:
             return
         with self._noting():
-            if self._draft.size >= self._look_at:
-                self._look_at = self._draft.size + _LOOK_FOR_ROOM
-                if not self._room.left():
-                    raise OSError(errno.ENOSPC, "the reserve is reached")
+            self._require_room()
+            self._look(content)
             self._draft.write(content)
 
-    def keep(self) -> int:
+    def keep(self, content: memoryview) -> int:
         with self._noting():
             if self._draft is not None and not self._problem:
-                self._file(self._announcement, self._read(self._draft), self._draft.keep())
+                self._require_room()
+                self._look(content)
+                if self._header is None:
+                    self._draft.write(content)
+                    content = memoryview(b"")
+                    self._header = self._read(self._draft.path)
+                self._file(self._announcement, self._header, self._draft.name(content))
         self.discard()
         if not self._problem:
             return SUCCESS
@@ -267,15 +273,33 @@ class _Instance:
     def discard(self) -> None:
         draft, self._draft = self._draft, None
         if draft is not None:
-            draft.discard()
+            draft.close()
 
-    def _read(self, draft: Draft) -> _Header:
-        with draft.path.open("rb") as stream:
+    def _look(self, content: memoryview) -> None:
+        """Read the header in the dataset's first bytes, where it is a plain one."""
+        assert self._draft is not None
+        if self._draft.size == self._begins_at and self._syntax in _PLAIN:
+            text = scan(bytes(content[:_HEAD]), implicit=self._syntax.is_implicit_VR)
+            if text is not None:
+                self._header = self._announced(_header(text))
+
+    def _read(self, path: Path) -> _Header:
+        """Read the header of any dataset, from the file."""
+        with path.open("rb") as stream:
             stream.seek(self._begins_at)
-            header = _read_header(stream, self._syntax)
+            return self._announced(_read_header(stream, self._syntax))
+
+    def _announced(self, header: _Header) -> _Header:
         if (header.sop_class, header.sop_uid) != (self._announcement.sop_class, self._announcement.sop_uid):
             raise InvalidStudy("uid-mismatch", "the dataset is not the one announced")
         return header
+
+    def _require_room(self) -> None:
+        assert self._draft is not None
+        if self._draft.size >= self._look_at:
+            self._look_at = self._draft.size + _LOOK_FOR_ROOM
+            if not self._room.left():
+                raise OSError(errno.ENOSPC, "the reserve is reached")
 
     @contextlib.contextmanager
     def _noting(self) -> Generator[None]:
@@ -359,6 +383,10 @@ def _read_header(stream: BinaryIO, syntax: UID) -> _Header:
         text = {name: _value(dataset, tag) for name, tag in _TAGS.items()}
     except _MALFORMED as error:
         raise InvalidStudy("not-dicom", type(error).__name__) from error
+    return _header(text)
+
+
+def _header(text: dict[str, str]) -> _Header:
     if not all(_UID.fullmatch(text[name]) for name in ("sop_class", "sop_uid", "study_uid", "series_uid")):
         raise InvalidStudy("uid-missing", "a class, SOP instance, series or study UID is missing or is none")
     return _Header(
@@ -389,7 +417,7 @@ def _inflated(stream: BinaryIO) -> BytesIO:
 
 
 def _after_header(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _LAST_TAG
+    return tag > LAST_TAG
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> str:
@@ -399,16 +427,27 @@ def _value(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _file_meta(sop_class: str, sop_uid: str, syntax: UID) -> bytes:
-    """Preamble and file meta of a Part 10 file: the same for the same instance, so that the same bytes are one file."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(sop_uid)
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    buffer = DicomBytesIO()
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
-    return buffer.getvalue()
+    """Preamble and file meta of a Part 10 file: the same for the same instance, so that the same bytes are one file.
+
+    The bytes that pydicom's writer makes (`tests/unit/test_header.py`), a hundred times faster.
+
+    Source: PS3.10 7.1: group 0002 in explicit little endian.
+    """
+    elements = (
+        b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",  # version
+        _meta_uid(0x0002, sop_class),
+        _meta_uid(0x0003, sop_uid),
+        _meta_uid(0x0010, syntax),
+        _meta_uid(0x0012, IMPLEMENTATION_CLASS_UID),
+    )
+    body = b"".join(elements)
+    return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(body)) + body
+
+
+def _meta_uid(element: int, uid: str) -> bytes:
+    value = uid.encode("ascii")
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
 
 
 def _problem(error: OSError | SQLAlchemyError | FutureTimeout) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,6 +23,19 @@ from client.store.tables import delivery, instance, patient, study
 
 log = logging.getLogger(__name__)
 _TOGETHER = 64
+
+# made once: SQLAlchemy takes longer to make a statement than SQLite to run it
+_OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
+_KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key"))
+_STUDY = select(study).where(study.c.uid == bindparam("key"))
+_ADD = insert(instance)
+_TOUCH = (
+    update(study)
+    .where(study.c.uid == bindparam("key"))
+    .values(
+        {name: bindparam(name) for name in ("state", "revision", "attempts", "patient_key", "accession", "touched_at")}
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +69,31 @@ class Filed(Enum):
     OURS = "ours"
 
 
+_Entry = tuple[Arrival, Future[None] | None, Future[Filed]]
+
+
+class _NotDurable(Exception):
+    """An arrival's file is not there after all."""
+
+
 class Index:
     """The one writer of arrivals: a thread that commits what has come in meanwhile, together."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._arrivals: queue.SimpleQueue[tuple[Arrival, Future[Filed]] | None] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
 
-    def file(self, arrival: Arrival) -> Future[Filed]:
-        """Index one arrival; the result is set once it is committed, or the error of the commit."""
+    def file(self, arrival: Arrival, durable: Future[None] | None = None) -> Future[Filed]:
+        """Index one arrival; the result is set once it is committed, or the error of the commit.
+
+        Args:
+            durable: done once the file's name is on the disk; the commit waits for it, so that an index entry never
+                survives what it stands for. None: it is there already.
+        """
         future: Future[Filed] = Future()
-        self._arrivals.put((arrival, future))
+        self._arrivals.put((arrival, durable, future))
         return future
 
     def close(self) -> None:
@@ -88,19 +113,35 @@ class Index:
             closing = None in batch
             self._commit([item for item in batch if item is not None])
 
-    def _commit(self, batch: Sequence[tuple[Arrival, Future[Filed]]]) -> None:
+    def _commit(self, batch: Sequence[_Entry]) -> None:
         if not batch:
             return
+        lost: dict[int, BaseException] = {}
         try:
             with self._site.database.write() as connection:
-                filed = [file(connection, self._site, arrival) for arrival, _ in batch]
+                filed = [file(connection, self._site, arrival) for arrival, _, _ in batch]
+                lost = {id(entry): error for entry in batch if (error := _lost(entry)) is not None}
+                if lost:
+                    raise _NotDurable
+        except _NotDurable:
+            for entry in batch:
+                if error := lost.get(id(entry)):
+                    entry[2].set_exception(error)
+            self._commit([entry for entry in batch if id(entry) not in lost])
+            return
         except (SQLAlchemyError, OSError) as error:
             log.error("arrivals not committed: %s", type(error).__name__)
-            for _, future in batch:
+            for _, _, future in batch:
                 future.set_exception(error)
             return
-        for (_, future), result in zip(batch, filed, strict=True):
+        for (_, _, future), result in zip(batch, filed, strict=True):
             future.set_result(result)
+
+
+def _lost(entry: _Entry) -> BaseException | None:
+    """Why the file of an entry is not durable, once that is decided."""
+    durable = entry[1]
+    return durable.exception() if durable is not None else None
 
 
 def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
@@ -111,27 +152,26 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     not a new image of the study, or every result would be answered with another one.
     """
     now = time.time()
-    if connection.execute(select(delivery.c.sop_uid).where(delivery.c.sop_uid == arrival.sop_uid)).first():
+    if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
         return Filed.OURS
-    known = connection.execute(
-        select(instance.c.sha256, instance.c.study_uid).where(instance.c.sop_uid == arrival.sop_uid)
-    ).all()
+    known = connection.execute(_KNOWN, {"key": arrival.sop_uid}).all()
     if any(row.sha256 == arrival.sha256 for row in known):
         return Filed.DUPLICATE
     conflicting = bool(known)
     revision = _touch(connection, site, arrival, now, conflicting=conflicting)
     connection.execute(
-        insert(instance).values(
-            sop_uid=arrival.sop_uid,
-            sha256=arrival.sha256,
-            study_uid=arrival.study_uid,
-            series_uid=arrival.series_uid,
-            sop_class=arrival.sop_class,
-            transfer_syntax=arrival.transfer_syntax,
-            revision=revision,
-            conflicting=conflicting,
-            received_at=now,
-        )
+        _ADD,
+        {
+            "sop_uid": arrival.sop_uid,
+            "sha256": arrival.sha256,
+            "study_uid": arrival.study_uid,
+            "series_uid": arrival.series_uid,
+            "sop_class": arrival.sop_class,
+            "transfer_syntax": arrival.transfer_syntax,
+            "revision": revision,
+            "conflicting": conflicting,
+            "received_at": now,
+        },
     )
     if conflicting:
         facts: dict[str, ledger.Fact] = {"study": site.study_key(arrival.study_uid), "input": arrival.sha256}
@@ -142,7 +182,7 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
 
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:
     """Make or reopen the study of an arrival; returns its revision."""
-    row = connection.execute(select(study).where(study.c.uid == arrival.study_uid)).first()
+    row = connection.execute(_STUDY, {"key": arrival.study_uid}).first()
     if row is None:
         _open(connection, site, arrival, now)
         return 1
@@ -157,7 +197,8 @@ def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, 
     else:
         return int(row.revision)
     _adopt_patient(connection, site, arrival, now, row, changed)
-    connection.execute(update(study).where(study.c.uid == row.uid).values(touched_at=now, **changed))
+    kept = {name: getattr(row, name) for name in ("revision", "patient_key", "accession")}
+    connection.execute(_TOUCH, {"key": row.uid, "touched_at": now, **kept, **changed})
     return int(changed.get("revision", row.revision))
 
 

@@ -1,10 +1,11 @@
-"""An established association, read by one thread: images go from the socket to the disk as they come.
+"""An established association, read by one thread: images go from the socket to the disk in a few large pieces.
 
 pynetdicom negotiates. Once it has accepted, its own reactor is stopped and this takes the connection over: there an
 image is copied five times, in pieces of 4 KiB, and handed between two threads that look for work every millisecond.
-Here a C-STORE is streamed, so that a dataset larger than the memory needs none. Every other message (C-ECHO, and what
-may come to be served) is assembled here and served by pynetdicom's own service classes; release and abort go through
-its state machine.
+Here a dataset is gathered in one block that is used again and again, so that a dataset larger than the memory needs no
+more than that, and each call that waits for the interpreter's lock moves as much as it can. Every other message
+(C-ECHO, and what may come to be served) is assembled here and served by pynetdicom's own service classes; release and
+abort go through its state machine.
 
 `tests/unit/test_reception.py` holds the private names used here against the pinned version.
 
@@ -14,10 +15,11 @@ Source: PS3.7 9.1.1 and E.1 (C-STORE), PS3.8 9.3.5 and annex E (P-DATA-TF, messa
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -38,7 +40,8 @@ _LAST: Final = 2
 _C_STORE_RQ: Final = 0x0001
 _C_STORE_RSP: Final = 0x8001
 _NO_DATASET: Final = 0x0101
-_BUFFER: Final = 256 << 10
+_AHEAD: Final = 64 << 10  # read at once where headers are expected
+_BLOCK: Final = 4 << 20  # of a dataset, gathered before it is written; most images are one block
 _LONGEST_COMMAND: Final = 16 << 10
 _LONGEST_IDENTIFIER: Final = 4 << 20
 _LINGER_SECONDS: Final = 2.0
@@ -62,8 +65,8 @@ class Incoming(Protocol):
         """Take the next bytes; they change once this has returned."""
         ...
 
-    def keep(self) -> int:
-        """The dataset is whole: the status to answer with, a success only when it is kept for good."""
+    def keep(self, content: memoryview) -> int:
+        """The last bytes, the dataset is whole: the status to answer with, a success only when it is kept for good."""
         ...
 
     def discard(self) -> None:
@@ -97,8 +100,11 @@ class Reception:
         self._association = association
         self._dul = association.dul
         self._begin = begin
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._ahead = memoryview(bytearray(_AHEAD))
         self._start = self._end = 0
+        self._block = memoryview(bytearray(_BLOCK))  # no memory before it is touched
+        self._gathered = 0
+        self._flags = 0
         self._context = 0
         self._command = bytearray()
         self._dataset: bytearray | None = None  # of a message that pynetdicom serves
@@ -117,7 +123,7 @@ class Reception:
             wrapped: Any = dul.socket
             if dul.state_machine.current_state == "Sta6" and wrapped.socket is not None:
                 connection: socket.socket = wrapped.socket
-                connection.settimeout(association.network_timeout)
+                self._prepare(connection, association.network_timeout)
                 self._socket = connection
                 self._serve()
         finally:
@@ -127,6 +133,18 @@ class Reception:
             self._close()
             association.kill()
             self._ended.set()
+
+    def _prepare(self, connection: socket.socket, timeout: float | None) -> None:
+        """Nothing waits for the peer without end, neither reading nor writing."""
+        if isinstance(connection, ssl.SSLSocket) or timeout is None:
+            connection.settimeout(timeout)
+            return
+        # a timeout of Python's polls before every call; the kernel's lets one call wait for a whole fragment
+        connection.settimeout(None)
+        limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._flags = socket.MSG_WAITALL
 
     def stop(self) -> None:
         """From another thread: an image whose last byte has come is still answered, then the association is aborted."""
@@ -150,7 +168,7 @@ class Reception:
                 self._abort()
             else:
                 self._act("Evt17")
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             log.warning("an association was silent for %.0f s and is aborted", association.network_timeout or 0.0)
             self._abort()
         except OSError:
@@ -202,8 +220,7 @@ class Reception:
         if len(self._command) + size > _LONGEST_COMMAND:
             raise _Malformed("a command without end")
         self._context = context
-        for piece in self._pieces(size):
-            self._command += piece
+        self._command += self._read(size)
         if last:
             self._understand()
 
@@ -235,16 +252,16 @@ class Reception:
         if context != self._context:
             raise _Malformed("a message in two presentation contexts")
         if self._incoming is not None:
-            for piece in self._pieces(size):
-                self._incoming.write(piece)
+            self._gather(self._incoming, size)
             if last:
-                incoming, self._incoming = self._incoming, None
-                self._answer(incoming.keep())
+                content, self._gathered = self._block[: self._gathered], 0
+                status = self._incoming.keep(content)
+                self._incoming = None
+                self._answer(status)
         elif self._dataset is not None:
             if len(self._dataset) + size > _LONGEST_IDENTIFIER:
                 raise _Malformed("an identifier without end")
-            for piece in self._pieces(size):
-                self._dataset += piece
+            self._dataset += self._read(size)
             if last:
                 self._serve_message()
         else:
@@ -258,7 +275,8 @@ class Reception:
         self._command, self._dataset = bytearray(), None
         primitive, message = P_DATA(), DIMSEMessage()
         try:
-            primitive.presentation_data_value_list = [[context, bytes(value)] for context, value in values]
+            found: Any = [[context, bytes(value)] for context, value in values]
+            primitive.presentation_data_value_list = found
             message.decode_msg(primitive, self._association)
             request = message.message_to_primitive()
         except Exception as error:  # pydicom and pynetdicom raise nearly anything at a command that is none
@@ -304,7 +322,7 @@ class Reception:
                 # what is closed with unread bytes is reset, and our last word would be lost with it
                 while not self._stopping and (left := deadline - time.monotonic()) > 0:
                     self._socket.settimeout(left)
-                    if not self._socket.recv_into(self._buffer):
+                    if not self._socket.recv_into(self._ahead):
                         break
         if wrapped.socket is not None:
             wrapped.close()
@@ -325,32 +343,51 @@ class Reception:
 
     def _exactly(self, size: int) -> memoryview:
         """The next few bytes, in one piece."""
-        if self._start + size > _BUFFER:
+        if self._start + size > _AHEAD:
             rest = self._end - self._start
-            self._buffer[:rest] = bytes(self._buffer[self._start : self._end])
+            self._ahead[:rest] = bytes(self._ahead[self._start : self._end])
             self._start, self._end = 0, rest
         while self._end - self._start < size:
-            self._fill()
+            self._end += self._receive(self._ahead[self._end :])
         self._start += size
-        return self._buffer[self._start - size : self._start]
+        return self._ahead[self._start - size : self._start]
 
-    def _pieces(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes, as they come."""
+    def _read(self, size: int) -> bytearray:
+        """The next bytes; not more of them than somebody has checked."""
+        content = bytearray(size)
+        view = memoryview(content)
+        while view:
+            view = view[self._read_into(view) :]
+        return content
+
+    def _gather(self, incoming: Incoming, size: int) -> None:
+        """The next bytes of a dataset, into the block; a full one is written."""
         while size:
-            if self._start == self._end:
-                self._start = self._end = 0
-                self._fill()
-            count = min(size, self._end - self._start)
-            self._start += count
+            if self._gathered == _BLOCK:
+                incoming.write(self._block)
+                self._gathered = 0
+            count = self._read_into(self._block[self._gathered : self._gathered + size])
+            self._gathered += count
             size -= count
-            yield self._buffer[self._start - count : self._start]
 
-    def _fill(self) -> None:
+    def _read_into(self, view: memoryview) -> int:
+        """Some of the next bytes: what has been read ahead, else what comes, straight to where it belongs."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(view) >= _AHEAD:
+                return self._receive(view, self._flags)
+            self._end = self._receive(self._ahead)
+        count = min(len(view), self._end - self._start)
+        view[:count] = self._ahead[self._start : self._start + count]
+        self._start += count
+        return count
+
+    def _receive(self, view: memoryview, flags: int = 0) -> int:
         assert self._socket is not None
-        count = self._socket.recv_into(self._buffer[self._end :])
+        count = self._socket.recv_into(view, 0, flags)
         if not count:
             raise _Gone
-        self._end += count
+        return count
 
 
 def _elements(command: bytearray) -> dict[int, bytes]:

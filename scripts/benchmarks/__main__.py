@@ -3,10 +3,10 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import demo
+from scripts.benchmarks import demo, ingest
 from scripts.benchmarks.report import show, write
 
-BENCHMARKS = {"demo": demo.run}
+BENCHMARKS = {"demo": demo.run, "ingest": ingest.run}
 
 
 def main() -> int:
