@@ -1,13 +1,16 @@
 """Every DICOM file of a hospital, named by its content: `archive/aa/<sha256>.dcm`.
 
-A file that `store` returned survives power loss: the bytes are synced under a temporary name, renamed, and the folder
-is synced. The same bytes are one file, so storing again after a crash is harmless, and half a file never has a name.
+A file whose `sync` returned survives power loss, and so does its name. A new file gets its name before its bytes are on
+the disk, so that both are brought there together; a power cut in between may leave half a file under a name that nobody
+has been told of yet. Therefore a file that is there already is never trusted and never put at risk: whoever stores the
+same bytes again writes them again, under another name, and replaces the old file once they are on the disk.
 """
 
 import contextlib
 import hashlib
 import os
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,8 @@ from models.errors import NotFound
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_SECONDS = 3600.0
 _WORTH_A_THREAD = 256 << 10
-_HASHERS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hash")  # threads start with the first large file
+_NAMES = threading.Lock()
+_POOL = ThreadPoolExecutor(max_workers=8, thread_name_prefix="archive")  # none of its work waits for other work of it
 
 
 class Archive:
@@ -54,16 +58,8 @@ class Archive:
             for part in parts:
                 draft.write(part)
             digest = draft.name()
-            self.sync(digest)
+            draft.sync()
             return digest
-
-    def sync(self, digest: str) -> None:
-        """Make the name of a file durable, also one that was there: whoever named it may have been killed before this.
-
-        Raises:
-            OSError: the disk is failing.
-        """
-        _sync_folder(self.path(digest).parent)
 
     def sweep(self) -> None:
         """Remove what was being written when a process was killed, an hour ago or more."""
@@ -95,10 +91,10 @@ class Archive:
 
 
 class Draft:
-    """A file that has no name yet; whoever begins one closes it, which removes what was not named.
+    """A file being written: `write`, `name`, `sync`, and whatever became of it `close`.
 
     Attributes:
-        path: where its bytes are until then.
+        path: where its bytes are until it has its name.
         size: how many there are.
     """
 
@@ -107,7 +103,8 @@ class Draft:
         self._hasher = hashlib.sha256()
         self.path: Path = archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
         self.size = 0
-        self._named = False
+        self._name: Path | None = None
+        self._fresh = self._synced = False
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def write(self, content: bytes | memoryview) -> None:
@@ -120,40 +117,56 @@ class Draft:
             self._hasher.update(content)
             self._write(content)
             return
-        hashing = _HASHERS.submit(self._hasher.update, content)
+        hashing = _POOL.submit(self._hasher.update, content)
         try:
             self._write(content)
         finally:
-            hashing.result()
+            hashing.result()  # also when the disk fails: the bytes are somebody else's afterwards
 
-    def name(self, content: bytes | memoryview = b"") -> str:
-        """Append the last bytes, make all of them durable, and give the file its name; the name is not durable yet.
+    def name(self) -> str:
+        """All is written: give the file its name.
 
         Returns:
             The SHA-256 of its bytes, 64 hex digits.
 
         Raises:
-            OSError: the disk is full or failing; nothing is kept under a name then.
+            OSError: the disk is full or failing.
         """
-        hashing = _HASHERS.submit(self._hasher.update, content) if content else None
-        try:
-            self._write(content)
-            os.fsync(self._file)
-        finally:
-            if hashing is not None:
-                hashing.result()  # also when the disk fails: the bytes are somebody else's afterwards
         digest = self._hasher.hexdigest()
         path = self._archive.path(digest)
-        if not path.exists():
-            self.path.replace(path)
-            self._named = True
+        try:
+            path.hardlink_to(self.path)
+            self._fresh = True
+        except OSError:  # it is there already; or this file system has no links
+            os.fsync(self._file)
+            with _NAMES:
+                self.path.replace(path)
+        self._name = path
         return digest
 
+    def sync(self) -> None:
+        """Bring bytes and name to the disk, at the same time.
+
+        Raises:
+            OSError: the disk is failing; nothing is kept under the name then.
+        """
+        assert self._name is not None
+        naming = _POOL.submit(_sync_folder, self._name.parent)
+        try:
+            os.fsync(self._file)
+        finally:
+            naming.result()
+        self._synced = True
+
     def close(self) -> None:
-        """Leave nothing behind of what was not named."""
+        """Leave nothing behind of what was not synced."""
+        self.path.unlink(missing_ok=True)
+        if self._name is not None and self._fresh and not self._synced:
+            with _NAMES, contextlib.suppress(FileNotFoundError):
+                # or somebody has put a whole file in its place meanwhile
+                if self._name.stat().st_ino == os.fstat(self._file).st_ino:
+                    self._name.unlink()
         os.close(self._file)
-        if not self._named:
-            self.path.unlink(missing_ok=True)
 
     def _write(self, content: bytes | memoryview) -> None:
         view = memoryview(content)

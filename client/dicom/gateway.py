@@ -181,8 +181,9 @@ class Gateway:
     def _begin(self, announcement: Announcement) -> "_Instance":
         return _Instance(announcement, self._archive, self._room, self._file)
 
-    def _file(self, announcement: Announcement, header: _Header, digest: str) -> None:
-        """Index an instance whose file has its name; returns once both are durable."""
+    def _file(self, announcement: Announcement, header: _Header, draft: Draft) -> None:
+        """Name and index an instance; returns once both are durable."""
+        digest = draft.name()
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
             self._open.setdefault(id(announcement.association), set()).add(header.study_uid)
@@ -204,7 +205,7 @@ class Gateway:
             durable,
         )
         try:
-            self._archive.sync(digest)  # while the index is being written
+            draft.sync()  # while the index is being written
         except BaseException as error:
             durable.set_exception(error)
             raise
@@ -226,7 +227,7 @@ class _Instance:
         announcement: Announcement,
         archive: Archive,
         room: Room,
-        file: Callable[[Announcement, _Header, str], None],
+        file: Callable[[Announcement, _Header, Draft], None],
     ) -> None:
         self._announcement = announcement
         self._syntax = UID(announcement.transfer_syntax)
@@ -259,11 +260,8 @@ class _Instance:
             if self._draft is not None and not self._problem:
                 self._require_room()
                 self._look(content)
-                if self._header is None:
-                    self._draft.write(content)
-                    content = memoryview(b"")
-                    self._header = self._read(self._draft.path)
-                self._file(self._announcement, self._header, self._draft.name(content))
+                self._draft.write(content)
+                self._file(self._announcement, self._header or self._read(self._draft.path), self._draft)
         self.discard()
         if not self._problem:
             return SUCCESS
