@@ -15,7 +15,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from io import BytesIO
@@ -184,11 +183,11 @@ class Gateway:
     def _file(self, announcement: Announcement, header: _Header, draft: Draft) -> None:
         """Name and index an instance; returns once both are durable."""
         digest = draft.name()
+        draft.sync()
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
             self._open.setdefault(id(announcement.association), set()).add(header.study_uid)
-        durable: Future[None] = Future()
-        indexed = self._index.file(
+        filed = self._index.file(
             Arrival(
                 sop_uid=header.sop_uid,
                 sha256=digest,
@@ -201,16 +200,8 @@ class Gateway:
                 accession=header.accession,
                 calling_ae=str(announcement.association.requestor.ae_title).strip()[:16],
                 picture=header.picture,
-            ),
-            durable,
-        )
-        try:
-            draft.sync()  # while the index is being written
-        except BaseException as error:
-            durable.set_exception(error)
-            raise
-        durable.set_result(None)
-        filed = indexed.result(timeout=_COMMIT_SECONDS)
+            )
+        ).result(timeout=_COMMIT_SECONDS)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
 
@@ -316,6 +307,7 @@ def _entity(ae_title: str, calling_ae_titles: list[str]) -> AE:
     entity.maximum_associations = _MAX_ASSOCIATIONS
     entity.maximum_pdu_size = 0  # the sender's choice
     entity.network_timeout = 120
+    entity.acse_timeout = 10  # whoever connects and asks for nothing takes a place from others
     entity.require_calling_aet = list(calling_ae_titles)
     return entity
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from client.store import ledger
 from client.store.site import Site
 from client.store.tables import delivery, instance, patient, study
+from models.errors import InvalidStudy
 
 log = logging.getLogger(__name__)
 _TOGETHER = 64
@@ -69,11 +70,7 @@ class Filed(Enum):
     OURS = "ours"
 
 
-_Entry = tuple[Arrival, Future[None] | None, Future[Filed]]
-
-
-class _NotDurable(Exception):
-    """An arrival's file is not there after all."""
+_Entry = tuple[Arrival, Future[Filed]]
 
 
 class Index:
@@ -85,15 +82,10 @@ class Index:
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
 
-    def file(self, arrival: Arrival, durable: Future[None] | None = None) -> Future[Filed]:
-        """Index one arrival; the result is set once it is committed, or the error of the commit.
-
-        Args:
-            durable: done once the file's name is on the disk; the commit waits for it, so that an index entry never
-                survives what it stands for. None: it is there already.
-        """
+    def file(self, arrival: Arrival) -> Future[Filed]:
+        """Index one arrival; the result is set once it is committed, or the error of the commit."""
         future: Future[Filed] = Future()
-        self._arrivals.put((arrival, durable, future))
+        self._arrivals.put((arrival, future))
         return future
 
     def close(self) -> None:
@@ -116,32 +108,24 @@ class Index:
     def _commit(self, batch: Sequence[_Entry]) -> None:
         if not batch:
             return
-        lost: dict[int, BaseException] = {}
         try:
             with self._site.database.write() as connection:
-                filed = [file(connection, self._site, arrival) for arrival, _, _ in batch]
-                lost = {id(entry): error for entry in batch if (error := _lost(entry)) is not None}
-                if lost:
-                    raise _NotDurable
-        except _NotDurable:
-            for entry in batch:
-                if error := lost.get(id(entry)):
-                    entry[2].set_exception(error)
-            self._commit([entry for entry in batch if id(entry) not in lost])
-            return
+                filed = [file(connection, self._site, arrival) for arrival, _ in batch]
         except (SQLAlchemyError, OSError) as error:
             log.error("arrivals not committed: %s", type(error).__name__)
-            for _, _, future in batch:
+            for _, future in batch:
                 future.set_exception(error)
             return
-        for (_, _, future), result in zip(batch, filed, strict=True):
+        except Exception as error:  # noqa: BLE001  # whatever a header made it do must not end the one writer
+            if len(batch) > 1:
+                for entry in batch:
+                    self._commit([entry])
+                return
+            log.error("an arrival cannot be indexed: %s", type(error).__name__)
+            batch[0][1].set_exception(InvalidStudy("not-dicom", type(error).__name__))
+            return
+        for (_, future), result in zip(batch, filed, strict=True):
             future.set_result(result)
-
-
-def _lost(entry: _Entry) -> BaseException | None:
-    """Why the file of an entry is not durable, once that is decided."""
-    durable = entry[1]
-    return durable.exception() if durable is not None else None
 
 
 def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:

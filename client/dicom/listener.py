@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Network = IPv4Network | IPv6Network
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 _HANDSHAKE_SECONDS: Final = 10.0
+_CROWD: Final = 2
 
 
 class Listener(ThreadedAssociationServer):
@@ -41,6 +42,10 @@ class Listener(ThreadedAssociationServer):
         self.server_close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
+        if len(self.active_associations) >= _CROWD * self.ae.maximum_associations:
+            # so many that even to refuse each in DICOM would take a thread too many
+            log.warning("a connection from %s was closed: too many are open", client_address[0])
+            return False
         if not self.networks or any(ip_address(client_address[0]) in network for network in self.networks):
             return True
         log.warning("a connection from %s was refused: the address is not in calling_addresses", client_address[0])

@@ -24,7 +24,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 ROWS, COLUMNS = 1024, 1024
 IMAGE_BYTES = ROWS * COLUMNS * 2
 LARGEST_PDU = 131072  # what dcmtk sends at most
-_RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 
 
 @dataclass(slots=True)
@@ -64,10 +64,10 @@ def prepare(study: str, pdu: int) -> Message:
     assert elements is not None
     assert dataset is not None
     elements = struct.pack("<HHLL", 0, 0, 4, len(elements)) + elements
-    content = bytearray(_value(elements, 3))
+    content = bytearray(value(elements, 3))
     step = pdu - 6
     for at in range(0, len(dataset), step):
-        content += _value(dataset[at : at + step], 2 if at + step >= len(dataset) else 0)
+        content += value(dataset[at : at + step], 2 if at + step >= len(dataset) else 0)
     found, at = [], content.find(uid)
     while at >= 0:
         found.append(at)
@@ -85,7 +85,7 @@ def send(port: int, called: str, message: Message, images: int, first: int, go: 
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.settimeout(120)
-        peer.sendall(_request(called))
+        peer.sendall(request(called))
         _pdu(peer, 2)
         for number in range(first, first + images):
             message.rename(_uid(number))
@@ -94,7 +94,7 @@ def send(port: int, called: str, message: Message, images: int, first: int, go: 
             status = answer.find(struct.pack("<HHL", 0, 0x0900, 2))
             if status < 0 or answer[status + 8 : status + 10] != b"\0\0":
                 raise RuntimeError(f"an image was not stored: {answer[status + 8 : status + 10].hex()}")
-        peer.sendall(_RELEASE)
+        peer.sendall(RELEASE)
         _pdu(peer, 6)
 
 
@@ -102,15 +102,16 @@ def announced_pdu(port: int, called: str) -> int:
     """The longest PDU that a receiver takes, as it says when it accepts; 0 is any."""
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.settimeout(30)
-        peer.sendall(_request(called))
+        peer.sendall(request(called))
         accepted = A_ASSOCIATE_AC()
         accepted.decode(_pdu(peer, 2))
-        peer.sendall(_RELEASE)
+        peer.sendall(RELEASE)
         _pdu(peer, 6)
     return int(accepted.user_information.maximum_length or 0) if accepted.user_information else 0
 
 
-def _request(called: str) -> bytes:
+def request(called: str) -> bytes:
+    """An A-ASSOCIATE-RQ PDU: one context, number 1, for radiographs in explicit little endian."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"  # type: ignore[assignment]
     primitive.calling_ae_title, primitive.called_ae_title = "MODALITY", called
@@ -141,7 +142,8 @@ def _exactly(peer: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def _value(data: bytes, control: int) -> bytes:
+def value(data: bytes, control: int) -> bytes:
+    """A P-DATA-TF PDU of one presentation data value: control 1 is a command, 2 the last of its kind."""
     return struct.pack(">BxLLBB", 4, len(data) + 6, len(data) + 2, 1, control) + data
 
 
