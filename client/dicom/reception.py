@@ -14,6 +14,7 @@ Source: PS3.7 9.1.1 and E.1 (C-STORE), PS3.8 9.3.5 and annex E (P-DATA-TF, messa
 
 import contextlib
 import logging
+import queue
 import socket
 import ssl
 import struct
@@ -27,6 +28,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_CANCEL
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -83,9 +85,17 @@ class _Gone(Exception):
 
 
 def hand_over(event: evt.Event) -> None:
-    """For `EVT_FSM_TRANSITION`: end pynetdicom's reactor once it has sent its acceptance, before it reads on."""
-    if event.action == "AE-7":
-        event.assoc.dul.kill_dul()
+    """For `EVT_FSM_TRANSITION`: end pynetdicom's reactor once it has sent its acceptance, before it reads on.
+
+    A connection that ends before it has asked for an association is told to whoever waits for that: pynetdicom leaves it
+    waiting for the whole timeout, and a few port scans would take every place there is. A peer that talks on before it
+    has been accepted is aborted, and its reactor ended too: it would meet the acceptance in a state that knows of none.
+    """
+    dul: Any = event.assoc.dul
+    if event.action == "AE-7" or (event.action == "AA-8" and event.current_state == "Sta3"):
+        dul.kill_dul()
+    elif event.next_state == "Sta1" and event.current_state in ("Sta2", "Sta13"):
+        dul.to_user_queue.put(None)  # as if the time were over
 
 
 class Reception:
@@ -339,7 +349,11 @@ class Reception:
         while dul.state_machine.current_state != "Sta1":
             if dul.event_queue.empty() and not dul._process_recv_primitive():  # pyright: ignore[reportPrivateUsage]
                 return
-            dul.state_machine.do_action(dul.event_queue.get(block=False))
+            try:
+                dul.state_machine.do_action(dul.event_queue.get(block=False))
+            except InvalidEventError:  # the connection went on, or ended, before this was to be sent
+                with contextlib.suppress(queue.Empty):
+                    dul.to_provider_queue.get(block=False)
 
     def _exactly(self, size: int) -> memoryview:
         """The next few bytes, in one piece."""

@@ -13,7 +13,9 @@ def test_the_reactor_ends_between_its_acceptance_and_the_next_read() -> None:
     assert fsm.TRANSITION_TABLE["Evt7", "Sta3"] == "AE-7"
     action = inspect.getsource(fsm.StateMachine.do_action)
     assert action.index("action[1](self.dul)") < action.index("evt.EVT_FSM_TRANSITION")
-    assert '"action": action_name' in action
+    assert all(f'"{name}"' in action for name in ("action", "current_state", "next_state"))
+    assert fsm.TRANSITION_TABLE["Evt10", "Sta3"] == "AA-8"
+    assert "receive_pdu(wait=True" in inspect.getsource(association.Association.run_reactor)
 
 
 def test_established_is_told_before_the_association_reads_and_a_killed_one_reads_nothing() -> None:
