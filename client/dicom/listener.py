@@ -31,6 +31,7 @@ class Listener(ThreadedAssociationServer):
     """
 
     networks: tuple[Network, ...] = ()
+    request_queue_size = 128  # five of pynetdicom's, and a sixth modality at once waits for a second
 
     def get_request(self) -> tuple[socket.socket, Any]:
         assert self.socket is not None  # it listens
@@ -53,7 +54,6 @@ class Listener(ThreadedAssociationServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self.ssl_context is not None:
-            timeout = request.gettimeout()
             request.settimeout(_HANDSHAKE_SECONDS)
             try:
                 request = self.ssl_context.wrap_socket(request, server_side=True)
@@ -62,7 +62,8 @@ class Listener(ThreadedAssociationServer):
                 log.warning("a TLS connection from %s failed: %s", client_address[0], reason)
                 request.close()
                 return
-            request.settimeout(timeout)
+        # until the association stands: pynetdicom waits without end for the rest of a request
+        request.settimeout(self.ae.acse_timeout)
         super().finish_request(request, client_address)
 
 

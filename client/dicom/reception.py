@@ -87,9 +87,9 @@ class _Gone(Exception):
 def hand_over(event: evt.Event) -> None:
     """For `EVT_FSM_TRANSITION`: end pynetdicom's reactor once it has sent its acceptance, before it reads on.
 
-    A connection that ends before it has asked for an association is told to whoever waits for that: pynetdicom leaves it
-    waiting for the whole timeout, and a few port scans would take every place there is. A peer that talks on before it
-    has been accepted is aborted, and its reactor ended too: it would meet the acceptance in a state that knows of none.
+    A connection that ends before it has asked for an association is told to whoever waits for that: pynetdicom leaves
+    it waiting for the whole timeout, and a few port scans would take every place there is. A peer that talks on before
+    it has been accepted is aborted, and its reactor ended too: it would meet the acceptance in a state that has none.
     """
     dul: Any = event.assoc.dul
     if event.action == "AE-7" or (event.action == "AA-8" and event.current_state == "Sta3"):
