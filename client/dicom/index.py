@@ -3,6 +3,7 @@
 Instances of several associations that come at the same time are committed together: one sync of the disk for all.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -24,6 +25,7 @@ from models.errors import InvalidStudy
 
 log = logging.getLogger(__name__)
 _TOGETHER = 64
+_TURN_SECONDS = 60.0
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
@@ -74,36 +76,40 @@ _Entry = tuple[Arrival, Future[Filed]]
 
 
 class Index:
-    """The one writer of arrivals: a thread that commits what has come in meanwhile, together."""
+    """The one writer of arrivals: whose turn it is commits what has come in meanwhile, together.
+
+    In the caller's own thread: where one association sends, nothing is handed from thread to thread, which on a busy
+    machine takes longer than the commit.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._arrivals: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
-        self._thread.start()
+        self._arrivals: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
+        self._turn = threading.Lock()
 
     def file(self, arrival: Arrival) -> Future[Filed]:
         """Index one arrival; the result is set once it is committed, or the error of the commit."""
         future: Future[Filed] = Future()
         self._arrivals.put((arrival, future))
+        if self._turn.acquire(timeout=_TURN_SECONDS):
+            try:
+                while not future.done():
+                    self._commit(self._waiting())
+            finally:
+                self._turn.release()
         return future
 
     def close(self) -> None:
-        """Commit what is waiting and stop."""
-        self._arrivals.put(None)
-        self._thread.join()
+        """Return when what is being committed is."""
+        with self._turn:
+            self._commit(self._waiting())
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            batch = [self._arrivals.get()]
+    def _waiting(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        with contextlib.suppress(queue.Empty):
             while len(batch) < _TOGETHER:
-                try:
-                    batch.append(self._arrivals.get_nowait())
-                except queue.Empty:
-                    break
-            closing = None in batch
-            self._commit([item for item in batch if item is not None])
+                batch.append(self._arrivals.get_nowait())
+        return batch
 
     def _commit(self, batch: Sequence[_Entry]) -> None:
         if not batch:
