@@ -82,6 +82,7 @@ class SiteConfig:
     quiet_seconds: float = 2.0
     max_attempts: int = 3
     inference_threads: int = 1
+    reserve_mib: int = 1024
     superlink: str = ""
     gate: GateConfig = field(default_factory=GateConfig)
 
@@ -99,6 +100,7 @@ class SiteConfig:
         _require(self.quiet_seconds >= 0, "quiet_seconds cannot be negative")
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 1, "inference_threads is at least 1")
+        _require(self.reserve_mib >= 0, "reserve_mib cannot be negative: it is what images leave free on the disk")
 
 
 @dataclass

@@ -1,17 +1,27 @@
 """Every DICOM file of a hospital, named by its content: `archive/aa/<sha256>.dcm`.
 
-A file that `store` returned survives power loss: the bytes are synced under a temporary name, renamed, and the folder
-is synced. The same bytes are one file, so storing again after a crash is harmless, and half a file never has a name.
+A file whose `sync` returned survives power loss, and so does its name. A new file gets its name before its bytes are on
+the disk, so that both are brought there together; a power cut in between may leave half a file under a name that nobody
+has been told of yet. Therefore a file that is there already is never trusted and never put at risk: whoever stores the
+same bytes again writes them again, under another name, and replaces the old file once they are on the disk.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.errors import NotFound
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ABANDONED_SECONDS = 3600.0
+_WORTH_A_THREAD = 256 << 10
+_NAMES = threading.Lock()
+_POOL = ThreadPoolExecutor(max_workers=8, thread_name_prefix="archive")  # none of its work waits for other work of it
 
 
 class Archive:
@@ -27,6 +37,14 @@ class Archive:
             (folder / f"{number:02x}").mkdir(exist_ok=True)
         _sync_folder(folder)
 
+    def begin(self) -> "Draft":
+        """A file to be written piece by piece.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        return Draft(self)
+
     def store(self, *parts: bytes | memoryview) -> str:
         """Keep the concatenation of `parts` for good.
 
@@ -36,16 +54,19 @@ class Archive:
         Raises:
             OSError: the disk is full or failing; nothing is kept under a name then.
         """
-        hasher = hashlib.sha256()
-        for part in parts:
-            hasher.update(part)
-        digest = hasher.hexdigest()
-        path = self.path(digest)
-        if not path.exists():
-            _write_synced(path, parts)
-        # also when it was there: whoever renamed it may have been killed before this sync
-        _sync_folder(path.parent)
-        return digest
+        with contextlib.closing(self.begin()) as draft:
+            for part in parts:
+                draft.write(part)
+            digest = draft.name()
+            draft.sync()
+            return digest
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process was killed, an hour ago or more."""
+        for path in self.folder.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
 
     def path(self, digest: str) -> Path:
         """Where the file of that digest lies, or would lie.
@@ -69,20 +90,90 @@ class Archive:
             raise NotFound(f"{digest} is not in the archive") from None
 
 
-def _write_synced(path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{os.urandom(8).hex()}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+class Draft:
+    """A file being written: `write`, `name`, `sync`, and whatever became of it `close`.
+
+    Attributes:
+        path: where its bytes are until it has its name.
+        size: how many there are.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._hasher = hashlib.sha256()
+        self.path: Path = archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
+        self.size = 0
+        self._name: Path | None = None
+        self._fresh = self._synced = False
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        if len(content) < _WORTH_A_THREAD:
+            self._hasher.update(content)
+            self._write(content)
+            return
+        hashing = _POOL.submit(self._hasher.update, content)
+        try:
+            self._write(content)
+        finally:
+            hashing.result()  # also when the disk fails: the bytes are somebody else's afterwards
+
+    def name(self) -> str:
+        """All is written: give the file its name.
+
+        Returns:
+            The SHA-256 of its bytes, 64 hex digits.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        digest = self._hasher.hexdigest()
+        path = self._archive.path(digest)
+        try:
+            path.hardlink_to(self.path)
+            self._fresh = True
+        except OSError:  # it is there already; or this file system has no links
+            os.fsync(self._file)
+            with _NAMES:
+                self.path.replace(path)
+        self._name = path
+        return digest
+
+    def sync(self) -> None:
+        """Bring bytes and name to the disk, at the same time.
+
+        Raises:
+            OSError: the disk is failing; nothing is kept under the name then.
+        """
+        assert self._name is not None
+        naming = _POOL.submit(_sync_folder, self._name.parent)
+        try:
+            os.fsync(self._file)
+        finally:
+            naming.result()
+        self._synced = True
+
+    def close(self) -> None:
+        """Leave nothing behind of what was not synced."""
+        self.path.unlink(missing_ok=True)
+        if self._name is not None and self._fresh and not self._synced:
+            with _NAMES, contextlib.suppress(FileNotFoundError):
+                # or somebody has put a whole file in its place meanwhile
+                if self._name.stat().st_ino == os.fstat(self._file).st_ino:
+                    self._name.unlink()
+        os.close(self._file)
+
+    def _write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        while view:
+            written = os.write(self._file, view)
+            self.size += written
+            view = view[written:]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 Instances of several associations that come at the same time are committed together: one sync of the disk for all.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -13,16 +14,31 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.store import ledger
 from client.store.site import Site
 from client.store.tables import delivery, instance, patient, study
+from models.errors import InvalidStudy
 
 log = logging.getLogger(__name__)
 _TOGETHER = 64
+_TURN_SECONDS = 60.0
+
+# made once: SQLAlchemy takes longer to make a statement than SQLite to run it
+_OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
+_KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key"))
+_STUDY = select(study).where(study.c.uid == bindparam("key"))
+_ADD = insert(instance)
+_TOUCH = (
+    update(study)
+    .where(study.c.uid == bindparam("key"))
+    .values(
+        {name: bindparam(name) for name in ("state", "revision", "attempts", "patient_key", "accession", "touched_at")}
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +72,46 @@ class Filed(Enum):
     OURS = "ours"
 
 
+_Entry = tuple[Arrival, Future[Filed]]
+
+
 class Index:
-    """The one writer of arrivals: a thread that commits what has come in meanwhile, together."""
+    """The one writer of arrivals: whose turn it is commits what has come in meanwhile, together.
+
+    In the caller's own thread: where one association sends, nothing is handed from thread to thread, which on a busy
+    machine takes longer than the commit.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._arrivals: queue.SimpleQueue[tuple[Arrival, Future[Filed]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
-        self._thread.start()
+        self._arrivals: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
+        self._turn = threading.Lock()
 
     def file(self, arrival: Arrival) -> Future[Filed]:
         """Index one arrival; the result is set once it is committed, or the error of the commit."""
         future: Future[Filed] = Future()
         self._arrivals.put((arrival, future))
+        if self._turn.acquire(timeout=_TURN_SECONDS):
+            try:
+                while not future.done():
+                    self._commit(self._waiting())
+            finally:
+                self._turn.release()
         return future
 
     def close(self) -> None:
-        """Commit what is waiting and stop."""
-        self._arrivals.put(None)
-        self._thread.join()
+        """Return when what is being committed is."""
+        with self._turn:
+            self._commit(self._waiting())
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            batch = [self._arrivals.get()]
+    def _waiting(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        with contextlib.suppress(queue.Empty):
             while len(batch) < _TOGETHER:
-                try:
-                    batch.append(self._arrivals.get_nowait())
-                except queue.Empty:
-                    break
-            closing = None in batch
-            self._commit([item for item in batch if item is not None])
+                batch.append(self._arrivals.get_nowait())
+        return batch
 
-    def _commit(self, batch: Sequence[tuple[Arrival, Future[Filed]]]) -> None:
+    def _commit(self, batch: Sequence[_Entry]) -> None:
         if not batch:
             return
         try:
@@ -98,6 +121,14 @@ class Index:
             log.error("arrivals not committed: %s", type(error).__name__)
             for _, future in batch:
                 future.set_exception(error)
+            return
+        except Exception as error:  # noqa: BLE001  # whatever a header made it do must not end the one writer
+            if len(batch) > 1:
+                for entry in batch:
+                    self._commit([entry])
+                return
+            log.error("an arrival cannot be indexed: %s", type(error).__name__)
+            batch[0][1].set_exception(InvalidStudy("not-dicom", type(error).__name__))
             return
         for (_, future), result in zip(batch, filed, strict=True):
             future.set_result(result)
@@ -111,27 +142,26 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     not a new image of the study, or every result would be answered with another one.
     """
     now = time.time()
-    if connection.execute(select(delivery.c.sop_uid).where(delivery.c.sop_uid == arrival.sop_uid)).first():
+    if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
         return Filed.OURS
-    known = connection.execute(
-        select(instance.c.sha256, instance.c.study_uid).where(instance.c.sop_uid == arrival.sop_uid)
-    ).all()
+    known = connection.execute(_KNOWN, {"key": arrival.sop_uid}).all()
     if any(row.sha256 == arrival.sha256 for row in known):
         return Filed.DUPLICATE
     conflicting = bool(known)
     revision = _touch(connection, site, arrival, now, conflicting=conflicting)
     connection.execute(
-        insert(instance).values(
-            sop_uid=arrival.sop_uid,
-            sha256=arrival.sha256,
-            study_uid=arrival.study_uid,
-            series_uid=arrival.series_uid,
-            sop_class=arrival.sop_class,
-            transfer_syntax=arrival.transfer_syntax,
-            revision=revision,
-            conflicting=conflicting,
-            received_at=now,
-        )
+        _ADD,
+        {
+            "sop_uid": arrival.sop_uid,
+            "sha256": arrival.sha256,
+            "study_uid": arrival.study_uid,
+            "series_uid": arrival.series_uid,
+            "sop_class": arrival.sop_class,
+            "transfer_syntax": arrival.transfer_syntax,
+            "revision": revision,
+            "conflicting": conflicting,
+            "received_at": now,
+        },
     )
     if conflicting:
         facts: dict[str, ledger.Fact] = {"study": site.study_key(arrival.study_uid), "input": arrival.sha256}
@@ -142,7 +172,7 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
 
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:
     """Make or reopen the study of an arrival; returns its revision."""
-    row = connection.execute(select(study).where(study.c.uid == arrival.study_uid)).first()
+    row = connection.execute(_STUDY, {"key": arrival.study_uid}).first()
     if row is None:
         _open(connection, site, arrival, now)
         return 1
@@ -157,7 +187,8 @@ def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, 
     else:
         return int(row.revision)
     _adopt_patient(connection, site, arrival, now, row, changed)
-    connection.execute(update(study).where(study.c.uid == row.uid).values(touched_at=now, **changed))
+    kept = {name: getattr(row, name) for name in ("revision", "patient_key", "accession")}
+    connection.execute(_TOUCH, {"key": row.uid, "touched_at": now, **kept, **changed})
     return int(changed.get("revision", row.revision))
 
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Network = IPv4Network | IPv6Network
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 _HANDSHAKE_SECONDS: Final = 10.0
+_CROWD: Final = 2
 
 
 class Listener(ThreadedAssociationServer):
@@ -30,6 +31,7 @@ class Listener(ThreadedAssociationServer):
     """
 
     networks: tuple[Network, ...] = ()
+    request_queue_size = 128  # five of pynetdicom's, and a sixth modality at once waits for a second
 
     def get_request(self) -> tuple[socket.socket, Any]:
         assert self.socket is not None  # it listens
@@ -41,6 +43,10 @@ class Listener(ThreadedAssociationServer):
         self.server_close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
+        if len(self.active_associations) >= _CROWD * self.ae.maximum_associations:
+            # so many that even to refuse each in DICOM would take a thread too many
+            log.warning("a connection from %s was closed: too many are open", client_address[0])
+            return False
         if not self.networks or any(ip_address(client_address[0]) in network for network in self.networks):
             return True
         log.warning("a connection from %s was refused: the address is not in calling_addresses", client_address[0])
@@ -48,7 +54,6 @@ class Listener(ThreadedAssociationServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self.ssl_context is not None:
-            timeout = request.gettimeout()
             request.settimeout(_HANDSHAKE_SECONDS)
             try:
                 request = self.ssl_context.wrap_socket(request, server_side=True)
@@ -57,7 +62,8 @@ class Listener(ThreadedAssociationServer):
                 log.warning("a TLS connection from %s failed: %s", client_address[0], reason)
                 request.close()
                 return
-            request.settimeout(timeout)
+        # until the association stands: pynetdicom waits without end for the rest of a request
+        request.settimeout(self.ae.acse_timeout)
         super().finish_request(request, client_address)
 
 

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from sqlalchemy import func, select
@@ -134,6 +135,15 @@ def test_only_a_peer_with_a_certificate_of_our_authority_gets_in(
     assert stored(site) == 0
     assert store(secured.port, radiograph(), authority.client("modality")) == 0
     assert stored(site) == 1
+
+
+def test_a_large_image_comes_whole_over_tls(
+    site: Site, secured: Gateway, authority: Authority, radiograph: Callable[..., Dataset]
+) -> None:
+    image = radiograph(rows=2000, columns=1500)  # 6 MB: more than the gateway gathers in memory
+    assert store(secured.port, image, authority.client("modality")) == 0
+    (path,) = site.archive.glob("*/*.dcm")
+    assert dcmread(path).PixelData == image.PixelData
 
 
 def test_a_silent_peer_keeps_nobody_out(
