@@ -1,106 +1,32 @@
 """The hospital's DICOM door: C-STORE and C-ECHO.
 
-An instance is answered with success when its file and its index entry are on disk, not before; what cannot be kept
-whole is answered with a failure and leaves nothing behind. Pixels are never decoded here, and of the header only what
-the index needs is read. A second instance with the same UID and other content is answered with success too: it is
-kept, apart and flagged, and a failure would only make the PACS send it for ever.
+An instance is answered with success when its file and its index entry are on disk, not before (`intake.py`); what
+cannot be kept whole is answered with a failure and leaves nothing behind. A second instance with the same UID and other
+content is answered with success too: it is kept, apart and flagged, and a failure would only make the PACS send it for
+ever.
 """
 
 import copy
-import errno
-import logging
-import re
 import threading
-import zlib
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from io import BytesIO
-from struct import error as StructError
 from typing import Any, Final, cast
 
 from pydicom import uid as uids
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
-from sqlalchemy.exc import SQLAlchemyError
 
-from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.index import Arrival, Index
+from client.dicom.intake import STATUS, Intake, NotKept
 from client.dicom.listener import Listener, networks, server_tls
 from client.dicom.requestor import no_delay
 from client.store.site import Site
-from models.errors import InvalidStudy
-
-log = logging.getLogger(__name__)
 
 SUCCESS: Final = 0x0000
 
-# PS3.4 table B.2-1; the one table from what is wrong to what the peer is told.
-STATUS: Final = {
-    "disk-full": 0xA700,
-    "out-of-resources": 0xA701,
-    "uid-missing": 0xA900,
-    "uid-mismatch": 0xA900,
-    "not-dicom": 0xC000,
-    "too-large": 0xC001,
-    "storage-failure": 0xC002,
-}
-
-MAX_INFLATED: Final = 1 << 30
-_COMMIT_SECONDS: Final = 60.0
 _MAX_ASSOCIATIONS: Final = 64
-_UID = re.compile(r"[0-9.]{1,64}")
-_FIRST_GROUP = 0x0008
-_LAST_TAG = 0x00280011  # Columns; the header after it is read when the study is
-_TAGS = {
-    name: Tag(tag)
-    for name, tag in {
-        "charset": 0x00080005,
-        "sop_class": 0x00080016,
-        "sop_uid": 0x00080018,
-        "accession": 0x00080050,
-        "patient_id": 0x00100020,
-        "issuer": 0x00100021,
-        "study_uid": 0x0020000D,
-        "series_uid": 0x0020000E,
-        "rows": 0x00280010,
-        "columns": 0x00280011,
-    }.items()
-}
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    StructError,
-    TypeError,
-    ValueError,
-    zlib.error,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    sop_class: str
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-    patient_id: str
-    issuer: str
-    accession: str
-    picture: bool
 
 
 class Gateway:
@@ -112,13 +38,9 @@ class Gateway:
     """
 
     def __init__(self, site: Site) -> None:
-        self._site = site
         config = site.config
         tls, allowed = server_tls(site), networks(config.calling_addresses)
-        self._archive = Archive(site.archive)
-        self._index = Index(site)
-        self._open: dict[int, set[str]] = {}
-        self._lock = threading.Lock()
+        self.intake = Intake(site)
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
         pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
         pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
@@ -147,66 +69,28 @@ class Gateway:
         """The TCP port that it listens on."""
         return int(self._server.server_address[1])
 
-    def sending(self) -> set[str]:
-        """The studies that open associations have sent images of: perhaps not complete yet."""
-        with self._lock:
-            return set().union(*self._open.values())
-
     def close(self) -> None:
         """Abort what is being received (it was not acknowledged), commit what was, and stop."""
         self._server.shutdown()
         for association in self._server.active_associations:
             association.abort()
-        self._index.close()
+        self.intake.close()
 
     def _on_store(self, event: evt.Event) -> int:
-        try:
-            return self._store(event)
-        except InvalidStudy as error:
-            problem = error.reason
-        except (OSError, SQLAlchemyError, FutureTimeout) as error:
-            problem = _problem(error)
-        log.warning("instance not stored: %s", problem)
-        return STATUS[problem]
-
-    def _store(self, event: evt.Event) -> int:
         request: Any = event.request
         stream: BytesIO | None = request.DataSet
         if stream is None:
-            raise InvalidStudy("not-dicom", "no dataset")
-        syntax = UID(event.context.transfer_syntax)
-        header = _read_header(stream, syntax)
+            return STATUS["not-dicom"]
         announced = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-        if (header.sop_class, header.sop_uid) != announced:
-            raise InvalidStudy("uid-mismatch", "the dataset is not the one announced")
-        meta = _file_meta(header, syntax)
-        with stream.getbuffer() as content:
-            digest = self._archive.store(meta, content)
-        with self._lock:
-            # before it is committed, so that the study cannot be called complete in between
-            self._open.setdefault(id(event.assoc), set()).add(header.study_uid)
-        calling_ae = str(event.assoc.requestor.ae_title).strip()[:16]
-        filed = self._index.file(
-            Arrival(
-                sop_uid=header.sop_uid,
-                sha256=digest,
-                study_uid=header.study_uid,
-                series_uid=header.series_uid,
-                sop_class=header.sop_class,
-                transfer_syntax=str(syntax),
-                patient_id=header.patient_id,
-                issuer=header.issuer,
-                accession=header.accession,
-                calling_ae=calling_ae,
-                picture=header.picture,
-            )
-        ).result(timeout=_COMMIT_SECONDS)
-        log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
+        calling = str(event.assoc.requestor.ae_title)
+        try:
+            self.intake.receive(stream, UID(event.context.transfer_syntax), calling, id(event.assoc), announced)
+        except NotKept as error:
+            return STATUS[error.reason]
         return SUCCESS
 
     def _on_close(self, event: evt.Event) -> None:
-        with self._lock:
-            self._open.pop(id(event.assoc), None)
+        self.intake.ended(id(event.assoc))
 
 
 def _entity(ae_title: str, calling_ae_titles: list[str]) -> AE:
@@ -249,86 +133,3 @@ def _storage_classes() -> set[str]:
         if kind == "SOP Class" and value.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in name
     }
     return current | retired
-
-
-def _read_header(stream: BytesIO, syntax: UID) -> _Header:
-    """What the index needs, from an encoded dataset; values are checked, never logged.
-
-    Raises:
-        InvalidStudy: `not-dicom`, `uid-missing`, `too-large`.
-    """
-    stream.seek(0)
-    source = _inflated(stream) if syntax.is_deflated else stream
-    first_group = int.from_bytes(source.read(2), "little" if syntax.is_little_endian else "big")
-    source.seek(0)
-    if first_group < _FIRST_GROUP:
-        # file meta elements inside a dataset would be read back as the file's own, with another transfer syntax
-        raise InvalidStudy("not-dicom", "command or file meta elements in a dataset")
-    try:
-        dataset = read_dataset(
-            source,
-            syntax.is_implicit_VR,
-            syntax.is_little_endian,
-            stop_when=_after_header,
-            specific_tags=list(_TAGS.values()),
-        )
-        text = {name: _value(dataset, tag) for name, tag in _TAGS.items()}
-    except _MALFORMED as error:
-        raise InvalidStudy("not-dicom", type(error).__name__) from error
-    finally:
-        stream.seek(0)
-    if not all(_UID.fullmatch(text[name]) for name in ("sop_class", "sop_uid", "study_uid", "series_uid")):
-        raise InvalidStudy("uid-missing", "a class, SOP instance, series or study UID is missing or is none")
-    return _Header(
-        sop_class=text["sop_class"],
-        sop_uid=text["sop_uid"],
-        study_uid=text["study_uid"],
-        series_uid=text["series_uid"],
-        patient_id=text["patient_id"][:64],
-        issuer=text["issuer"][:64],
-        accession=text["accession"][:16],
-        picture=bool(text["rows"] and text["columns"]),
-    )
-
-
-def _inflated(stream: BytesIO) -> BytesIO:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = inflater.decompress(stream.getvalue(), MAX_INFLATED)
-    except zlib.error as error:
-        raise InvalidStudy("not-dicom", "cannot be inflated") from error
-    if inflater.unconsumed_tail:
-        raise InvalidStudy("too-large", "inflates to too much")
-    return BytesIO(content)
-
-
-def _after_header(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _LAST_TAG
-
-
-def _value(dataset: Dataset, tag: BaseTag) -> str:
-    if tag not in dataset or dataset[tag].value is None:
-        return ""
-    return str(dataset[tag].value).strip(" \0")
-
-
-def _file_meta(header: _Header, syntax: UID) -> bytes:
-    """Preamble and file meta of a Part 10 file: the same for the same instance, so that the same bytes are one file."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(header.sop_class)
-    meta.MediaStorageSOPInstanceUID = UID(header.sop_uid)
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    buffer = DicomBytesIO()
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
-    return buffer.getvalue()
-
-
-def _problem(error: OSError | SQLAlchemyError | FutureTimeout) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or "disk is full" in str(getattr(error, "orig", "")):
-        return "disk-full"
-    if isinstance(error, FutureTimeout) or "locked" in str(getattr(error, "orig", "")):
-        return "out-of-resources"
-    return "storage-failure"
