@@ -113,7 +113,7 @@ def read(path: Path, header: FileDataset | None = None) -> Radiograph:
             raise InvalidStudy("truncated", "ends within the pixels")
         stored = _stored_values(whole, shape)
         try:
-            pixels = _present(stored, whole)
+            pixels = present(stored, whole)
         except InvalidStudy:
             raise
         except _MALFORMED as error:
@@ -269,8 +269,19 @@ def _codestream_size(pixels: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
-    """(H, W) float32, larger is whiter, from stored integers."""
+def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
+    """Presentation values of an image whose pixels are decoded already.
+
+    Args:
+        stored: (H, W) integers.
+        header: with its look-up tables, rescaling and window.
+
+    Returns:
+        (H, W) float32, larger is whiter.
+
+    Raises:
+        InvalidStudy: every pixel is padding, or a table or window that makes no sense.
+    """
     padding = _padding(stored, header)
     if padding is not None and padding.all():
         raise InvalidStudy("no-pixels", "every pixel is padding")

@@ -1,0 +1,234 @@
+"""QIDO-RS: search for studies, series and instances.
+
+A list is made as far as it is asked for: what is behind its end is not read. An attribute that the search does not know
+is refused rather than left out of account, since an answer about other patients than were asked for is worse than none.
+
+Source: PS3.18 10.6, tables 10.6.1-5 (matching), 10.6.3-3 to 10.6.3-5 (what is returned).
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from client.dicomweb.holdings import TAGS, Held, Holdings, Series, Study
+from client.dicomweb.matching import BadQuery, Element, Query, matches
+from models.errors import NotFound
+
+Elements = dict[str, Element]
+
+_STUDY: Final = (
+    "00080005",
+    "00080020",
+    "00080030",
+    "00080050",
+    "00080056",
+    "00080061",
+    "00080090",
+    "00080201",
+    "00081030",
+    "00081190",
+    "00100010",
+    "00100020",
+    "00100021",
+    "00100030",
+    "00100040",
+    "0020000D",
+    "00200010",
+    "00201206",
+    "00201208",
+)
+_SERIES: Final = (
+    "00080005",
+    "00080021",
+    "00080031",
+    "00080060",
+    "00080201",
+    "0008103E",
+    "00081190",
+    "0020000E",
+    "00200011",
+    "00201209",
+    "00400244",
+    "00400245",
+    "00400275",
+)
+_INSTANCE: Final = (
+    "00080005",
+    "00080016",
+    "00080018",
+    "00080056",
+    "00080201",
+    "00081190",
+    "00200013",
+    "00280008",
+    "00280010",
+    "00280011",
+    "00280100",
+)
+_STUDY_MORE: Final = ("00080080", "00101010")
+_SERIES_MORE: Final = ("00080070", "00081090", "00180015", "00200052", "00200060")
+_COMPUTED: Final = ("00080056", "00080061", "00081190", "00201206", "00201208", "00201209")
+_KNOWN: Final = {f"{tag:08X}" for tag in TAGS} | set(_COMPUTED)
+FUZZY: Final = '299 vigie "The fuzzymatching parameter is not supported. Only literal matching has been performed."'
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        datasets: in the JSON model.
+        more: whether there are more than the limit let through.
+    """
+
+    datasets: list[Elements]
+    more: bool
+
+
+def studies(holdings: Holdings, query: Query, root: str) -> Found:
+    """Search for studies, the newest first.
+
+    Args:
+        root: URL of the service.
+
+    Raises:
+        BadQuery: an attribute that studies have not.
+    """
+    _check(query, (*_STUDY, *_STUDY_MORE))
+    chosen = _chosen(holdings, query)
+    return _cut((_study(holdings, study, root) for study in chosen), query, _STUDY, _STUDY_MORE)
+
+
+def series(holdings: Holdings, query: Query, root: str, study: str | None = None) -> Found:
+    """Search for series, of all studies or of one.
+
+    Raises:
+        BadQuery: an attribute that neither studies nor series have.
+    """
+    _check(query, (*_STUDY, *_STUDY_MORE, *_SERIES, *_SERIES_MORE))
+
+    def walk() -> Iterator[Elements]:
+        for one in _chosen(holdings, query, study):
+            above = _study(holdings, one, root)
+            for item in list(one.series.values()):
+                yield above | _series(holdings, one, item, root)
+
+    # of one study, its own attributes are known; across studies they say which study a series is of
+    returned = _SERIES if study is not None else [*_STUDY, *_SERIES]
+    return _cut(walk(), query, returned, (*_STUDY, *_STUDY_MORE, *_SERIES_MORE))
+
+
+def instances(
+    holdings: Holdings, query: Query, root: str, study: str | None = None, series: str | None = None
+) -> Found:
+    """Search for instances, of all studies, of one, or of one series.
+
+    Raises:
+        BadQuery: an attribute that is not searched.
+    """
+    _check(query, _KNOWN)
+
+    def walk() -> Iterator[Elements]:
+        for one in _chosen(holdings, query, study):
+            above = _study(holdings, one, root)
+            beside: dict[str, Elements] = {}
+            try:
+                held = holdings.instances(one.uid, series)
+            except NotFound:
+                continue
+            for item in held:
+                if item.series not in beside:
+                    entry = one.series.get(item.series) or Series(item.series, item.sha256, 1)
+                    beside[item.series] = above | _series(holdings, one, entry, root)
+                yield beside[item.series] | _instance(holdings, item, root)
+
+    returned = [*_INSTANCE, *(_SERIES if series is None else ()), *(_STUDY if study is None else ())]
+    return _cut(walk(), query, returned, sorted(_KNOWN))
+
+
+def _chosen(holdings: Holdings, query: Query, study: str | None = None) -> list[Study]:
+    """The studies that can be meant, by what needs no header."""
+    if study is None and "0020000D" in query.wanted and query.wanted["0020000D"]:
+        uids = set(query.wanted["0020000D"].replace("\\", ",").split(","))
+        return [one for one in holdings.studies() if one.uid in uids]
+    if study is None:
+        return holdings.studies()
+    try:
+        return [holdings.study(study)]
+    except NotFound:
+        return []
+
+
+def _cut(found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]) -> Found:
+    shown = {*returned, *(set(more) if query.all_fields else query.fields)}
+    datasets: list[Elements] = []
+    skipped = 0
+    for elements in found:
+        if not matches(elements, query.wanted):
+            continue
+        if skipped < query.offset:
+            skipped += 1
+            continue
+        if query.limit is not None and len(datasets) >= query.limit:
+            return Found(datasets, True)
+        datasets.append({tag: elements[tag] for tag in sorted(shown) if tag in elements})
+    return Found(datasets, False)
+
+
+def _check(query: Query, known: Collection[str]) -> None:
+    for at in query.wanted:
+        if at.partition(".")[0] not in known:
+            raise BadQuery(f"{at} cannot be searched for at this level")
+
+
+def _study(holdings: Holdings, study: Study, root: str) -> Elements:
+    present = list(study.series.values())
+    header = _header(holdings, present[0].digest)
+    modalities = {
+        value
+        for item in present
+        for value in _header(holdings, item.digest).get("00080060", {}).get("Value", [])
+        if value
+    }
+    return _only(header, _STUDY, _STUDY_MORE) | {
+        "00080005": _element("CS", "ISO_IR 192"),
+        "00080056": _element("CS", "ONLINE"),
+        "00080061": _element("CS", *sorted(modalities)),
+        "00081190": _element("UR", f"{root}/studies/{study.uid}"),
+        "0020000D": _element("UI", study.uid),
+        "00201206": _element("IS", len(present)),
+        "00201208": _element("IS", study.instances),
+    }
+
+
+def _series(holdings: Holdings, study: Study, series: Series, root: str) -> Elements:
+    return _only(_header(holdings, series.digest), _SERIES, _SERIES_MORE) | {
+        "00080005": _element("CS", "ISO_IR 192"),
+        "00081190": _element("UR", f"{root}/studies/{study.uid}/series/{series.uid}"),
+        "0020000E": _element("UI", series.uid),
+        "00201209": _element("IS", series.instances),
+    }
+
+
+def _instance(holdings: Holdings, held: Held, root: str) -> Elements:
+    return _header(holdings, held.sha256) | {
+        "00080005": _element("CS", "ISO_IR 192"),
+        "00080016": _element("UI", held.sop_class),
+        "00080018": _element("UI", held.sop_uid),
+        "00080056": _element("CS", "ONLINE"),
+        "00081190": _element("UR", f"{root}/studies/{held.study}/series/{held.series}/instances/{held.sop_uid}"),
+    }
+
+
+def _header(holdings: Holdings, digest: str) -> Elements:
+    return json.loads(holdings.header(digest))
+
+
+def _only(header: Elements, *tags: Collection[str]) -> Elements:
+    wanted = {tag for group in tags for tag in group}
+    return {tag: element for tag, element in header.items() if tag in wanted}
+
+
+def _element(vr: str, *values: Any) -> Element:
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
