@@ -284,7 +284,8 @@ async def _store(request: Request, service: Service, device: Reader, study: str 
         return Response(status_code=400)  # to nobody
     finally:
         service.storing.release()
-    return _json([stored.dataset(_root(request))], stored.status, single=True)
+    content = json.dumps(stored.dataset(_root(request)), separators=(",", ":"))
+    return Response(content, stored.status, media_type=wado.JSON)
 
 
 # ---------------------------------------------------------------- shared
@@ -298,7 +299,8 @@ def _searched(request: Request, search: Callable[[Query, str], qido.Found]) -> R
     def answer() -> Response:
         query = parse(request.query_params.multi_items())
         found = search(query, _root(request))
-        response = _json(found.datasets, 200)
+        content = f"[{','.join(found.datasets)}]".encode("utf-8", "replace")
+        response = Response(content, media_type=wado.JSON)
         if query.fuzzy:
             response.headers.append("Warning", qido.FUZZY)
         if found.more:
@@ -337,7 +339,7 @@ def _standing(service: Service, study: str, series: str | None) -> Held:
     for held in service.holdings.instances(study, series):
         if pictures and held.series != pictures[0].series:
             continue
-        if b'"00280010":' in service.holdings.header(held.sha256):
+        if "00280010" in service.holdings.header(held.sha256):
             pictures.append(held)
     if not pictures:
         raise NotFound("there is no image in it")
@@ -360,11 +362,6 @@ def _body(payload: wado.Payload) -> Response:
     if payload.length is not None:
         response.headers["Content-Length"] = str(payload.length)
     return response
-
-
-def _json(datasets: list[Any], status: int, *, single: bool = False) -> Response:
-    content = json.dumps(datasets[0] if single else datasets, ensure_ascii=False, separators=(",", ":"))
-    return Response(content.encode("utf-8", "replace"), status, media_type=wado.JSON)
 
 
 def _wanted(request: Request) -> list[accept.Wanted]:

@@ -10,9 +10,9 @@ A conflicting instance (same UID, other content) is in none of this: it is never
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select
@@ -64,7 +64,7 @@ TAGS: Final = (
     0x00400275,
 )
 _UNTIL: Final = 0x00400276
-_MOST_HEADERS: Final = 32_768  # of some 2 kB
+_MOST_HEADERS: Final = 16_384  # of some 4 kB
 _ROWID: Final = literal_column("delivery.rowid")
 
 
@@ -109,7 +109,7 @@ class Holdings:
         self.archive = Archive(site.archive)
         self._lock = threading.Lock()
         self._forget()
-        self._headers: OrderedDict[str, bytes] = OrderedDict()
+        self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self._headers_lock = threading.Lock()
 
     def studies(self) -> list[Study]:
@@ -164,8 +164,8 @@ class Holdings:
                 return held
         raise NotFound("no such instance")
 
-    def header(self, digest: str) -> bytes:
-        """The searchable attributes of a stored file, in the DICOM JSON model; what cannot be read is left out."""
+    def header(self, digest: str) -> Mapping[str, str]:
+        """The searchable attributes of a stored file, each as its JSON; what cannot be read is left out."""
         with self._headers_lock:
             known = self._headers.get(digest)
             if known is not None:
@@ -178,12 +178,12 @@ class Holdings:
                 self._headers.popitem(last=False)
         return made
 
-    def _read(self, digest: str) -> bytes:
+    def _read(self, digest: str) -> Mapping[str, str]:
         try:
             with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
-                return json_model.encode(part10.read_header(file, TAGS, _UNTIL), lambda place: place)
+                return json_model.parts(part10.read_header(file, TAGS, _UNTIL), lambda place: place)
         except (InvalidStudy, FileNotFoundError):
-            return b"{}"
+            return {}
 
     def _forget(self) -> None:
         self._studies: dict[str, Study] = {}
@@ -216,10 +216,9 @@ class Holdings:
 
     def _own(self, study: str, sop_uid: str, sha256: str) -> Held | None:
         """A result object of the node; the index has no series of it, its header does."""
-        header = _values(self.header(sha256))
-        if "0020000E" not in header:
-            return None
-        return Held(study, header["0020000E"], sop_uid, header.get("00080016", ""), sha256, ExplicitVRLittleEndian)
+        header = self.header(sha256)
+        series, sop_class = _value(header, "0020000E"), _value(header, "00080016")
+        return Held(study, series, sop_uid, sop_class, sha256, ExplicitVRLittleEndian) if series else None
 
 
 def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Held]:
@@ -241,5 +240,5 @@ def _made(connection: Connection, condition: ColumnElement[bool]) -> list[tuple[
     return [(row.study_uid, row.sop_uid, row.sha256) for row in connection.execute(query)]
 
 
-def _values(header: bytes) -> dict[str, Any]:
-    return {key: element["Value"][0] for key, element in json.loads(header).items() if element.get("Value")}
+def _value(header: Mapping[str, str], tag: str) -> str:
+    return (json.loads(header.get(tag, "{}")).get("Value") or [""])[0]

@@ -7,15 +7,18 @@ Source: PS3.18 10.6, tables 10.6.1-5 (matching), 10.6.3-3 to 10.6.3-5 (what is r
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from client.dicomweb.holdings import TAGS, Held, Holdings, Series, Study
-from client.dicomweb.matching import BadQuery, Element, Query, matches
+from client.dicomweb.json_model import join, write
+from client.dicomweb.matching import BadQuery, Query, matches
 from models.errors import NotFound
 
-Elements = dict[str, Element]
+Elements = dict[str, str]
+"""From tag to the JSON of the element: a long list is put together without being read."""
 
 _STUDY: Final = (
     "00080005",
@@ -70,6 +73,8 @@ _STUDY_MORE: Final = ("00080080", "00101010")
 _SERIES_MORE: Final = ("00080070", "00081090", "00180015", "00200052", "00200060")
 _COMPUTED: Final = ("00080056", "00080061", "00081190", "00201206", "00201208", "00201209")
 _KNOWN: Final = {f"{tag:08X}" for tag in TAGS} | set(_COMPUTED)
+_UTF8: Final = write({"vr": "CS", "Value": ["ISO_IR 192"]})
+_ONLINE: Final = write({"vr": "CS", "Value": ["ONLINE"]})
 FUZZY: Final = '299 vigie "The fuzzymatching parameter is not supported. Only literal matching has been performed."'
 
 
@@ -78,11 +83,11 @@ class Found:
     """What a search has found.
 
     Attributes:
-        datasets: in the JSON model.
+        datasets: each as its JSON.
         more: whether there are more than the limit let through.
     """
 
-    datasets: list[Elements]
+    datasets: list[str]
     more: bool
 
 
@@ -162,17 +167,19 @@ def _chosen(holdings: Holdings, query: Query, study: str | None = None) -> list[
 
 def _cut(found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]) -> Found:
     shown = {*returned, *(set(more) if query.all_fields else query.fields)}
-    datasets: list[Elements] = []
+    ordered = sorted(shown)
+    heads = [place.partition(".")[0] for place in query.wanted]
+    datasets: list[str] = []
     skipped = 0
     for elements in found:
-        if not matches(elements, query.wanted):
+        if not matches({tag: json.loads(elements[tag]) for tag in heads if tag in elements}, query.wanted):
             continue
         if skipped < query.offset:
             skipped += 1
             continue
         if query.limit is not None and len(datasets) >= query.limit:
             return Found(datasets, True)
-        datasets.append({tag: elements[tag] for tag in sorted(shown) if tag in elements})
+        datasets.append(join({tag: elements[tag] for tag in ordered if tag in elements}))
     return Found(datasets, False)
 
 
@@ -184,16 +191,10 @@ def _check(query: Query, known: Collection[str]) -> None:
 
 def _study(holdings: Holdings, study: Study, root: str) -> Elements:
     present = list(study.series.values())
-    header = _header(holdings, present[0].digest)
-    modalities = {
-        value
-        for item in present
-        for value in _header(holdings, item.digest).get("00080060", {}).get("Value", [])
-        if value
-    }
-    return _only(header, _STUDY, _STUDY_MORE) | {
-        "00080005": _element("CS", "ISO_IR 192"),
-        "00080056": _element("CS", "ONLINE"),
+    modalities = {_modality(holdings.header(item.digest).get("00080060", "{}")) for item in present} - {""}
+    return _only(holdings.header(present[0].digest), _STUDY, _STUDY_MORE) | {
+        "00080005": _UTF8,
+        "00080056": _ONLINE,
         "00080061": _element("CS", *sorted(modalities)),
         "00081190": _element("UR", f"{root}/studies/{study.uid}"),
         "0020000D": _element("UI", study.uid),
@@ -203,8 +204,8 @@ def _study(holdings: Holdings, study: Study, root: str) -> Elements:
 
 
 def _series(holdings: Holdings, study: Study, series: Series, root: str) -> Elements:
-    return _only(_header(holdings, series.digest), _SERIES, _SERIES_MORE) | {
-        "00080005": _element("CS", "ISO_IR 192"),
+    return _only(holdings.header(series.digest), _SERIES, _SERIES_MORE) | {
+        "00080005": _UTF8,
         "00081190": _element("UR", f"{root}/studies/{study.uid}/series/{series.uid}"),
         "0020000E": _element("UI", series.uid),
         "00201209": _element("IS", series.instances),
@@ -212,23 +213,23 @@ def _series(holdings: Holdings, study: Study, series: Series, root: str) -> Elem
 
 
 def _instance(holdings: Holdings, held: Held, root: str) -> Elements:
-    return _header(holdings, held.sha256) | {
-        "00080005": _element("CS", "ISO_IR 192"),
+    return dict(holdings.header(held.sha256)) | {
+        "00080005": _UTF8,
         "00080016": _element("UI", held.sop_class),
         "00080018": _element("UI", held.sop_uid),
-        "00080056": _element("CS", "ONLINE"),
+        "00080056": _ONLINE,
         "00081190": _element("UR", f"{root}/studies/{held.study}/series/{held.series}/instances/{held.sop_uid}"),
     }
 
 
-def _header(holdings: Holdings, digest: str) -> Elements:
-    return json.loads(holdings.header(digest))
+@lru_cache(maxsize=256)
+def _modality(element: str) -> str:
+    return str((json.loads(element).get("Value") or [""])[0] or "")
 
 
-def _only(header: Elements, *tags: Collection[str]) -> Elements:
-    wanted = {tag for group in tags for tag in group}
-    return {tag: element for tag, element in header.items() if tag in wanted}
+def _only(header: Mapping[str, str], *tags: Collection[str]) -> Elements:
+    return {tag: header[tag] for group in tags for tag in group if tag in header}
 
 
-def _element(vr: str, *values: Any) -> Element:
-    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+def _element(vr: str, *values: str | int) -> str:
+    return write({"vr": vr, "Value": list(values)} if values else {"vr": vr})
