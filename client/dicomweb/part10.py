@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 
 from models.errors import InvalidStudy
 
@@ -125,7 +125,7 @@ def split(content: bytes) -> tuple[UID, int]:
         if content[at + 2 : at + 4] == b"\x10\x00":
             syntax = content[value : value + length].decode("ascii", "replace").strip(" \0")
         at = value + length
-    if not UID(syntax).is_valid or not UID(syntax).is_transfer_syntax or at > len(content):
+    if syntax not in AllTransferSyntaxes or at > len(content):
         raise InvalidStudy("not-dicom", "no transfer syntax that is one")
     return UID(syntax), at
 
