@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -486,3 +487,45 @@ def test_what_is_not_here_is_not_found(viewer: httpx.Client, device: httpx.Clien
         answer = viewer.get(path)
         assert answer.status_code == 404, path
         assert json.loads(answer.text)["code"] == "not-found"
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom's, of what is wrong with them; a node silences them
+def test_real_files_of_many_makers_are_served(
+    device: httpx.Client, viewer: httpx.Client, vigie_data: Path, site: Site
+) -> None:
+    """Whatever a file is like: what is kept is listed, described, sent as it is, and drawn or refused, and no more."""
+    contents = [path.read_bytes() for path in sorted((vigie_data / "dicom").glob("*.dcm")) if path.stat().st_size < 4e6]
+    answer = device.post("/studies", headers=STOW, content=body_of(*contents))
+    assert answer.status_code in (200, 202)
+    kept, failed = (answer.json().get(tag, {}).get("Value", []) for tag in ("00081199", "00081198"))
+    assert len(kept) + len(failed) == len(contents)
+    assert len(kept) > 100
+    listed = {value(one, "00080018") for one in viewer.get("/instances").json()}
+    assert listed == {value(one, "00081155") for one in kept}
+    drawn = decoded = 0
+    with site.database.read() as connection:
+        rows = connection.execute(select(instance).where(~instance.c.conflicting)).all()
+    for row in rows:
+        place = f"/studies/{row.study_uid}/series/{row.series_uid}/instances/{row.sop_uid}"
+        [header] = viewer.get(f"{place}/metadata").json()
+        assert value(header, "00080018") == row.sop_uid
+        stored = site.archive / row.sha256[:2] / f"{row.sha256}.dcm"
+        whole = viewer.get(place, headers={"Accept": "application/dicom; transfer-syntax=*"})
+        assert whole.content == stored.read_bytes()
+        status = viewer.get(f"{place}/thumbnail").status_code
+        assert status in (200, 404, 406), place
+        drawn += status == 200
+        if "7FE00010" not in header:
+            continue
+        frame = viewer.get(f"{place}/frames/1", headers={"Accept": "application/octet-stream"})
+        assert frame.status_code in (200, 406), frame.text
+        if frame.status_code == 200 and header["00280100"]["Value"] != [1]:
+            dataset = pydicom.dcmread(stored)
+            expected = pydicom.pixels.pixel_array(dataset, index=0)
+            found = np.frombuffer(frame.content, expected.dtype.newbyteorder("<"))[: expected.size]
+            native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+            if expected.ndim == 2 or not native:  # native colour may be by plane and in its own colour space
+                assert (found == expected.ravel()).all(), dataset.file_meta.TransferSyntaxUID.name
+                decoded += 1
+    assert drawn > 80
+    assert decoded > 80

@@ -1,5 +1,6 @@
 """DICOMweb's pure parts: hostile bodies, searches and headers, and what the standard says of them."""
 
+import itertools
 import json
 import re
 from typing import Any
@@ -28,7 +29,7 @@ def written(parts: list[bytes]) -> bytes:
 
 def cut(body: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({min(place, len(body)) for place in places} | {0, len(body)})
-    return [body[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    return [body[first:last] for first, last in itertools.pairwise(edges)]
 
 
 def read(chunks: list[bytes], largest: int = 1000) -> tuple[list[Part], Parser]:
