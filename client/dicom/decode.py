@@ -236,13 +236,24 @@ def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int]) -
     if dataset[_PIXELS].is_undefined_length is False:
         raise InvalidStudy("inconsistent", "compressed by its transfer syntax, but not encapsulated")
     if syntax != RLELossless:
-        stream = get_frame(pixels, 0, number_of_frames=1)
-        declared = _codestream_size(stream)
-        if declared is not None and declared != (rows, columns):
-            raise InvalidStudy("inconsistent", f"the codestream has {declared}, the header says {shape}")
-        if declared is not None and _END_OF_IMAGE not in stream.rstrip(b"\0")[-4:]:
-            # decoders fill what is missing with grey and call it a picture
-            raise InvalidStudy("truncated", "the codestream has no end")
+        check_codestream(get_frame(pixels, 0, number_of_frames=1), shape)
+
+
+def check_codestream(stream: bytes, shape: tuple[int, int]) -> None:
+    """Hold a compressed frame against the header, as far as its kind of codestream says what it is.
+
+    Args:
+        shape: (rows, columns) of the header.
+
+    Raises:
+        InvalidStudy: `inconsistent`, it is another picture; `truncated`, it has no end.
+    """
+    declared = _codestream_size(stream)
+    if declared is not None and declared != shape:
+        raise InvalidStudy("inconsistent", f"the codestream has {declared}, the header says {shape}")
+    if declared is not None and _END_OF_IMAGE not in stream.rstrip(b"\0")[-4:]:
+        # decoders fill what is missing with grey and call it a picture
+        raise InvalidStudy("truncated", "the codestream has no end")
 
 
 def _codestream_size(pixels: bytes) -> tuple[int, int] | None:

@@ -10,8 +10,9 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
+from client.dicom.decode import check_codestream
 from client.dicomweb.part10 import MALFORMED, Part10, Pixels, find_pixels, quiet, read_header
 from models.errors import InvalidStudy, NotFound
 
@@ -129,7 +130,10 @@ class Image:
             raise Undecodable("too large")
         try:
             with quiet():
-                whole = self._single(self.stored(number))
+                frame = self.stored(number)
+                if self._pixels.length is None and self._part10.syntax != RLELossless:
+                    check_codestream(frame, self._shape)
+                whole = self._single(frame)
                 decoder = cast(Any, get_decoder(whole.file_meta.TransferSyntaxUID))
                 # colours as the viewer needs them: JPEG's own colour space is undone with the compression
                 array, _ = decoder.as_array(whole, index=0, as_rgb=True)

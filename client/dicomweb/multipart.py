@@ -10,6 +10,7 @@ from enum import Enum
 _MOST_HEADERS = 16 << 10
 _MOST_PREAMBLE = 64 << 10
 _MOST_PADDING = 256
+_LONGEST_BOUNDARY = 200  # 70 by the RFC, but Orthanc sends longer ones
 
 
 class Malformed(Exception):
@@ -39,7 +40,7 @@ class Parser:
     """Cuts a body into its parts.
 
     Args:
-        boundary: as the Content-Type names it, 1 to 70 characters.
+        boundary: as the Content-Type names it.
         largest: bytes that one part may have.
 
     Raises:
@@ -47,7 +48,7 @@ class Parser:
     """
 
     def __init__(self, boundary: str, largest: int) -> None:
-        if not 1 <= len(boundary) <= 70 or not boundary.isascii() or not boundary.isprintable():
+        if not 1 <= len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
             raise Malformed("no boundary")
         self._delimiter = b"\r\n--" + boundary.encode()
         self._largest = largest

@@ -41,6 +41,7 @@ MALFORMED: Final = (
     ValueError,
     zlib.error,
 )
+_FIRST_READ: Final = 4 << 10
 _MOST_META: Final = 64 << 10
 _MAX_INFLATED: Final = 1 << 30
 _LONG: Final = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -98,7 +99,11 @@ def opened(path: Path) -> Generator[Part10]:
         FileNotFoundError: it is not there.
     """
     with path.open("rb") as file:
-        syntax, start = split(file.read(_MOST_META))
+        head = file.read(_FIRST_READ)
+        try:
+            syntax, start = split(head)
+        except InvalidStudy:
+            syntax, start = split(head + file.read(_MOST_META - _FIRST_READ))
         if syntax.is_deflated:
             file.seek(start)
             yield Part10(BytesIO(_inflated(file.read())), ExplicitVRLittleEndian, 0)
@@ -137,10 +142,10 @@ def read_header(part10: Part10, tags: Iterable[int] | None = None, until: int = 
         InvalidStudy: `not-dicom`.
     """
     part10.file.seek(part10.start)
-    last = Tag(until)
+    last = int(until)
 
     def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        return tag >= last
+        return int.__ge__(tag, last)  # a tag's own comparison is some ten times slower
 
     try:
         return read_dataset(

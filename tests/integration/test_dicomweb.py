@@ -2,6 +2,8 @@
 
 import io
 import json
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -521,11 +523,113 @@ def test_real_files_of_many_makers_are_served(
         assert frame.status_code in (200, 406), frame.text
         if frame.status_code == 200 and header["00280100"]["Value"] != [1]:
             dataset = pydicom.dcmread(stored)
+            if "PixelData" not in dataset:
+                continue  # pydicom gives up a value that breaks off, also where its first frame is whole
+            if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+                if dataset.file_meta.TransferSyntaxUID != ExplicitVRBigEndian:
+                    assert dataset.PixelData.startswith(frame.content)
+                continue
             expected = pydicom.pixels.pixel_array(dataset, index=0)
-            found = np.frombuffer(frame.content, expected.dtype.newbyteorder("<"))[: expected.size]
-            native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
-            if expected.ndim == 2 or not native:  # native colour may be by plane and in its own colour space
-                assert (found == expected.ravel()).all(), dataset.file_meta.TransferSyntaxUID.name
-                decoded += 1
+            found = np.frombuffer(frame.content, expected.dtype.newbyteorder("<"))
+            assert (found == expected.ravel()).all(), dataset.file_meta.TransferSyntaxUID.name
+            decoded += 1
     assert drawn > 80
-    assert decoded > 80
+    assert decoded > 30
+
+
+# ---------------------------------------------------------------- with others
+
+
+@pytest.mark.peers("Orthanc")
+def test_orthanc_stores_here_and_finds_the_same(
+    served: str, site: Site, viewer: httpx.Client, radiograph: Make, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    """Orthanc's DICOMweb client sends; its server and ours then answer the same searches alike."""
+    plugin = next(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so"), None)
+    if plugin is None:
+        pytest.skip("orthanc-dicomweb is not installed: scripts/install --peers")
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        ports = first.getsockname()[1], second.getsockname()[1]
+    here = {
+        "Url": f"{served}/",
+        "HttpHeaders": {"Authorization": f"Bearer {readers.add(site, 'Orthanc', 'device')}"},
+    }
+    settings = {
+        "StorageDirectory": str(tmp_path / "orthanc"),
+        "IndexDirectory": str(tmp_path / "orthanc"),
+        "HttpPort": ports[0],
+        "DicomPort": ports[1],
+        "AuthenticationEnabled": False,
+        "RemoteAccessAllowed": False,
+        "Plugins": [str(plugin)],
+        "DicomWeb": {"Enable": True, "Servers": {"here": here}},
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    images = [
+        radiograph(PatientName=name, StudyDate=day) for name, day in (("Berg^A", "20240101"), ("Tal^B", "20250101"))
+    ]
+    same = ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber", "StudyDate")
+    images.append(radiograph(**{name: images[0].get(name) for name in same}))
+    with (tmp_path / "orthanc.log").open("wb") as log:
+        orthanc = subprocess.Popen(["/usr/sbin/Orthanc", str(tmp_path / "orthanc.json")], stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=30) as other:
+
+            def ready() -> bool:
+                try:
+                    return other.get("/system").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            eventually(ready)
+            resources = [other.post("/instances", content=part10(image)).json()["ID"] for image in images]
+            sent = other.post("/dicom-web/servers/here/stow", json={"Resources": resources, "Synchronous": True})
+            assert sent.status_code == 200, sent.text
+            assert len(viewer.get("/instances").json()) == 3
+            for wanted in ({}, {"PatientName": "Berg*"}, {"StudyDate": "20241231-"}, {"ModalitiesInStudy": "DX"}):
+                answers = [
+                    client.get(f"{root}/studies", params=wanted).json()
+                    for client, root in ((viewer, ""), (other, "/dicom-web"))
+                ]
+                ours, theirs = (
+                    {
+                        value(one, "0020000D"): {tag: one[tag].get("Value") for tag in COMPARED if tag in one}
+                        for one in answer
+                    }
+                    for answer in answers
+                )
+                assert ours == theirs, wanted
+            for image in images:
+                a, b = (
+                    client.get(f"{root}{at(image)}/metadata").json()[0]
+                    for client, root in ((viewer, ""), (other, "/dicom-web"))
+                )
+                assert {tag: a[tag] for tag in ALIKE} == {tag: b[tag] for tag in ALIKE}
+    finally:
+        orthanc.terminate()
+        orthanc.wait(20)
+
+
+COMPARED = ("00080020", "00080050", "00100010", "00100020", "0020000D", "00201206", "00201208")
+ALIKE = ("00080016", "00080018", "00080060", "00100010", "00100020", "0020000E", "00280010", "00280011", "00280100")
+
+
+def test_what_comes_by_stow_is_read_like_what_comes_by_c_store(
+    site: Site, run_node: Callable[..., Any], radiograph: Make, eventually: Callable[..., Any]
+) -> None:
+    node, image = run_node(site), radiograph(0.9)
+    device = {"Authorization": f"Bearer {readers.add(site, 'DX-1', 'device')}"}
+    clinician = {"Authorization": f"Bearer {readers.add(site, 'Ada', 'clinician')}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}") as client:
+        answer = client.post("/dicomweb/studies", headers=device | STOW, content=body_of(part10(image)))
+        assert answer.status_code == 200
+
+        def series() -> set[str]:
+            found = client.get(f"/dicomweb/studies/{image.StudyInstanceUID}/series", headers=clinician).json()
+            return {value(one, "00080060") for one in found}
+
+        eventually(lambda: series() == {"DX", "OT", "SR"})
+    loaded = Path(f"/proc/{node.pid}/maps").read_text()
+    assert "libtorch" not in loaded  # the web process stays small
