@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
 from client.dicom.archive import Archive
 from client.dicomweb import json_model, part10
+from client.dicomweb.matching import Element
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome
 from models.errors import InvalidStudy, NotFound
@@ -64,7 +65,10 @@ TAGS: Final = (
     0x00400275,
 )
 _UNTIL: Final = 0x00400276
-_MOST_HEADERS: Final = 16_384  # of some 4 kB
+OUTLINE: Final = ("00080020", "00080050", "00081030", "00100010", "00100020", "00100030")
+"""What studies are looked for by; kept for many more of them than whole headers are."""
+_MOST_HEADERS: Final = 16_384  # of some 8 kB
+_MOST_OUTLINES: Final = 200_000  # of some 400 bytes
 _ROWID: Final = literal_column("delivery.rowid")
 
 
@@ -110,6 +114,7 @@ class Holdings:
         self._lock = threading.Lock()
         self._forget()
         self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._outlines: dict[str, str] = {}
         self._headers_lock = threading.Lock()
 
     def studies(self) -> list[Study]:
@@ -177,6 +182,16 @@ class Holdings:
             while len(self._headers) > _MOST_HEADERS:
                 self._headers.popitem(last=False)
         return made
+
+    def outline(self, digest: str) -> dict[str, Element]:
+        """Of a header, what `OUTLINE` names: a search of every study reads each file once, and not once a search."""
+        known = self._outlines.get(digest)
+        if known is None:
+            header = self.header(digest)
+            known = json_model.join({tag: header[tag] for tag in OUTLINE if tag in header})
+            if len(self._outlines) < _MOST_OUTLINES:
+                self._outlines[digest] = known
+        return json.loads(known)
 
     def _read(self, digest: str) -> Mapping[str, str]:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from client.dicomweb.holdings import TAGS, Held, Holdings, Series, Study
+from client.dicomweb.holdings import OUTLINE, TAGS, Held, Holdings, Series, Study
 from client.dicomweb.json_model import join, write
 from client.dicomweb.matching import BadQuery, Query, matches
 from models.errors import NotFound
@@ -75,6 +75,8 @@ _COMPUTED: Final = ("00080056", "00080061", "00081190", "00201206", "00201208", 
 _KNOWN: Final = {f"{tag:08X}" for tag in TAGS} | set(_COMPUTED)
 _UTF8: Final = write({"vr": "CS", "Value": ["ISO_IR 192"]})
 _ONLINE: Final = write({"vr": "CS", "Value": ["ONLINE"]})
+MOST: Final = 5000
+"""Results of one search, whatever limit it names; the rest is had by offset."""
 FUZZY: Final = '299 vigie "The fuzzymatching parameter is not supported. Only literal matching has been performed."'
 
 
@@ -152,35 +154,40 @@ def instances(
     return _cut(walk(), query, returned, sorted(_KNOWN))
 
 
-def _chosen(holdings: Holdings, query: Query, study: str | None = None) -> list[Study]:
-    """The studies that can be meant, by what needs no header."""
-    if study is None and "0020000D" in query.wanted and query.wanted["0020000D"]:
-        uids = set(query.wanted["0020000D"].replace("\\", ",").split(","))
-        return [one for one in holdings.studies() if one.uid in uids]
-    if study is None:
-        return holdings.studies()
-    try:
-        return [holdings.study(study)]
-    except NotFound:
-        return []
+def _chosen(holdings: Holdings, query: Query, study: str | None = None) -> Iterator[Study]:
+    """The studies that can be meant: the others' headers need not be read, or no more than once."""
+    early = {tag: value for tag, value in query.wanted.items() if tag in OUTLINE}
+    uids = set(query.wanted.get("0020000D", "").replace("\\", ",").split(",")) - {""}
+    if study is not None:
+        uids = uids & {study} if uids else {study}
+    for one in holdings.studies():
+        if uids and one.uid not in uids:
+            continue
+        if not early or matches(holdings.outline(next(iter(one.series.values())).digest), early):
+            yield one
 
 
 def _cut(found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]) -> Found:
     shown = {*returned, *(set(more) if query.all_fields else query.fields)}
     ordered = sorted(shown)
-    heads = [place.partition(".")[0] for place in query.wanted]
+    limit = MOST if query.limit is None else min(query.limit, MOST)
     datasets: list[str] = []
     skipped = 0
     for elements in found:
-        if not matches({tag: json.loads(elements[tag]) for tag in heads if tag in elements}, query.wanted):
+        if not _matches(elements, query.wanted):
             continue
         if skipped < query.offset:
             skipped += 1
             continue
-        if query.limit is not None and len(datasets) >= query.limit:
+        if len(datasets) >= limit:
             return Found(datasets, True)
         datasets.append(join({tag: elements[tag] for tag in ordered if tag in elements}))
     return Found(datasets, False)
+
+
+def _matches(elements: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    heads = {place.partition(".")[0] for place in wanted}
+    return matches({tag: json.loads(elements[tag]) for tag in heads if tag in elements}, wanted)
 
 
 def _check(query: Query, known: Collection[str]) -> None:

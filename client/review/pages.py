@@ -46,6 +46,7 @@ def signed_in(request: Request) -> Reader:
 
     Raises:
         NotSignedIn: nobody's, or it is over.
+        NotAllowed: it was opened with the token of a device.
     """
     site = _site(request)
     token_hash, _, rest = request.cookies.get(COOKIE, "").partition(".")
@@ -54,7 +55,9 @@ def signed_in(request: Request) -> Reader:
         raise NotSignedIn("sign in first")
     if int(expires) < time.time():
         raise NotSignedIn("the session is over: sign in again")
-    return by_hash(site, token_hash)
+    reader = by_hash(site, token_hash)
+    reader.require(Role.CLINICIAN, Role.IT, Role.OPERATOR)
+    return reader
 
 
 ThisReader = Annotated[Reader, Depends(signed_in)]

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, JPEGLSLossless, generate_uid
 
 from client.dicom.intake import Intake
 from client.dicomweb import viewer
@@ -65,13 +65,13 @@ def picture(page: Any, name: str) -> Any:
 
 
 def put(site: Site, *datasets: Dataset) -> None:
-    """As if they had come by C-STORE."""
+    """As if they had come by C-STORE, in the transfer syntax that their file meta names."""
     intake = Intake(site)
     for dataset in datasets:
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_dataset(buffer, dataset)
-        intake.receive(io.BytesIO(buffer.getvalue()), ExplicitVRLittleEndian, "CT-1", 1)
+        intake.receive(io.BytesIO(buffer.getvalue()), UID(dataset.file_meta.TransferSyntaxUID), "CT-1", 1)
     intake.close()
 
 
@@ -176,6 +176,7 @@ def test_a_reader_sees_images_results_and_segmentations(
     window = {"WindowCenter": 2048, "WindowWidth": 4096}
     film = radiograph(StudyInstanceUID=uid, PatientID="DX-1", AccessionNumber="A-DX", rows=64, columns=64, **window)
     film.PixelData = ramp.tobytes()
+    film.compress(JPEGLSLossless, generate_instance_uid=False)  # the browser decompresses it
     put(site, film)
 
     page.goto("/viewer/")
