@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -549,7 +550,8 @@ def test_orthanc_stores_here_and_finds_the_same(
     """Orthanc's DICOMweb client sends; its server and ours then answer the same searches alike."""
     plugin = next(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so"), None)
     if plugin is None:
-        pytest.skip("orthanc-dicomweb is not installed: scripts/install --peers")
+        missing = pytest.fail if os.environ.get("VIGIE_REQUIRE_PEERS") == "1" else pytest.skip
+        missing("orthanc-dicomweb is not installed: scripts/install --peers")
     with socket.socket() as first, socket.socket() as second:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
