@@ -8,6 +8,7 @@ A conflicting instance (same UID, other content) is in none of this: it is never
 """
 
 import json
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,8 @@ TAGS: Final = (
 _UNTIL: Final = 0x00400276
 OUTLINE: Final = ("00080020", "00080050", "00081030", "00100010", "00100020", "00100030")
 """What studies are looked for by; kept for many more of them than whole headers are."""
+_SOP_CLASS: Final = 0x00080016
+_SERIES: Final = 0x0020000E
 _MOST_HEADERS: Final = 16_384  # of some 8 kB
 _MOST_OUTLINES: Final = 200_000  # of some 400 bytes
 _ROWID: Final = literal_column("delivery.rowid")
@@ -115,6 +118,7 @@ class Holdings:
         self._forget()
         self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self._outlines: dict[str, str] = {}
+        self._places: dict[str, tuple[str, str]] = {}
         self._headers_lock = threading.Lock()
 
     def studies(self) -> list[Study]:
@@ -231,9 +235,20 @@ class Holdings:
 
     def _own(self, study: str, sop_uid: str, sha256: str) -> Held | None:
         """A result object of the node; the index has no series of it, its header does."""
-        header = self.header(sha256)
-        series, sop_class = _value(header, "0020000E"), _value(header, "00080016")
+        place = self._places.get(sha256)
+        if place is None:
+            place = self._places[sha256] = self._place(sha256)
+        series, sop_class = place
         return Held(study, series, sop_uid, sop_class, sha256, ExplicitVRLittleEndian) if series else None
+
+    def _place(self, digest: str) -> tuple[str, str]:
+        """(series, SOP class) of a file, with as little of it read as that takes; empty where it cannot be read."""
+        try:
+            with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
+                header = part10.read_header(file, (_SOP_CLASS, _SERIES), _SERIES + 1)
+                return str(header[_SERIES].value), sys.intern(str(header[_SOP_CLASS].value))
+        except (InvalidStudy, FileNotFoundError, KeyError):
+            return "", ""
 
 
 def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Held]:
@@ -253,7 +268,3 @@ def _made(connection: Connection, condition: ColumnElement[bool]) -> list[tuple[
     query = select(outcome.c.study_uid, delivery.c.sop_uid, delivery.c.sha256)
     query = query.join(outcome, outcome.c.id == delivery.c.outcome_id).where(condition).order_by(_ROWID)
     return [(row.study_uid, row.sop_uid, row.sha256) for row in connection.execute(query)]
-
-
-def _value(header: Mapping[str, str], tag: str) -> str:
-    return (json.loads(header.get(tag, "{}")).get("Value") or [""])[0]
