@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
 from client.dicom.archive import Archive
@@ -118,7 +117,7 @@ class Holdings:
         self._forget()
         self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self._outlines: dict[str, str] = {}
-        self._places: dict[str, tuple[str, str]] = {}
+        self._places: dict[str, tuple[str, str, str]] = {}
         self._headers_lock = threading.Lock()
 
     def studies(self) -> list[Study]:
@@ -238,17 +237,18 @@ class Holdings:
         place = self._places.get(sha256)
         if place is None:
             place = self._places[sha256] = self._place(sha256)
-        series, sop_class = place
-        return Held(study, series, sop_uid, sop_class, sha256, ExplicitVRLittleEndian) if series else None
+        series, sop_class, syntax = place
+        return Held(study, series, sop_uid, sop_class, sha256, syntax) if series else None
 
-    def _place(self, digest: str) -> tuple[str, str]:
-        """(series, SOP class) of a file, with as little of it read as that takes; empty where it cannot be read."""
+    def _place(self, digest: str) -> tuple[str, str, str]:
+        """(series, SOP class, transfer syntax) of a file, with as little of it read as that takes; empty where it cannot be read."""
         try:
             with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
                 header = part10.read_header(file, (_SOP_CLASS, _SERIES), _SERIES + 1)
-                return str(header[_SERIES].value), sys.intern(str(header[_SOP_CLASS].value))
+                series, sop_class = (str(header[tag].value) for tag in (_SERIES, _SOP_CLASS))
+                return series, sys.intern(sop_class), sys.intern(str(file.syntax))
         except (InvalidStudy, FileNotFoundError, KeyError):
-            return "", ""
+            return "", "", ""
 
 
 def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Held]:
