@@ -241,7 +241,7 @@ class Holdings:
         return Held(study, series, sop_uid, sop_class, sha256, syntax) if series else None
 
     def _place(self, digest: str) -> tuple[str, str, str]:
-        """(series, SOP class, transfer syntax) of a file, with as little of it read as that takes; empty where it cannot be read."""
+        """(series, SOP class, transfer syntax) of a file, of which no more is read; empty where it cannot be."""
         try:
             with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
                 header = part10.read_header(file, (_SOP_CLASS, _SERIES), _SERIES + 1)
