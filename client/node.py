@@ -130,10 +130,10 @@ def run(folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(site.folder))
         listener = stack.enter_context(_listener(config.host, config.api_port))
-        api = create_app(site)
         gateway = _gateway(site)
         stack.callback(gateway.close)
-        completion = Completion(site.database, config.quiet_seconds, gateway.sending)
+        api = create_app(site, gateway.intake)
+        completion = Completion(site.database, config.quiet_seconds, gateway.intake.sending)
         stack.callback(completion.close)
         stack.enter_context(_api(api, listener))
         worker = WorkerProcess(site.folder)

@@ -136,9 +136,11 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
 
 @app.command()
 def reader(
-    folder: Folder, name: str, role: Annotated[str, typer.Option(help="clinician, it or operator")] = "clinician"
+    folder: Folder,
+    name: str,
+    role: Annotated[str, typer.Option(help="clinician, it, operator or device")] = "clinician",
 ) -> None:
-    """Let a person in; prints their token, once.
+    """Let a person or a device in; prints their token, once.
 
     Example: vigie site reader --folder node "Dr Curie"
     """

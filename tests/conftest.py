@@ -262,9 +262,12 @@ def served(site: Site) -> Iterator[str]:
     """The hospital's interface and pages on a free port, without the rest of the node: the base URL."""
     import uvicorn
 
+    from client.dicom.intake import Intake
     from client.review.api import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app(site), port=0, ws="none", log_config=None, access_log=False))
+    intake = Intake(site)
+    app = create_app(site, intake)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -275,6 +278,7 @@ def served(site: Site) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
+    intake.close()
 
 
 class Node:

@@ -138,7 +138,7 @@ def read(path: Path, header: FileDataset | None = None) -> Radiograph:
             raise InvalidStudy("truncated", "ends within the pixels")
         stored = _stored_values(whole, shape)
         try:
-            pixels = _present(stored, whole)
+            pixels = present(stored, whole)
         except InvalidStudy:
             raise
         except _MALFORMED as error:
@@ -319,13 +319,24 @@ def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int], f
     if dataset[_PIXELS].is_undefined_length is False:
         raise InvalidStudy("inconsistent", "compressed by its transfer syntax, but not encapsulated")
     if syntax != RLELossless:
-        stream = get_frame(pixels, frame, number_of_frames=frames)
-        declared = _codestream_size(stream)
-        if declared is not None and declared != (rows, columns):
-            raise InvalidStudy("inconsistent", f"the codestream has {declared}, the header says {shape}")
-        if declared is not None and _END_OF_IMAGE not in stream.rstrip(b"\0")[-4:]:
-            # decoders fill what is missing with grey and call it a picture
-            raise InvalidStudy("truncated", "the codestream has no end")
+        check_codestream(get_frame(pixels, frame, number_of_frames=frames), shape)
+
+
+def check_codestream(stream: bytes, shape: tuple[int, int]) -> None:
+    """Hold a compressed frame against the header, as far as its kind of codestream says what it is.
+
+    Args:
+        shape: (rows, columns) of the header.
+
+    Raises:
+        InvalidStudy: `inconsistent`, it is another picture; `truncated`, it has no end.
+    """
+    declared = _codestream_size(stream)
+    if declared is not None and declared != shape:
+        raise InvalidStudy("inconsistent", f"the codestream has {declared}, the header says {shape}")
+    if declared is not None and _END_OF_IMAGE not in stream.rstrip(b"\0")[-4:]:
+        # decoders fill what is missing with grey and call it a picture
+        raise InvalidStudy("truncated", "the codestream has no end")
 
 
 def _codestream_size(pixels: bytes) -> tuple[int, int] | None:
@@ -352,8 +363,19 @@ def _codestream_size(pixels: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
-    """(H, W) float32, larger is whiter, from stored integers."""
+def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
+    """Presentation values of an image whose pixels are decoded already.
+
+    Args:
+        stored: (H, W) integers.
+        header: with its look-up tables, rescaling and window.
+
+    Returns:
+        (H, W) float32, larger is whiter.
+
+    Raises:
+        InvalidStudy: every pixel is padding, or a table or window that makes no sense.
+    """
     padding = _padding(stored, header)
     if padding is not None and padding.all():
         raise InvalidStudy("no-pixels", "every pixel is padding")

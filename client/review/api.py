@@ -5,6 +5,7 @@ a session of their own (`pages.py`), which this interface does not take.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
@@ -16,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
+from client.dicom.intake import Intake
 from client.dicom.sender import resend
+from client.dicomweb import app as dicomweb
+from client.dicomweb import viewer
 from client.inference.outcomes import retry
 from client.review import objections, pages, worklist
 from client.review.readers import Reader, Role, authenticate
@@ -197,7 +201,9 @@ def _site(request: Request) -> Site:
 def _reader(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Reader:
     if credentials is None:
         raise NotSignedIn("send a bearer token")
-    return authenticate(_site(request), credentials.credentials)
+    reader = authenticate(_site(request), credentials.credentials)
+    reader.require(Role.CLINICIAN, Role.IT, Role.OPERATOR)
+    return reader
 
 
 ThisSite = Annotated[Site, Depends(_site)]
@@ -312,14 +318,21 @@ def resend_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
     resend(site, uid)
 
 
-def create_app(site: Site) -> FastAPI:
-    """The interface and the pages of one hospital."""
+def create_app(site: Site, intake: Intake | None = None) -> FastAPI:
+    """The interface, DICOMweb, the viewer and the pages of one hospital.
+
+    Args:
+        intake: where images that come by STOW-RS go; without it they are refused.
+    """
     # the interactive documentation would load its scripts from elsewhere
     app = FastAPI(title="Vigie", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.site = site
     app.include_router(open_routes)
     app.include_router(routes)
     app.include_router(pages.router)
+    dicomweb.mount(app, site, intake)
+    app.include_router(viewer.router)
+    app.include_router(viewer.fallback)  # the last: it answers whatever is not ours
     app.add_exception_handler(VigieError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -327,12 +340,13 @@ def create_app(site: Site) -> FastAPI:
     @app.middleware("http")
     async def _careful(request: Request, call_next: Any) -> Response:  # pyright: ignore[reportUnusedFunction]
         response: Response = await call_next(request)
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Content-Security-Policy"] = (
+        response.headers.setdefault(
+            "Content-Security-Policy",
             "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; "
-            "frame-ancestors 'none'; base-uri 'none'"
+            "frame-ancestors 'none'; base-uri 'none'",
         )
         return response
 
@@ -344,7 +358,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     status = STATUS.get(error.code, 500)
     if status == 500:
         log.error("%s: %s", error.code, error)
-    if not request.url.path.startswith("/api/"):
+    if not request.url.path.startswith(("/api/", f"{dicomweb.PREFIX}/")):
         return pages.show_error(request, error, status)
     return _problem(status, error.code, str(error))
 
@@ -359,11 +373,12 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 async def _on_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not-found", 405: "not-allowed-method"}.get(error.status_code, "invalid-request")
-    return _problem(error.status_code, code, str(error.detail))
+    return _problem(error.status_code, code, str(error.detail), error.headers)
 
 
-def _problem(status: int, code: str, message: str) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+def _problem(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return JSONResponse({"code": code, "message": message}, status, headers)
 
 

@@ -41,7 +41,13 @@ def _site(request: Request) -> Site:
 ThisSite = Annotated[Site, Depends(_site)]
 
 
-def _reader(request: Request) -> Reader:
+def signed_in(request: Request) -> Reader:
+    """Whose session a request comes with.
+
+    Raises:
+        NotSignedIn: nobody's, or it is over.
+        NotAllowed: it was opened with the token of a device.
+    """
     site = _site(request)
     token_hash, _, rest = request.cookies.get(COOKIE, "").partition(".")
     expires, _, signature = rest.partition(".")
@@ -49,10 +55,12 @@ def _reader(request: Request) -> Reader:
         raise NotSignedIn("sign in first")
     if int(expires) < time.time():
         raise NotSignedIn("the session is over: sign in again")
-    return by_hash(site, token_hash)
+    reader = by_hash(site, token_hash)
+    reader.require(Role.CLINICIAN, Role.IT, Role.OPERATOR)
+    return reader
 
 
-ThisReader = Annotated[Reader, Depends(_reader)]
+ThisReader = Annotated[Reader, Depends(signed_in)]
 
 
 @router.get("/")
@@ -182,11 +190,12 @@ def sign_out(request: Request) -> Response:
     return response
 
 
-@router.get("/assets/{name}")
-def asset(name: str) -> Response:
+@router.get("/assets/style.css")
+@router.get("/assets/keys.js")
+@router.get("/assets/icon.svg")
+def asset(request: Request) -> Response:
     """The style sheet and the keys."""
-    if name not in _ASSETS:
-        return Response(status_code=404)
+    name = request.url.path.rpartition("/")[2]
     return FileResponse(_TEMPLATES / name, media_type=_ASSETS[name])
 
 

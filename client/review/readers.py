@@ -18,11 +18,12 @@ _NAME = re.compile(r"[^\x00-\x1f\\=]{1,64}")
 
 
 class Role(StrEnum):
-    """What a reader is here for."""
+    """What a reader is here for; a device is no person, and only stores images."""
 
     CLINICIAN = "clinician"
     IT = "it"
     OPERATOR = "operator"
+    DEVICE = "device"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
 from client.dicom import gateway as module
+from client.dicom import intake
 from client.dicom.archive import Archive
-from client.dicom.gateway import STATUS, Gateway
+from client.dicom.gateway import Gateway
+from client.dicom.intake import STATUS
 from client.store.site import Site
 from client.store.tables import instance
 from scripts.benchmarks.modality import RELEASE, request, value
@@ -195,7 +197,7 @@ def test_an_image_that_breaks_off_leaves_nothing(
         peer.socket.sendall(RELEASE if how == "release" else b"\x07\0\0\0\0\x04\0\0\0\0")
     eventually(lambda: not [path for path in site.archive.rglob("*") if path.is_file()])
     eventually(lambda: gateway._server.active_associations == [])
-    assert gateway.sending() == set()
+    assert gateway.intake.sending() == set()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_images_are_refused_before_the_disk_is_full_and_accepted_again(
         assert kept(site) == {}
         assert [path for path in site.archive.rglob("*") if path.is_file()] == []
         assert [record.levelname for record in caplog.records if "images are refused" in record.message] == ["ERROR"]
-        monkeypatch.setattr(gateway._room, "_reserve", 0)
+        monkeypatch.setattr(gateway.intake._room, "_reserve", 0)
         peer.socket.sendall(stream)
         assert peer.status() == (1, 0)
         assert "images are accepted again" in caplog.text
@@ -357,7 +359,7 @@ def test_a_file_that_is_there_already_is_replaced_by_a_whole_one(site: Site, pee
     """Half of it may be there after a power cut; nobody was told of it then."""
     image = radiograph()
     uid = str(image.SOPInstanceUID)
-    content = module._file_meta(DX, uid, ExplicitVRLittleEndian) + encoded(image)
+    content = intake._file_meta(DX, uid, ExplicitVRLittleEndian) + encoded(image)
     path = Archive(site.archive).path(hashlib.sha256(content).hexdigest())
     path.write_bytes(content[:100])
     peer.socket.sendall(value(command_of(uid), 3) + value(encoded(image), 2))

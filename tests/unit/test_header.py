@@ -12,7 +12,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom.dsutils import encode
 
-from client.dicom import gateway
+from client.dicom import intake
 from client.dicom.header import scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from models.errors import InvalidStudy
@@ -55,11 +55,11 @@ def test_both_readers_agree(dataset: Dataset, implicit: bool, change: tuple[floa
         return
     syntax = UID(ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
     try:
-        expected: Any = gateway._read_header(BytesIO(content), syntax)
+        expected: Any = intake.read_header(BytesIO(content), syntax)
     except InvalidStudy as error:
         expected = error.reason
     try:
-        filed: Any = gateway._header(found)
+        filed: Any = intake._header(found)
     except InvalidStudy as error:
         filed = error.reason
     assert filed == expected
@@ -89,4 +89,4 @@ def test_the_file_meta_is_what_pydicom_writes() -> None:
         buffer = DicomBytesIO()
         buffer.write(b"\0" * 128 + b"DICM")
         write_file_meta_info(buffer, meta, enforce_standard=False)
-        assert gateway._file_meta("1.2.840.10008.5.1.4.1.1.1.1", uid, ExplicitVRLittleEndian) == buffer.getvalue()
+        assert intake._file_meta("1.2.840.10008.5.1.4.1.1.1.1", uid, ExplicitVRLittleEndian) == buffer.getvalue()

@@ -1,0 +1,1 @@
+"""DICOMweb over the node's archive: STOW-RS in, QIDO-RS and WADO-RS out, and the viewer that reads from them."""

@@ -1,0 +1,270 @@
+"""What the node holds and may show: what was received, and the node's own results beside it.
+
+Of a study only its series are kept in mind, with a count each and one instance that stands for the others; their
+headers are read from the archive when they are first asked for and kept, up to a bound, under the digest of their
+file, so that nothing kept can become wrong. What came in since the last question is read from the index alone.
+
+A conflicting instance (same UID, other content) is in none of this: it is never served in place of the real one.
+"""
+
+import json
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, func, literal_column, select
+
+from client.dicom.archive import Archive
+from client.dicomweb import json_model, part10
+from client.dicomweb.matching import Element
+from client.store.site import Site
+from client.store.tables import delivery, instance, outcome
+from models.errors import InvalidStudy, NotFound
+
+# What a search matches and returns; the rest of a header is in the metadata.
+TAGS: Final = (
+    0x00080005,
+    0x00080016,
+    0x00080018,
+    0x00080020,
+    0x00080021,
+    0x00080030,
+    0x00080031,
+    0x00080050,
+    0x00080060,
+    0x00080070,
+    0x00080080,
+    0x00080090,
+    0x00080201,
+    0x00081030,
+    0x0008103E,
+    0x00081090,
+    0x00100010,
+    0x00100020,
+    0x00100021,
+    0x00100030,
+    0x00100040,
+    0x00101010,
+    0x00180015,
+    0x0020000D,
+    0x0020000E,
+    0x00200010,
+    0x00200011,
+    0x00200013,
+    0x00200052,
+    0x00200060,
+    0x00280008,
+    0x00280010,
+    0x00280011,
+    0x00280100,
+    0x00400244,
+    0x00400245,
+    0x00400275,
+)
+_UNTIL: Final = 0x00400276
+OUTLINE: Final = ("00080020", "00080050", "00081030", "00100010", "00100020", "00100030")
+"""What studies are looked for by; kept for many more of them than whole headers are."""
+_SOP_CLASS: Final = 0x00080016
+_SERIES: Final = 0x0020000E
+_MOST_HEADERS: Final = 16_384  # of some 8 kB
+_MOST_OUTLINES: Final = 200_000  # of some 400 bytes
+_ROWID: Final = literal_column("delivery.rowid")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One instance that can be had."""
+
+    study: str
+    series: str
+    sop_uid: str
+    sop_class: str
+    sha256: str
+    syntax: str
+
+
+@dataclass(slots=True)
+class Series:
+    """One series: how many instances it has, and the digest of the one that stands for it."""
+
+    uid: str
+    digest: str
+    instances: int = 0
+
+
+@dataclass(slots=True)
+class Study:
+    """One study; its series in the order in which they came."""
+
+    uid: str
+    series: dict[str, Series] = field(default_factory=lambda: dict[str, Series]())
+
+    @property
+    def instances(self) -> int:
+        return sum(series.instances for series in self.series.values())
+
+
+class Holdings:
+    """What one hospital holds; safe to share between threads."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.archive = Archive(site.archive)
+        self._lock = threading.Lock()
+        self._forget()
+        self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._outlines: dict[str, str] = {}
+        self._places: dict[str, tuple[str, str, str]] = {}
+        self._headers_lock = threading.Lock()
+
+    def studies(self) -> list[Study]:
+        """Every study, the newest first."""
+        with self._lock:
+            with self._site.database.read() as connection:
+                self._catch_up(connection)
+            return list(reversed(self._studies.values()))
+
+    def study(self, uid: str) -> Study:
+        """One study.
+
+        Raises:
+            NotFound: nothing of it is here.
+        """
+        self.studies()
+        try:
+            return self._studies[uid]
+        except KeyError:
+            raise NotFound("no such study") from None
+
+    def instances(self, study: str, series: str | None = None) -> list[Held]:
+        """The instances of a study or series, in the order in which they came, the node's own last.
+
+        Raises:
+            NotFound: there are none.
+        """
+        condition = instance.c.study_uid == study
+        if series is not None:
+            condition &= instance.c.series_uid == series
+        with self._site.database.read() as connection:
+            found = [*_received(connection, condition)]
+            for made in _made(connection, outcome.c.study_uid == study):
+                held = self._own(*made)
+                if held is not None and (series is None or held.series == series):
+                    found.append(held)
+        if not found:
+            raise NotFound("no such series" if series else "no such study")
+        return found
+
+    def instance(self, study: str, series: str, sop_uid: str) -> Held:
+        """One instance.
+
+        Raises:
+            NotFound: it is not here, or not in this study and series.
+        """
+        with self._site.database.read() as connection:
+            found = [*_received(connection, instance.c.sop_uid == sop_uid)]
+            found += [held for made in _made(connection, delivery.c.sop_uid == sop_uid) if (held := self._own(*made))]
+        for held in found:
+            if (held.study, held.series) == (study, series):
+                return held
+        raise NotFound("no such instance")
+
+    def header(self, digest: str) -> Mapping[str, str]:
+        """The searchable attributes of a stored file, each as its JSON; what cannot be read is left out."""
+        with self._headers_lock:
+            known = self._headers.get(digest)
+            if known is not None:
+                self._headers.move_to_end(digest)
+                return known
+        made = self._read(digest)
+        with self._headers_lock:
+            self._headers[digest] = made
+            while len(self._headers) > _MOST_HEADERS:
+                self._headers.popitem(last=False)
+        return made
+
+    def outline(self, digest: str) -> dict[str, Element]:
+        """Of a header, what `OUTLINE` names: a search of every study reads each file once, and not once a search."""
+        known = self._outlines.get(digest)
+        if known is None:
+            header = self.header(digest)
+            known = json_model.join({tag: header[tag] for tag in OUTLINE if tag in header})
+            if len(self._outlines) < _MOST_OUTLINES:
+                self._outlines[digest] = known
+        return json.loads(known)
+
+    def _read(self, digest: str) -> Mapping[str, str]:
+        try:
+            with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
+                return json_model.parts(part10.read_header(file, TAGS, _UNTIL), lambda place: place)
+        except (InvalidStudy, FileNotFoundError):
+            return {}
+
+    def _forget(self) -> None:
+        self._studies: dict[str, Study] = {}
+        self._last_received = self._last_made = self._count = 0
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Take in what was indexed since the last time; where something was taken away, all of it again."""
+        count = connection.execute(select(func.count()).select_from(instance)).scalar_one()
+        if count < self._count:
+            self._forget()
+        self._count = count
+        received = select(
+            instance.c.id, instance.c.study_uid, instance.c.series_uid, instance.c.sha256, instance.c.conflicting
+        ).where(instance.c.id > self._last_received)
+        for row in connection.execute(received.order_by(instance.c.id)):
+            self._last_received = row.id
+            if not row.conflicting:
+                self._enter(row.study_uid, row.series_uid, row.sha256)
+        made = select(_ROWID.label("id"), outcome.c.study_uid, delivery.c.sop_uid, delivery.c.sha256)
+        made = made.join(outcome, outcome.c.id == delivery.c.outcome_id).where(self._last_made < _ROWID)
+        for row in connection.execute(made.order_by(_ROWID)):
+            self._last_made = row.id
+            held = self._own(row.study_uid, row.sop_uid, row.sha256)
+            if held is not None:
+                self._enter(held.study, held.series, held.sha256)
+
+    def _enter(self, study: str, series: str, digest: str) -> None:
+        entry = self._studies.setdefault(study, Study(study))
+        entry.series.setdefault(series, Series(series, digest)).instances += 1
+
+    def _own(self, study: str, sop_uid: str, sha256: str) -> Held | None:
+        """A result object of the node; the index has no series of it, its header does."""
+        place = self._places.get(sha256)
+        if place is None:
+            place = self._places[sha256] = self._place(sha256)
+        series, sop_class, syntax = place
+        return Held(study, series, sop_uid, sop_class, sha256, syntax) if series else None
+
+    def _place(self, digest: str) -> tuple[str, str, str]:
+        """(series, SOP class, transfer syntax) of a file, of which no more is read; empty where it cannot be."""
+        try:
+            with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
+                header = part10.read_header(file, (_SOP_CLASS, _SERIES), _SERIES + 1)
+                series, sop_class = (str(header[tag].value) for tag in (_SERIES, _SOP_CLASS))
+                return series, sys.intern(sop_class), sys.intern(str(file.syntax))
+        except (InvalidStudy, FileNotFoundError, KeyError):
+            return "", "", ""
+
+
+def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Held]:
+    query = select(
+        instance.c.study_uid,
+        instance.c.series_uid,
+        instance.c.sop_uid,
+        instance.c.sop_class,
+        instance.c.sha256,
+        instance.c.transfer_syntax,
+    )
+    for row in connection.execute(query.where(condition, ~instance.c.conflicting).order_by(instance.c.id)):
+        yield Held(*row)
+
+
+def _made(connection: Connection, condition: ColumnElement[bool]) -> list[tuple[str, str, str]]:
+    query = select(outcome.c.study_uid, delivery.c.sop_uid, delivery.c.sha256)
+    query = query.join(outcome, outcome.c.id == delivery.c.outcome_id).where(condition).order_by(_ROWID)
+    return [(row.study_uid, row.sop_uid, row.sha256) for row in connection.execute(query)]
