@@ -133,7 +133,7 @@ def run(folder: Path) -> None:
         api = create_app(site)
         gateway = _gateway(site)
         stack.callback(gateway.close)
-        completion = Completion(site.database, config.quiet_seconds, gateway.sending)
+        completion = Completion(site, gateway.sending)
         stack.callback(completion.close)
         stack.enter_context(_api(api, listener))
         worker = WorkerProcess(site.folder)

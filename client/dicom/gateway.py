@@ -1,4 +1,4 @@
-"""The hospital's DICOM door: C-STORE and C-ECHO.
+"""The hospital's DICOM door: C-STORE and C-ECHO; what tells of studies is in `procedure_steps.py`.
 
 An instance is answered with success when its file and its index entry are on disk, not before; what cannot be kept
 whole is answered with a failure and leaves nothing behind. Pixels are never decoded here, and of the header only what
@@ -19,6 +19,7 @@ from struct import error as StructError
 from typing import Any, Final, cast
 
 from pydicom import uid as uids
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
@@ -35,6 +36,7 @@ from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
 from client.dicom.listener import Listener, networks, server_tls
+from client.dicom.procedure_steps import STEP_CLASSES, ProcedureSteps
 from client.dicom.requestor import no_delay
 from client.store.site import Site
 from models.errors import InvalidStudy
@@ -58,6 +60,7 @@ MAX_INFLATED: Final = 1 << 30
 _COMMIT_SECONDS: Final = 60.0
 _MAX_ASSOCIATIONS: Final = 64
 _UID = re.compile(r"[0-9.]{1,64}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)  # PS3.5 table 6.2-1, IS
 _FIRST_GROUP = 0x0008
 _LAST_TAG = 0x00280011  # Columns; the header after it is read when the study is
 _TAGS = {
@@ -69,10 +72,20 @@ _TAGS = {
         "accession": 0x00080050,
         "patient_id": 0x00100020,
         "issuer": 0x00100021,
+        "modality": 0x00080060,
         "study_uid": 0x0020000D,
         "series_uid": 0x0020000E,
         "rows": 0x00280010,
         "columns": 0x00280011,
+    }.items()
+}
+_NUMBERS = {
+    name: Tag(tag)
+    for name, tag in {
+        "number": 0x00200013,
+        "acquisition": 0x00200012,
+        "stated": 0x00201002,  # ImagesInAcquisition
+        "frames": 0x00280008,
     }.items()
 }
 _MALFORMED = (
@@ -101,6 +114,8 @@ class _Header:
     issuer: str
     accession: str
     picture: bool
+    modality: str
+    numbers: dict[str, int | None]
 
 
 class Gateway:
@@ -117,7 +132,7 @@ class Gateway:
         tls, allowed = server_tls(site), networks(config.calling_addresses)
         self._archive = Archive(site.archive)
         self._index = Index(site)
-        self._open: dict[int, set[str]] = {}
+        self._open: dict[int, str] = {}
         self._lock = threading.Lock()
         pynetdicom_config.LOG_HANDLER_LEVEL = "none"
         pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
@@ -126,6 +141,7 @@ class Gateway:
             (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_CONN_CLOSE, self._on_close),
+            *ProcedureSteps(site).handlers(),
         ]
         entity = _entity(config.ae_title, config.calling_ae_titles)
         server = cast(
@@ -148,9 +164,9 @@ class Gateway:
         return int(self._server.server_address[1])
 
     def sending(self) -> set[str]:
-        """The studies that open associations have sent images of: perhaps not complete yet."""
+        """The studies that open associations have sent an image of last: perhaps not complete yet."""
         with self._lock:
-            return set().union(*self._open.values())
+            return set(self._open.values())
 
     def close(self) -> None:
         """Abort what is being received (it was not acknowledged), commit what was, and stop."""
@@ -184,7 +200,7 @@ class Gateway:
             digest = self._archive.store(meta, content)
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
-            self._open.setdefault(id(event.assoc), set()).add(header.study_uid)
+            self._open[id(event.assoc)] = header.study_uid
         calling_ae = str(event.assoc.requestor.ae_title).strip()[:16]
         filed = self._index.file(
             Arrival(
@@ -199,6 +215,8 @@ class Gateway:
                 accession=header.accession,
                 calling_ae=calling_ae,
                 picture=header.picture,
+                modality=header.modality,
+                **header.numbers,
             )
         ).result(timeout=_COMMIT_SECONDS)
         log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
@@ -230,9 +248,9 @@ class _Context(PresentationContext):
 
 
 def _contexts() -> list[PresentationContext]:
-    """What is accepted: every storage class in every transfer syntax, and verification."""
+    """What is accepted: every storage class in every transfer syntax, verification, and what tells of studies."""
     found: list[PresentationContext] = []
-    for abstract_syntax in (*sorted(_storage_classes()), Verification):
+    for abstract_syntax in (*sorted(_storage_classes()), Verification, *STEP_CLASSES):
         context = _Context()
         context.abstract_syntax = UID(abstract_syntax)
         context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]
@@ -270,8 +288,9 @@ def _read_header(stream: BytesIO, syntax: UID) -> _Header:
             syntax.is_implicit_VR,
             syntax.is_little_endian,
             stop_when=_after_header,
-            specific_tags=list(_TAGS.values()),
+            specific_tags=[*_TAGS.values(), *_NUMBERS.values()],
         )
+        numbers = {name: _number(dataset, tag) for name, tag in _NUMBERS.items()}
         text = {name: _value(dataset, tag) for name, tag in _TAGS.items()}
     except _MALFORMED as error:
         raise InvalidStudy("not-dicom", type(error).__name__) from error
@@ -288,6 +307,8 @@ def _read_header(stream: BytesIO, syntax: UID) -> _Header:
         issuer=text["issuer"][:64],
         accession=text["accession"][:16],
         picture=bool(text["rows"] and text["columns"]),
+        modality=text["modality"][:16],
+        numbers=numbers,
     )
 
 
@@ -310,6 +331,14 @@ def _value(dataset: Dataset, tag: BaseTag) -> str:
     if tag not in dataset or dataset[tag].value is None:
         return ""
     return str(dataset[tag].value).strip(" \0")
+
+
+def _number(dataset: Dataset, tag: BaseTag) -> int | None:
+    """An IS value as it stands there: one that cannot be read is no reason to refuse the image."""
+    raw = dataset.get_item(tag)
+    value = raw.value if isinstance(raw, RawDataElement) else None
+    text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _file_meta(header: _Header, syntax: UID) -> bytes:
