@@ -10,6 +10,7 @@ them.
 """
 
 import bisect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,12 +22,12 @@ LONGEST_HOLD_SECONDS: Final = 30.0
 MOST_HABITS: Final = 1024
 # a study of slices from a sender that nobody knows is waited for so many times `quiet_seconds`
 _UNKNOWN: Final = 20.0
+_INCOMPLETE: Final = 30.0  # and one with holes
 _SHORTEST_SECONDS: Final = 0.5
 # studies until a sender that made no pause is waited for no longer than the shortest time
 _ENOUGH: Final = 20
 # the share of studies that may be closed too early by a sender's longest pauses
 _TARGET: Final = 0.005
-_STRETCH: Final = 1.25
 _REMEMBERED: Final = 256.0
 _EDGES: Final = tuple(0.1 * 1.25**step for step in range(48))  # seconds; the last one is an hour
 
@@ -45,7 +46,7 @@ class Basis(StrEnum):
     ANNOUNCED = "announced"  # all that a performed procedure step or an availability notification lists is here
     STEP_OPEN = "step-open"  # a performed procedure step of it is in progress
     EXPECTED_MISSING = "expected-missing"  # somebody told of images that are not here
-    COUNTED = "counted"  # the PACS has as many as we
+    COUNTED = "counted"  # the PACS that sends it has no more
     ASSOCIATION_OPEN = "association-open"  # an association that sent for it last is open
     HOLES = "holes"  # numbers, or an acquisition's count, say that images are missing
     SINGLE = "single"  # each image stands for itself: projections, multi-frame objects
@@ -200,10 +201,11 @@ class Habit:
             doubted: for one that was.
         """
         begin = max(start, doubted) if self.late >= 0.5 else start
-        if begin <= 0.0:
-            return 0.0
-        drift = begin * (min(shortest, begin) / begin) ** min(1.0, self.clean / _ENOUGH)
-        return min(max(drift, _STRETCH * self._longest_pause(longest), shortest), longest)
+        end = min(shortest, begin)
+        drift = begin * (end / begin) ** min(1.0, self.clean / _ENOUGH) if begin > 0.0 else 0.0
+        # how far the next longest pause goes beyond those seen is the less known the fewer they are
+        stretch = 1.0 + 2.0 / math.sqrt(1.0 + sum(self.gaps))
+        return min(max(drift, stretch * self._longest_pause(longest)), longest)
 
     def _longest_pause(self, below: float) -> float:
         """The pause that all but `_TARGET` of the studies stay under; longer ones than can be waited for set apart."""
@@ -215,20 +217,25 @@ class Habit:
         return 0.0
 
 
-def judge(facts: Facts) -> Basis:
-    """What is known of a study, by the strongest evidence."""
+def judge(facts: Facts) -> tuple[Basis, ...]:
+    """What is known of a study: every reason to wait, strongest first, and last what its images look like.
+
+    A step in progress does not hide that slices are missing: a study waits for as long as any of them asks.
+    """
     announced = facts.announced
+    doubts: list[Basis] = []
     if announced.in_progress:
-        return Basis.STEP_OPEN
+        doubts.append(Basis.STEP_OPEN)
     if announced.missing or facts.counted or facts.required is False:
-        return Basis.EXPECTED_MISSING
-    if announced.listed and not announced.unlisted:
-        return Basis.ANNOUNCED
-    if facts.counted == 0 and (facts.from_pacs or not facts.sending):
-        return Basis.COUNTED
+        doubts.append(Basis.EXPECTED_MISSING)
+    if not doubts and announced.listed and not announced.unlisted:
+        return (Basis.ANNOUNCED,)
+    # another one's PACS may be receiving as we are: that it has no more than we says nothing
+    if facts.counted == 0 and facts.from_pacs:
+        return (*doubts, Basis.COUNTED)
     if facts.sending:
-        return Basis.ASSOCIATION_OPEN
-    return _structure(facts.series)
+        doubts.append(Basis.ASSOCIATION_OPEN)
+    return (*doubts, _structure(facts.series))
 
 
 def _structure(series: Sequence[Series]) -> Basis:
@@ -274,33 +281,33 @@ class Patience:
             resumed: when the first instance came after a moment; asked where there were some since the last look.
         """
         watched = self._watched.get(uid)
-        basis = judge(facts)
-        key = (facts.sender, basis)
+        bases = judge(facts)
+        keys = tuple((facts.sender, basis) for basis in bases)
         if watched is None:
-            watched = self._watched[uid] = _Watched(facts.touched_at, key)
+            watched = self._watched[uid] = _Watched(facts.touched_at)
         elif watched.touched_at != facts.touched_at:
-            gap = resumed(watched.touched_at) - watched.touched_at
-            watched.longest[watched.key] = max(watched.longest.get(watched.key, 0.0), gap)
-            watched.touched_at = facts.touched_at
-            watched.passed.clear()
-        watched.key = key
-        watched.passed.add(key)
-        if basis is Basis.ANNOUNCED:
-            return Complete(basis)
-        quiet = self.quiet(facts, basis)
+            watched.end_pause(resumed(watched.touched_at), facts.touched_at)
+        watched.keys = keys
+        watched.step = next((key for key in keys if key[1] is Basis.STEP_OPEN), watched.step)
+        quiet = {basis: self.quiet(facts, basis) for basis in bases}
+        basis = max(bases, key=lambda one: quiet[one])
         elapsed = now - facts.touched_at
         # a clock that was set back must not hold a study until it has caught up
-        if elapsed >= quiet or elapsed < -1.0:
-            return Complete(basis)
-        return Wait(basis, facts.touched_at + quiet)
+        if elapsed >= quiet[basis] or elapsed < -1.0:
+            return Complete(Basis.EXPECTED_MISSING if Basis.EXPECTED_MISSING in bases else basis)
+        return Wait(basis, facts.touched_at + quiet[basis])
 
     def quiet(self, facts: Facts, basis: Basis) -> float:
         """How many seconds a study has to be quiet on this basis."""
         bounds = self._bounds
         unknown = min(bounds.longest, _UNKNOWN * bounds.quiet)
         start, doubted, shortest, longest = unknown, unknown, min(bounds.quiet, _SHORTEST_SECONDS), bounds.longest
-        if basis is Basis.SINGLE or (basis is Basis.COUNTED and facts.from_pacs):
+        if basis is Basis.ANNOUNCED:
+            start = 0.0
+        elif basis in (Basis.SINGLE, Basis.COUNTED):
             start = bounds.quiet
+        elif basis is Basis.HOLES:
+            start = doubted = min(longest, _INCOMPLETE * bounds.quiet)
         elif basis is Basis.EXPECTED_MISSING:
             start = doubted = longest
             shortest = min(longest, 5 * bounds.quiet)
@@ -320,9 +327,11 @@ class Patience:
         watched = self._watched.pop(uid, None)
         if watched is None:
             return
-        for key in watched.passed | watched.longest.keys():
-            if key[1] is not Basis.ANNOUNCED:
-                self._learn(key).add(watched.longest.get(key, 0.0))
+        ended = {*watched.keys, *watched.longest}
+        if watched.step is not None:
+            ended.add(watched.step)
+        for key in ended:
+            self._learn(key).add(watched.longest.get(key, 0.0))
 
     def refute(self, sender: Sender, basis: Basis, gap: float) -> None:
         """An image came for a study that had been called complete on this basis, `gap` seconds after the one before.
@@ -330,7 +339,7 @@ class Patience:
         What comes later than anybody would wait for teaches nothing.
         """
         longest = self._bounds.longest_step if basis is Basis.STEP_OPEN else self._bounds.longest
-        if basis is not Basis.ANNOUNCED and 0.0 <= gap < longest:
+        if 0.0 <= gap < longest:
             self._learn((sender, basis)).refute(gap)
 
     def watches(self, uid: str) -> bool:
@@ -356,9 +365,20 @@ class Patience:
 
 @dataclass(slots=True)
 class _Watched:
-    """A study that is being received: its present pause, and its longest ones that images ended."""
+    """A study that is being received: its present pause, and its longest ones that images ended.
+
+    Attributes:
+        keys: what was known at the last look; what the sender is judged by when the pause ends.
+        step: known in this pause, though it may have been completed since. That an association was open is not: it
+            is left behind in the middle of a pause, and a stall while it sends is another thing.
+    """
 
     touched_at: float
-    key: Key
-    passed: set[Key] = field(default_factory=lambda: set[Key]())
+    keys: tuple[Key, ...] = ()
+    step: Key | None = None
     longest: dict[Key, float] = field(default_factory=lambda: dict[Key, float]())
+
+    def end_pause(self, resumed_at: float, touched_at: float) -> None:
+        for key in self.keys:
+            self.longest[key] = max(self.longest.get(key, 0.0), resumed_at - self.touched_at)
+        self.touched_at, self.step = touched_at, None

@@ -3,10 +3,10 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import demo
+from scripts.benchmarks import completeness, demo
 from scripts.benchmarks.report import show, write
 
-BENCHMARKS = {"demo": demo.run}
+BENCHMARKS = {"completeness": completeness.run, "demo": demo.run}
 
 
 def main() -> int:
