@@ -62,6 +62,15 @@ _SCHEME: Final = "99VIGIE"
 
 
 @dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A document of the same study that a later one takes the place of (PS3.3 C.17.2)."""
+
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One scored radiograph, with all that its result objects say.
 
@@ -77,6 +86,7 @@ class Finding:
         bundle: the version that computed it.
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
+        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
     """
 
     source: Dataset
@@ -90,6 +100,7 @@ class Finding:
     bundle: Bundle
     institution: str
     created_at: float
+    predecessor: Predecessor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +377,10 @@ def _report(finding: Finding) -> ResultObject:
             {_text(source, "SeriesInstanceUID"): [image], _uid(finding, "sc-series"): [picture]},
         ),
     )
+
+    if before := finding.predecessor:
+        named = {before.series_uid: [(before.sop_class, before.sop_uid)]}
+        put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), named))
 
     content = _content(
         _Constant(

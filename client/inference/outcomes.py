@@ -7,13 +7,15 @@ kill at any instant either all of them are there or none, and the study is taken
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pydicom
+from pydicom.errors import InvalidDicomError
 from sqlalchemy import Connection, insert, select, update
 
 from client.dicom.archive import Archive
-from client.dicom.results import Finding, ResultObject
+from client.dicom.results import Finding, Predecessor, ResultObject
 from client.inference.pipeline import Failed, Image, Outcome, Refused, Scored, Study
 from client.inference.scope import Reason
 from client.store import ledger
@@ -82,7 +84,9 @@ def conclude(
     Returns:
         False where images came while it was being read: then nothing is written, and it will be read again.
     """
-    objects = make(result.finding) if isinstance(result, Scored) else []
+    objects: list[ResultObject] = []
+    if isinstance(result, Scored):
+        objects = make(replace(result.finding, predecessor=_predecessor(site, archive, taken)))
     # durable before the transaction that promises their delivery
     stored = [(item, archive.store(item.content)) for item in objects]
     now = time.time()
@@ -108,6 +112,30 @@ def conclude(
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
+
+
+def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | None:
+    """The report of the last revision before this one that has one at the PACS, or on its way there."""
+    if taken.revision == 1:
+        return None
+    query = (
+        select(delivery.c.sop_uid, delivery.c.sha256)
+        .join(outcome, outcome.c.id == delivery.c.outcome_id)
+        .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
+        .where(delivery.c.kind == "sr", delivery.c.state != "failed")
+        .order_by(outcome.c.revision.desc())
+        .limit(1)
+    )
+    with site.database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    try:
+        header = pydicom.dcmread(archive.path(row.sha256), specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        return Predecessor(str(header.SOPClassUID), row.sop_uid, str(header.SeriesInstanceUID))
+    except (AttributeError, InvalidDicomError, OSError) as error:
+        log.warning("study %s: no earlier report is named: %s", site.study_key(taken.uid), type(error).__name__)
+        return None
 
 
 def retry(site: Site, study_uid: str) -> None:
