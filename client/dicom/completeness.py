@@ -163,7 +163,7 @@ class Habit:
 
     Attributes:
         seen: studies; old ones count less and less.
-        clean: studies since it was proved wrong last.
+        clean: studies since it was wrong too often last.
         late: studies that were called complete too early; decays with `seen`.
         gaps: weight by `_EDGES`; studies without a pause are only in `seen`.
     """
@@ -187,7 +187,13 @@ class Habit:
         """An image came `gap` seconds after the one before, and the study had been called complete meanwhile."""
         self.add(gap)
         self.late += 1
-        self.clean = 0
+        if self.doubtful:
+            self.clean = 0
+
+    @property
+    def doubtful(self) -> bool:
+        """It was wrong more often than it may be; one surprise in hundreds of studies changes nothing."""
+        return self.late > _TARGET * self.seen
 
     def quiet(self, start: float, doubted: float, shortest: float, longest: float) -> float:
         """How long it has to be quiet, in seconds.
@@ -198,9 +204,9 @@ class Habit:
 
         Args:
             start: for a sender that was never wrong.
-            doubted: for one that was.
+            doubted: for one that was, too often.
         """
-        begin = max(start, doubted) if self.late >= 0.5 else start
+        begin = max(start, doubted) if self.doubtful else start
         end = min(shortest, begin)
         drift = begin * (end / begin) ** min(1.0, self.clean / _ENOUGH) if begin > 0.0 else 0.0
         # how far the next longest pause goes beyond those seen is the less known the fewer they are
