@@ -102,6 +102,8 @@ class Receiving:
                 waiting[row.uid] = before
             else:
                 fresh.append((row, known))
+        if not fresh:
+            return []
         gathered = self._gather(connection, [row for row, _ in fresh], sending, told.keys())
         ready: list[_Ready] = []
         for row, known in fresh:

@@ -1,7 +1,8 @@
 """Simulated senders of studies, for `completeness.py`: when each image, association and message of them comes.
 
-Two sets: one that the start values were chosen on, and one of other senders that was looked at only afterwards. What
-they do is drawn from the seed; the code that decides knows none of these figures.
+Three sets: one that the start values were chosen on, one of harder senders that the rules were revised on once, and
+hospitals whose very senders are drawn from the seed, which were looked at when the rules stood. The code that decides
+knows none of these figures.
 """
 
 import random
@@ -283,16 +284,109 @@ FIRST: Final[tuple[Maker, ...]] = (_radiograph_kept, _ct, _ct_split, _ct_late, _
 SECOND: Final[tuple[Maker, ...]] = (_two_views, _forwarded, _by_series, _ultrasound, _mammography, _pet_ct)
 
 
-def studies(makers: tuple[Maker, ...], count: int, seed: int) -> list[tuple[float, Script]]:
-    """So many studies of these senders, half of them radiographs' or whatever stands first, with their start times.
+def _drawn_xray(draw: random.Random, title: str) -> Maker:
+    """A modality that keeps its association or not, and sends when the examination ends or as the images are taken."""
+    kept, as_taken, several, tells = (draw.random() < chance for chance in (0.3, 0.3, 0.4, 0.6))
+    longest = _between(draw, 2.0, 40.0)
+
+    def make(draw: random.Random, name: str) -> Script:
+        sending = _Sending(draw, name, "drawn: radiographs", title, "DX")
+        views = draw.choice([1, 2, 2, 3]) if several else 1
+        if not as_taken or kept:
+            sending.associate(f"{title}-all-day" if kept else "")
+        for number in range(1, views + 1):
+            if as_taken and not kept:
+                sending.associate()
+            sending.send(f"s{number}", [number])
+            if as_taken and not kept:
+                sending.release()
+            if number < views:
+                sending.pause(*((1.0, longest) if as_taken else (0.05, 1.0)))
+        if not as_taken and not kept:
+            sending.release()
+        if tells:
+            sending.step((10, 120), (-2, 30))
+        return sending.script
+
+    return make
+
+
+def _drawn_stacks(
+    draw: random.Random, title: str, modality: str, series: tuple[int, int], size: tuple[int, int]
+) -> Maker:
+    """A scanner that sends all at once, an association a series, or each series when it has been acquired."""
+    way, tells, stated, shuffled = (
+        draw.choice(["at once", "by series", "acquired"]),
+        draw.random() < 0.6,
+        draw.random() < 0.4,
+        draw.random() < 0.4,
+    )
+    longest = _between(draw, 2.0, 30.0) if way == "by series" else _between(draw, 60.0, 240.0)
+    late = draw.choice([0.0, 0.0, 0.05])
+    frames = 40 if modality == "US" else 1
+
+    def make(draw: random.Random, name: str) -> Script:
+        sending = _Sending(draw, name, f"drawn: {modality}, {way}", title, modality)
+        count = draw.randint(*series)
+        missed: list[int] = []
+        for number in range(1, count + 1):
+            numbers = _numbers(draw, draw.randint(*size), 1.0 if shuffled else 0.0)
+            if number == 1 or way != "at once":
+                sending.associate()
+            if number == count and len(numbers) > 9 and draw.random() < late:
+                missed = draw.sample(numbers, 2)
+            now = [one for one in numbers if one not in missed]
+            sending.send(f"s{number}", now, stated=len(numbers) if stated else None, frames=frames)
+            if way != "at once":
+                sending.release()
+            if number < count:
+                sending.pause(*((0.05, 1.0) if way == "at once" else (1.0, longest)))
+        if way == "at once":
+            sending.release()
+        if missed:
+            sending.pause(3.0, 50.0)
+            sending.associate()
+            sending.send(f"s{count}", missed)
+            sending.release()
+        if tells:
+            sending.step((10, 300), (-10, 60))
+        return sending.script
+
+    return make
+
+
+def _between(draw: random.Random, least: float, most: float) -> float:
+    """Evenly over the orders of magnitude."""
+    return least * (most / least) ** draw.random()
+
+
+def drawn(seed: int) -> tuple[Maker, ...]:
+    """A hospital's senders, in the numbers of a peak hour: half radiographs, a fifth ultrasound, then CT and MR."""
+    draw = random.Random(f"senders of {seed}")
+    return (
+        *(_drawn_xray(draw, f"DX{number}") for number in range(1, 6)),
+        *(_drawn_stacks(draw, f"US{number}", "US", (3, 15), (1, 1)) for number in (1, 2)),
+        *(_drawn_stacks(draw, f"CT{number}", "CT", (1, 4), (60, 300)) for number in (1, 2)),
+        _drawn_stacks(draw, "MR1", "MR", (3, 8), (20, 80)),
+    )
+
+
+def studies(
+    makers: tuple[Maker, ...], count: int, seed: int, *, first: int | None = None
+) -> list[tuple[float, Script]]:
+    """So many studies of these senders with their start times.
 
     A sender begins its next study after the one before, as a modality has one patient at a time.
+
+    Args:
+        first: how many times more studies the first sender has than each other; as many as all others, when not given.
     """
     draw = random.Random(seed)
     free = dict.fromkeys(range(len(makers)), 0.0)
     found: list[tuple[float, Script]] = []
     for number in range(count):
-        sender = draw.choices(range(len(makers)), [len(makers) - 1] + [1] * (len(makers) - 1))[0]
+        weights = [len(makers) - 1 if first is None else first] + [1] * (len(makers) - 1)
+        sender = draw.choices(range(len(makers)), weights)[0]
         script = makers[sender](draw, f"study-{number}")
         start = free[sender] + draw.uniform(60.0, 360.0)
         end = script.last if script.step is None else max(script.last, script.step[1])
