@@ -25,7 +25,7 @@ _UNKNOWN: Final = 20.0
 _INCOMPLETE: Final = 30.0  # and one with holes
 _SHORTEST_SECONDS: Final = 0.5
 # studies until a sender that made no pause is waited for no longer than the shortest time
-_ENOUGH: Final = 20
+_ENOUGH: Final = 16
 # the share of studies that may be closed too early by a sender's longest pauses
 _TARGET: Final = 0.005
 _REMEMBERED: Final = 256.0
@@ -288,7 +288,9 @@ class Patience:
         """
         watched = self._watched.get(uid)
         bases = judge(facts)
-        keys = tuple((facts.sender, basis) for basis in bases)
+        # a stall while it sends says nothing of pauses between associations, where slices are missing or not
+        taught = bases[:-1] if Basis.ASSOCIATION_OPEN in bases else bases
+        keys = tuple((facts.sender, basis) for basis in taught)
         if watched is None:
             watched = self._watched[uid] = _Watched(facts.touched_at)
         elif watched.touched_at != facts.touched_at:
@@ -325,6 +327,8 @@ class Patience:
             longest = max(longest, bounds.longest_step)
             if facts.sender.modality in _SLOW:
                 start = doubted
+            elif facts.sender.modality in _ONE_IMAGE:
+                start = min(longest, 5 * bounds.quiet)
         habit = self._habits.get((facts.sender, basis)) or Habit()
         return habit.quiet(start, doubted, shortest, longest)
 
