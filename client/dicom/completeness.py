@@ -23,6 +23,8 @@ MOST_HABITS: Final = 1024
 # a study of slices from a sender that nobody knows is waited for so many times `quiet_seconds`
 _UNKNOWN: Final = 20.0
 _INCOMPLETE: Final = 30.0  # and one with holes
+# a modality of single images ends its examination soon after it sent them, and is not waited for like a scanner
+_RADIOGRAPH_STEP_SECONDS: Final = 10.0
 _SHORTEST_SECONDS: Final = 0.5
 # studies until a sender that made no pause is waited for no longer than the shortest time
 _ENOUGH: Final = 16
@@ -328,7 +330,7 @@ class Patience:
             if facts.sender.modality in _SLOW:
                 start = doubted
             elif facts.sender.modality in _ONE_IMAGE:
-                start = min(longest, 5 * bounds.quiet)
+                start = min(longest, _RADIOGRAPH_STEP_SECONDS)
         habit = self._habits.get((facts.sender, basis)) or Habit()
         return habit.quiet(start, doubted, shortest, longest)
 

@@ -68,7 +68,7 @@ def file_one(site: Site, image: Dataset) -> None:
         Modality([image]).send(gateway.port)
     finally:
         gateway.close()
-    assert Receiving(site, Bounds(0.0)).complete() == 1
+    assert Receiving(site, Bounds(0.0, 0.0)).complete() == 1
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
@@ -196,7 +196,7 @@ def test_what_came_while_a_study_was_read_makes_the_outcome_void(
     late = outcomes.failure(ValueError())
     assert not outcomes.conclude(site, Archive(site.archive), taken, late, lambda _: [])
     assert count(site, outcome) == 0
-    assert Receiving(site, Bounds(0.0)).complete() == 1
+    assert Receiving(site, Bounds(0.0, 0.0)).complete() == 1
     again = outcomes.take(site)
     assert isinstance(again, outcomes.Study)
     assert len(again.images) == 2
