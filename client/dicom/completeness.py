@@ -226,9 +226,10 @@ class Habit:
 
 
 def judge(facts: Facts) -> tuple[Basis, ...]:
-    """What is known of a study: every reason to wait, strongest first, and last what its images look like.
+    """What is known of a study: every reason to wait, strongest first, and what its images look like.
 
-    A step in progress does not hide that slices are missing: a study waits for as long as any of them asks.
+    A step in progress does not hide that slices are missing: a study waits for as long as any of them asks. That
+    images look whole is not asked while more may come over the association that sent them.
     """
     announced = facts.announced
     doubts: list[Basis] = []
@@ -241,9 +242,11 @@ def judge(facts: Facts) -> tuple[Basis, ...]:
     # another one's PACS may be receiving as we are: that it has no more than we says nothing
     if facts.counted == 0 and facts.from_pacs:
         return (*doubts, Basis.COUNTED)
+    structure = _structure(facts.series)
     if facts.sending:
         doubts.append(Basis.ASSOCIATION_OPEN)
-    return (*doubts, _structure(facts.series))
+        return (*doubts, structure) if structure is Basis.HOLES else tuple(doubts)
+    return (*doubts, structure)
 
 
 def _structure(series: Sequence[Series]) -> Basis:
@@ -291,8 +294,8 @@ class Patience:
         watched = self._watched.get(uid)
         bases = judge(facts)
         # a stall while it sends says nothing of pauses between associations, where slices are missing or not
-        taught = bases[:-1] if Basis.ASSOCIATION_OPEN in bases else bases
-        keys = tuple((facts.sender, basis) for basis in taught)
+        stalled = Basis.ASSOCIATION_OPEN in bases
+        keys = tuple((facts.sender, basis) for basis in bases if not (stalled and basis is Basis.HOLES))
         if watched is None:
             watched = self._watched[uid] = _Watched(facts.touched_at)
         elif watched.touched_at != facts.touched_at:

@@ -225,7 +225,7 @@ def run(arguments: Sequence[str]) -> Report:
     """Replay all sets of senders and hold the figures against the targets."""
     parser = argparse.ArgumentParser(prog="scripts/bench completeness", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--held-out", type=int, nargs="+", default=[201, 202, 203, 204, 205], help="of drawn senders")
+    parser.add_argument("--held-out", type=int, nargs="+", default=[301, 302, 303, 304, 305], help="of drawn senders")
     parser.add_argument("--quiet", type=float, default=2.0, help="quiet_seconds of the site")
     options = parser.parse_args(arguments)
     sets = {

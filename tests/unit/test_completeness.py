@@ -58,7 +58,8 @@ def pass_by(patience: Patience, known: Facts, count: int) -> None:
         ({"series": Series("CT", 60, 60, 101, 160)}, (Basis.QUIET,)),
         ({"series": Series("MR", 60, 30, 1, 30)}, (Basis.QUIET,)),
         ({"series": Series("CT", 60)}, (Basis.QUIET,)),
-        ({"sending": True}, (Basis.ASSOCIATION_OPEN, Basis.CONTIGUOUS)),
+        ({"sending": True}, (Basis.ASSOCIATION_OPEN,)),
+        ({"sending": True, "series": Series("CT", 99, 99, 1, 100)}, (Basis.ASSOCIATION_OPEN, Basis.HOLES)),
         ({"counted": 3}, (Basis.EXPECTED_MISSING, Basis.CONTIGUOUS)),
         ({"counted": 0}, (Basis.CONTIGUOUS,)),
         ({"counted": 0, "from_pacs": True, "sending": True}, (Basis.COUNTED,)),
@@ -69,7 +70,7 @@ def pass_by(patience: Patience, known: Facts, count: int) -> None:
         ({"announced": Announced(60, unlisted=40)}, (Basis.CONTIGUOUS,)),
         (
             {"announced": Announced(in_progress=True), "sending": True},
-            (Basis.STEP_OPEN, Basis.ASSOCIATION_OPEN, Basis.CONTIGUOUS),
+            (Basis.STEP_OPEN, Basis.ASSOCIATION_OPEN),
         ),
     ],
 )
