@@ -133,7 +133,7 @@ def run(folder: Path) -> None:
         gateway = _gateway(site)
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
-        completion = Completion(site.database, config.quiet_seconds, gateway.intake.sending)
+        completion = Completion(site, gateway.intake.sending)
         stack.callback(completion.close)
         stack.enter_context(_api(api, listener))
         worker = WorkerProcess(site.folder)

@@ -23,12 +23,13 @@ CONFIGS = Path(__file__).parent
 
 @dataclass
 class PeerConfig:
-    """A DICOM peer that results are sent to."""
+    """A DICOM peer that results are sent to; `query`: it may be asked how many images of a study it has."""
 
     host: str = "127.0.0.1"
     port: int = 4242
     ae_title: str = "PACS"
     tls: bool = False
+    query: bool = False
 
     def __post_init__(self) -> None:
         _require(0 < self.port < 65536, f"pacs.port is {self.port}: a TCP port is 1 to 65535")
@@ -80,6 +81,8 @@ class SiteConfig:
     calling_addresses: list[str] = field(default_factory=lambda: list[str]())
     tls: TlsConfig = field(default_factory=TlsConfig)
     quiet_seconds: float = 2.0
+    longest_quiet_seconds: float = 60.0
+    longest_step_seconds: float = 600.0
     max_attempts: int = 3
     inference_threads: int = 1
     reserve_mib: int = 1024
@@ -98,6 +101,8 @@ class SiteConfig:
         _require(0 <= self.dicom_port < 65536, f"dicom_port is {self.dicom_port}: 1 to 65535, or 0 for any")
         _require(0 <= self.api_port < 65536, f"api_port is {self.api_port}: 1 to 65535, or 0 for any")
         _require(self.quiet_seconds >= 0, "quiet_seconds cannot be negative")
+        for key in ("longest_quiet_seconds", "longest_step_seconds"):
+            _require(getattr(self, key) >= self.quiet_seconds, f"{key} cannot be less than quiet_seconds")
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 1, "inference_threads is at least 1")
         _require(self.reserve_mib >= 0, "reserve_mib cannot be negative: it is what images leave free on the disk")

@@ -97,7 +97,8 @@ def make_site(
     """Make a hospital: `make_site(adopted=True, **SiteConfig fields)`; it trusts the vendor and has free ports."""
 
     def make(name: str = "hospital", *, adopted: bool = True, **settings: Any) -> Site:
-        values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3} | settings
+        values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3, "longest_quiet_seconds": 3.0}
+        values |= settings
         site = create(tmp_path / name, SiteConfig(name=name, **values))
         bundles.trust(site.trust, vendor_key)
         if adopted:

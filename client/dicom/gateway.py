@@ -1,4 +1,4 @@
-"""The hospital's DICOM door: C-STORE and C-ECHO.
+"""The hospital's DICOM door: C-STORE and C-ECHO; what tells of studies is in `procedure_steps.py`.
 
 An instance is answered with success when its file and its index entry are on disk, not before (`intake.py`); what
 cannot be kept whole is answered with a failure and leaves nothing behind. A second instance with the same UID and other
@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.intake import STORAGE_CLASSES, Instance, Intake, Offer
 from client.dicom.listener import Listener, networks, server_tls
+from client.dicom.procedure_steps import STEP_CLASSES, ProcedureSteps
 from client.dicom.reception import Announcement, Reception, hand_over
 from client.dicom.requestor import no_delay
 from client.store.site import Site
@@ -50,6 +51,7 @@ class Gateway:
             (evt.EVT_FSM_TRANSITION, hand_over),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_CONN_CLOSE, self._on_close),
+            *ProcedureSteps(site).handlers(),
         ]
         entity = _entity(config.ae_title, config.calling_ae_titles)
         server = cast(
@@ -131,9 +133,9 @@ class _Context(PresentationContext):
 
 
 def _contexts() -> list[PresentationContext]:
-    """What is accepted: every storage class in every transfer syntax, and verification."""
+    """What is accepted: every storage class in every transfer syntax, verification, and what tells of studies."""
     found: list[PresentationContext] = []
-    for abstract_syntax in (*sorted(STORAGE_CLASSES), Verification):
+    for abstract_syntax in (*sorted(STORAGE_CLASSES), Verification, *STEP_CLASSES):
         context = _Context()
         context.abstract_syntax = UID(abstract_syntax)
         context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]

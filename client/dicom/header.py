@@ -14,10 +14,15 @@ TAGS: Final = {
     0x00080016: "sop_class",
     0x00080018: "sop_uid",
     0x00080050: "accession",
+    0x00080060: "modality",
     0x00100020: "patient_id",
     0x00100021: "issuer",
     0x0020000D: "study_uid",
     0x0020000E: "series_uid",
+    0x00200012: "acquisition",
+    0x00200013: "number",
+    0x00201002: "stated",  # ImagesInAcquisition
+    0x00280008: "frames",
     0x00280010: "rows",
     0x00280011: "columns",
 }
@@ -26,13 +31,19 @@ _VRS: Final = {
     0x00080016: b"UI",
     0x00080018: b"UI",
     0x00080050: b"SH",
+    0x00080060: b"CS",
     0x00100020: b"LO",
     0x00100021: b"LO",
     0x0020000D: b"UI",
     0x0020000E: b"UI",
+    0x00200012: b"IS",
+    0x00200013: b"IS",
+    0x00201002: b"IS",
+    0x00280008: b"IS",
     0x00280010: b"US",
     0x00280011: b"US",
 }
+NUMBERS: Final = ("acquisition", "number", "stated", "frames")  # one that cannot be read refuses no image
 _SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG: Final = frozenset(b"OB OD OF OL OV OW SV UC UN UR UT UV".split())
 _EXPLICIT: Final = struct.Struct("<HH2sH")

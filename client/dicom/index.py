@@ -48,6 +48,10 @@ class Arrival:
     Attributes:
         sha256: of the stored file.
         picture: it has rows and columns; what has none (a report, a presentation state) reopens no study.
+        number: InstanceNumber; this and what follows is None where the header says nothing that can be read.
+        acquisition: AcquisitionNumber.
+        stated: ImagesInAcquisition.
+        frames: NumberOfFrames.
     """
 
     sop_uid: str
@@ -61,6 +65,11 @@ class Arrival:
     accession: str
     calling_ae: str
     picture: bool
+    modality: str = ""
+    number: int | None = None
+    acquisition: int | None = None
+    stated: int | None = None
+    frames: int | None = None
 
 
 class Filed(Enum):
@@ -161,6 +170,12 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
             "revision": revision,
             "conflicting": conflicting,
             "received_at": now,
+            "calling_ae": arrival.calling_ae,
+            "modality": arrival.modality,
+            "number": arrival.number,
+            "acquisition": arrival.acquisition,
+            "stated": arrival.stated,
+            "frames": arrival.frames,
         },
     )
     if conflicting:

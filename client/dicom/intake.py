@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydicom import uid as uids
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
@@ -28,7 +29,7 @@ from pynetdicom import AllStoragePresentationContexts
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.dicom.archive import Archive, Draft
-from client.dicom.header import LAST_TAG, TAGS, scan
+from client.dicom.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.index import Arrival, Index
 from client.dicom.room import Room
@@ -56,6 +57,7 @@ _COMMIT_SECONDS: Final = 60.0
 _PIECE: Final = 1 << 20
 _LOOK_FOR_ROOM: Final = 16 << 20  # bytes of one image between two looks at the disk
 _UID = re.compile(r"[0-9.]{1,64}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)  # PS3.5 table 6.2-1, IS
 _FIRST_GROUP = 0x0008
 _TAGS = {name: Tag(tag) for tag, name in TAGS.items()}
 # what `scan` reads: little endian, and not deflated
@@ -91,6 +93,11 @@ class Header:
     issuer: str
     accession: str
     picture: bool
+    modality: str
+    number: int | None
+    acquisition: int | None
+    stated: int | None
+    frames: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ class Intake:
         self._archive.sweep()
         self._index = Index(site)
         self._room = Room(site.archive, site.config.reserve_mib << 20)
-        self._open: dict[int, set[str]] = {}
+        self._open: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def begin(self, offer: Offer) -> "Instance":
@@ -151,9 +158,9 @@ class Intake:
         return instance.header
 
     def sending(self) -> set[str]:
-        """The studies that open associations and requests have sent images of: perhaps not complete yet."""
+        """The studies that open associations and requests have sent an image of last: perhaps not complete yet."""
         with self._lock:
-            return set().union(*self._open.values())
+            return set(self._open.values())
 
     def ended(self, sender: int) -> None:
         """An association or request is over."""
@@ -170,7 +177,7 @@ class Intake:
         draft.sync()
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
-            self._open.setdefault(offer.sender, set()).add(header.study_uid)
+            self._open[offer.sender] = header.study_uid
         filed = self._index.file(
             Arrival(
                 sop_uid=header.sop_uid,
@@ -184,6 +191,11 @@ class Intake:
                 accession=header.accession,
                 calling_ae=offer.calling.strip()[:16],
                 picture=header.picture,
+                modality=header.modality,
+                number=header.number,
+                acquisition=header.acquisition,
+                stated=header.stated,
+                frames=header.frames,
             )
         ).result(timeout=_COMMIT_SECONDS)
         if log.isEnabledFor(logging.DEBUG):
@@ -318,7 +330,8 @@ def read_header(stream: BinaryIO, syntax: UID) -> Header:
             stop_when=_after_header,
             specific_tags=list(_TAGS.values()),
         )
-        text = {name: _value(dataset, tag) for name, tag in _TAGS.items()}
+        numbers = {name: _raw(dataset, _TAGS[name]) for name in NUMBERS}
+        text = {name: _value(dataset, tag) for name, tag in _TAGS.items() if name not in numbers} | numbers
     except _MALFORMED as error:
         raise InvalidStudy("not-dicom", type(error).__name__) from error
     return _header(text)
@@ -336,6 +349,8 @@ def _header(text: dict[str, str]) -> Header:
         issuer=text["issuer"][:64],
         accession=text["accession"][:16],
         picture=bool(text["rows"] and text["columns"]),
+        modality=text["modality"][:16],
+        **{name: int(text[name]) if _INTEGER.fullmatch(text[name]) else None for name in NUMBERS},
     )
 
 
@@ -362,6 +377,13 @@ def _value(dataset: Dataset, tag: BaseTag) -> str:
     if tag not in dataset or dataset[tag].value is None:
         return ""
     return str(dataset[tag].value).strip(" \0")
+
+
+def _raw(dataset: Dataset, tag: BaseTag) -> str:
+    """A value as it stands there, before anything is made of it."""
+    raw = dataset.get_item(tag)
+    value = raw.value if isinstance(raw, RawDataElement) else None
+    return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
 
 
 def _file_meta(sop_class: str, sop_uid: str, syntax: UID) -> bytes:

@@ -61,6 +61,7 @@ from client.dicom.results import (
     PRESENT,
     SCHEME,
     Kind,
+    Predecessor,
     ResultObject,
     algorithm,
     coded,
@@ -102,6 +103,7 @@ class Outlined:
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
         partial: another series of the study fits and could not be read.
+        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
     """
 
     stack: Stack
@@ -116,6 +118,7 @@ class Outlined:
     institution: str
     created_at: float
     partial: bool = False
+    predecessor: Predecessor | None = None
 
     @property
     def positive(self) -> bool:

@@ -64,6 +64,15 @@ SCHEME: Final = "99VIGIE"
 
 
 @dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A document of the same study that a later one takes the place of (PS3.3 C.17.2)."""
+
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One scored radiograph, with all that its result objects say.
 
@@ -79,6 +88,7 @@ class Finding:
         bundle: the version that computed it.
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
+        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
     """
 
     source: Dataset
@@ -92,6 +102,7 @@ class Finding:
     bundle: Bundle
     institution: str
     created_at: float
+    predecessor: Predecessor | None = None
 
 
 class Computed(Protocol):
@@ -109,6 +120,8 @@ class Computed(Protocol):
     def institution(self) -> str: ...
     @property
     def created_at(self) -> float: ...
+    @property
+    def predecessor(self) -> "Predecessor | None": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +389,9 @@ def report_header(result: Computed) -> Dataset:
     put(template, "MappingResource", "DCMR")
     put(template, "TemplateIdentifier", "1500")
     put(dataset, "ContentTemplateSequence", Sequence([template]))
+    if before := result.predecessor:
+        named = {before.series_uid: [(before.sop_class, before.sop_uid)]}
+        put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), named))
     return dataset
 
 

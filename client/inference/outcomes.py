@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pydicom
+from pydicom.errors import InvalidDicomError
 from sqlalchemy import Connection, insert, select, update
 
 from client.dicom.archive import Archive
-from client.dicom.results import ResultObject
+from client.dicom.results import Predecessor, ResultObject
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
@@ -88,7 +90,9 @@ def conclude(
     Returns:
         False where images came while it was being read: then nothing is written, and it will be read again.
     """
-    objects = make(result) if isinstance(result, Scored | ScoredVolumes) else []
+    objects: list[ResultObject] = []
+    if isinstance(result, Scored | ScoredVolumes):
+        objects = make(_succeeding(result, _predecessor(site, archive, taken)))
     # durable before the transaction that promises their delivery
     stored = [(item, archive.store(item.content)) for item in objects]
     now = time.time()
@@ -114,6 +118,36 @@ def conclude(
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
+
+
+def _succeeding(result: Scored | ScoredVolumes, predecessor: Predecessor | None) -> Scored | ScoredVolumes:
+    if isinstance(result, Scored):
+        return replace(result, finding=replace(result.finding, predecessor=predecessor))
+    return replace(result, outlined=tuple(replace(one, predecessor=predecessor) for one in result.outlined))
+
+
+def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | None:
+    """The report of the last revision before this one that has one at the PACS, or on its way there."""
+    if taken.revision == 1:
+        return None
+    query = (
+        select(delivery.c.sop_uid, delivery.c.sha256)
+        .join(outcome, outcome.c.id == delivery.c.outcome_id)
+        .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
+        .where(delivery.c.kind == "sr", delivery.c.state != "failed")
+        .order_by(outcome.c.revision.desc())
+        .limit(1)
+    )
+    with site.database.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    try:
+        header = pydicom.dcmread(archive.path(row.sha256), specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        return Predecessor(str(header.SOPClassUID), row.sop_uid, str(header.SeriesInstanceUID))
+    except (AttributeError, InvalidDicomError, OSError) as error:
+        log.warning("study %s: no earlier report is named: %s", site.study_key(taken.uid), type(error).__name__)
+        return None
 
 
 def retry(site: Site, study_uid: str) -> None:

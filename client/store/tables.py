@@ -53,6 +53,8 @@ study = Table(
     Column("attempts", Integer, nullable=False, default=0, doc="of the present revision"),
     Column("received_at", Float, nullable=False, doc="first instance durable"),
     Column("touched_at", Float, nullable=False, doc="last instance durable"),
+    Column("completed_at", Float, nullable=True, doc="when it was called complete last"),
+    Column("completed_by", String(16), nullable=False, server_default="", doc="see client.dicom.completeness.Basis"),
     CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed')", name="state"),
     Index(None, "state", "touched_at"),
 )
@@ -70,8 +72,42 @@ instance = Table(
     Column("revision", Integer, nullable=False, doc="of the study when it came"),
     Column("conflicting", Boolean, nullable=False, default=False, doc="same UID, other content: kept apart"),
     Column("received_at", Float, nullable=False),
+    Column("calling_ae", String(16), nullable=False, server_default=""),
+    Column("modality", String(16), nullable=False, server_default=""),
+    Column("number", Integer, nullable=True, doc="InstanceNumber"),
+    Column("acquisition", Integer, nullable=True, doc="AcquisitionNumber"),
+    Column("stated", Integer, nullable=True, doc="ImagesInAcquisition"),
+    Column("frames", Integer, nullable=True),
     UniqueConstraint("sop_uid", "sha256"),
     Index(None, "study_uid"),
+)
+
+announcement = Table(
+    "announcement",
+    metadata,
+    Column("uid", String(64), primary_key=True, doc="of the procedure step, or of the availability notification"),
+    Column("study_uid", String(64), primary_key=True, doc="may not have come yet, or never come"),
+    Column("calling_ae", String(16), nullable=False),
+    Column("state", String(12), nullable=False, doc="in progress | completed | discontinued"),
+    Column("instances", JSON, nullable=False, doc="SOP instance UIDs that it names"),
+    Column("created_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    CheckConstraint("state in ('in progress', 'completed', 'discontinued')", name="state"),
+    Index(None, "study_uid"),
+    Index(None, "created_at"),
+)
+
+habit = Table(
+    "habit",
+    metadata,
+    Column("calling_ae", String(16), primary_key=True),
+    Column("modality", String(16), primary_key=True),
+    Column("basis", String(16), primary_key=True, doc="see client.dicom.completeness"),
+    Column("seen", Float, nullable=False),
+    Column("clean", Integer, nullable=False),
+    Column("late", Float, nullable=False),
+    Column("gaps", JSON, nullable=False, doc="weights of a histogram of fixed size"),
+    Column("changed_at", Float, nullable=False),
 )
 
 version = Table(

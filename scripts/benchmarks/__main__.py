@@ -3,10 +3,10 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import demo, ingest, volume
+from scripts.benchmarks import completeness, demo, ingest, volume
 from scripts.benchmarks.report import show, write
 
-BENCHMARKS = {"demo": demo.run, "ingest": ingest.run, "volume": volume.run}
+BENCHMARKS = {"completeness": completeness.run, "demo": demo.run, "ingest": ingest.run, "volume": volume.run}
 
 
 def main() -> int:

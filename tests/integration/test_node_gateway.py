@@ -119,7 +119,7 @@ def test_without_an_adopted_version_a_study_is_refused(
     assert (found.kind, found.reasons[0]["code"]) == ("refused", "no-version")
 
 
-def test_an_image_that_comes_after_the_outcome_gives_a_new_one(
+def test_an_image_that_comes_after_the_outcome_gives_a_new_one_that_names_the_one_before(
     site: Site, run_node: Callable[..., Any], radiograph: Callable[..., Dataset], eventually: Callable[..., Any]
 ) -> None:
     node = run_node(site)
@@ -133,6 +133,14 @@ def test_an_image_that_comes_after_the_outcome_gives_a_new_one(
     assert newer.positive
     assert newer.sop_uid == second.SOPInstanceUID
     assert outcome_of(site, first.StudyInstanceUID, 1) is not None
+    reports = {row.outcome_id: row for row in rows(site, delivery) if row.kind == "sr"}
+    earlier, later = (reports[outcome_of(site, first.StudyInstanceUID, revision).id] for revision in (1, 2))
+    document = pydicom.dcmread(site.archive / later.sha256[:2] / f"{later.sha256}.dcm")
+    (named,) = document.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPInstanceUID for item in named.ReferencedSOPSequence] == [earlier.sop_uid]
+    before = pydicom.dcmread(site.archive / earlier.sha256[:2] / f"{earlier.sha256}.dcm")
+    assert named.SeriesInstanceUID == before.SeriesInstanceUID
+    assert "PredecessorDocumentsSequence" not in before
     # another patient's image under the same study UID: nobody can say whose study it is
     stranger = radiograph(0.9, StudyInstanceUID=first.StudyInstanceUID, PatientID="SOMEONE-ELSE")
     assert send(node.dicom_port, stranger) == [0]

@@ -17,8 +17,9 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from client.dicom.archive import Archive
+from client.dicom.completeness import Bounds
 from client.dicom.gateway import Gateway
-from client.dicom.receive import complete
+from client.dicom.receive import Receiving
 from client.inference import outcomes
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, study
@@ -67,7 +68,7 @@ def file_one(site: Site, image: Dataset) -> None:
         Modality([image]).send(gateway.port)
     finally:
         gateway.close()
-    assert complete(site.database, quiet_seconds=0.0) == 1
+    assert Receiving(site, Bounds(0.0, 0.0)).complete() == 1
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
@@ -195,7 +196,7 @@ def test_what_came_while_a_study_was_read_makes_the_outcome_void(
     late = outcomes.failure(ValueError())
     assert not outcomes.conclude(site, Archive(site.archive), taken, late, lambda _: [])
     assert count(site, outcome) == 0
-    assert complete(site.database, quiet_seconds=0.0) == 1
+    assert Receiving(site, Bounds(0.0, 0.0)).complete() == 1
     again = outcomes.take(site)
     assert isinstance(again, outcomes.Study)
     assert len(again.images) == 2
@@ -209,9 +210,9 @@ def test_a_study_is_complete_only_when_it_is_quiet_and_its_association_is_gone(
     try:
         Modality([image]).send(gateway.port)
         uid = str(image.StudyInstanceUID)
-        assert complete(site.database, quiet_seconds=60) == 0
-        assert complete(site.database, quiet_seconds=0, sending={uid}) == 0
-        assert complete(site.database, quiet_seconds=0) == 1
-        assert complete(site.database, quiet_seconds=0) == 0
+        assert Receiving(site, Bounds(60)).complete() == 0
+        assert Receiving(site, Bounds(0)).complete(sending={uid}) == 0
+        assert Receiving(site, Bounds(0)).complete() == 1
+        assert Receiving(site, Bounds(0)).complete() == 0
     finally:
         gateway.close()

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from client.dicom import heatmap
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
-from client.dicom.results import Finding, ResultObject, make
+from client.dicom.results import Finding, Predecessor, ResultObject, make
 from models.bundle import Bundle
 from models.coding import Coding
 
@@ -238,8 +238,11 @@ def test_dciodvfy_finds_no_error(
     tmp_path: Path,
     keywords: dict[str, str | None],
 ) -> None:
-    made = by_kind(make(finding(radiograph(**keywords))))
-    for item in (made["sr"], made["sc"], *amended(made["sr"], made["sc"], opinion)):
+    scored = finding(radiograph(**keywords))
+    made = by_kind(make(scored))
+    before = Predecessor(str(made["sr"].dataset.SOPClassUID), made["sr"].sop_uid, made["sr"].dataset.SeriesInstanceUID)
+    (_, late) = make(replace(scored, revision=2, predecessor=before))
+    for item in (made["sr"], made["sc"], late, *amended(made["sr"], made["sc"], opinion)):
         said = dciodvfy(item.content, tmp_path)
         assert "Error" not in said, f"{item.kind}: {said}"
 

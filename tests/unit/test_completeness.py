@@ -1,0 +1,186 @@
+"""When a study is complete: what is waited for, how long at most, and what is learned of its sender."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.dicom.completeness import (
+    LONGEST_HOLD_SECONDS,
+    Announced,
+    Basis,
+    Bounds,
+    Complete,
+    Facts,
+    Habit,
+    Patience,
+    Sender,
+    Series,
+    judge,
+)
+from scripts.benchmarks.completeness import MODES, replay, summary, timed
+from scripts.benchmarks.senders import FIRST, SECOND, studies
+
+BOUNDS = Bounds(quiet=2.0)
+XRAY = Sender("XRAY", "DX")
+SCANNER = Sender("CT1", "CT")
+RADIOGRAPH = Series("DX", 1, 1, 1, 1)
+STACK = Series("CT", 100, 100, 1, 100)
+STEPS = "ours, PACS counts and MPPS"
+
+
+def facts(sender: Sender = SCANNER, series: Series = STACK, at: float = 1000.0, **more: Any) -> Facts:
+    return Facts(sender=sender, touched_at=at, series=[series], **more)
+
+
+def wait(patience: Patience, known: Facts) -> float:
+    """How long this study has to be quiet, in seconds."""
+    decision = patience.look("study", known, known.touched_at, lambda at: at)
+    return 0.0 if isinstance(decision, Complete) else decision.until - known.touched_at
+
+
+def pass_by(patience: Patience, known: Facts, count: int) -> None:
+    """So many studies that ended with their first pause."""
+    for number in range(count):
+        patience.look(f"passed-{number}", known, known.touched_at, lambda at: at)
+        patience.close(f"passed-{number}")
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, (Basis.CONTIGUOUS,)),
+        ({"series": RADIOGRAPH}, (Basis.SINGLE,)),
+        ({"series": Series("CT", 1, 1, 1, 1, frames=300)}, (Basis.SINGLE,)),
+        ({"series": Series("CT", 99, 99, 1, 100)}, (Basis.HOLES,)),
+        ({"series": Series("CT", 50, 50, 1, 50, stated=100)}, (Basis.HOLES,)),
+        ({"series": Series("CT", 60, 60, 101, 160)}, (Basis.QUIET,)),
+        ({"series": Series("MR", 60, 30, 1, 30)}, (Basis.QUIET,)),
+        ({"series": Series("CT", 60)}, (Basis.QUIET,)),
+        ({"sending": True}, (Basis.ASSOCIATION_OPEN,)),
+        ({"sending": True, "series": Series("CT", 99, 99, 1, 100)}, (Basis.ASSOCIATION_OPEN, Basis.HOLES)),
+        ({"counted": 3}, (Basis.EXPECTED_MISSING, Basis.CONTIGUOUS)),
+        ({"counted": 0}, (Basis.CONTIGUOUS,)),
+        ({"counted": 0, "from_pacs": True, "sending": True}, (Basis.COUNTED,)),
+        ({"required": False}, (Basis.EXPECTED_MISSING, Basis.CONTIGUOUS)),
+        ({"announced": Announced(100)}, (Basis.ANNOUNCED,)),
+        ({"announced": Announced(100), "counted": 5}, (Basis.EXPECTED_MISSING, Basis.CONTIGUOUS)),
+        ({"announced": Announced(101, missing=1)}, (Basis.EXPECTED_MISSING, Basis.CONTIGUOUS)),
+        ({"announced": Announced(60, unlisted=40)}, (Basis.CONTIGUOUS,)),
+        (
+            {"announced": Announced(in_progress=True), "sending": True},
+            (Basis.STEP_OPEN, Basis.ASSOCIATION_OPEN),
+        ),
+    ],
+)
+def test_what_is_known_of_a_study(known: dict[str, Any], expected: tuple[Basis, ...]) -> None:
+    assert judge(facts(**known)) == expected
+
+
+def test_all_that_was_announced_is_read_at_once_even_while_the_association_is_open() -> None:
+    assert wait(Patience(BOUNDS), facts(announced=Announced(100), sending=True)) == 0
+
+
+def test_a_radiograph_of_an_unknown_sender_waits_as_long_as_the_configuration_says_and_a_stack_longer() -> None:
+    assert wait(Patience(BOUNDS), facts(XRAY, RADIOGRAPH)) == pytest.approx(2.0)
+    assert wait(Patience(BOUNDS), facts()) == pytest.approx(40.0)
+    assert wait(Patience(Bounds(2.0, longest=2.0)), facts()) == pytest.approx(2.0)
+
+
+def test_a_modality_that_keeps_its_association_open_is_learned() -> None:
+    patience = Patience(BOUNDS)
+    kept = facts(XRAY, RADIOGRAPH, sending=True)
+    waits = []
+    for _ in range(25):
+        waits.append(wait(patience, kept))
+        patience.close("study")
+    assert waits[0] == pytest.approx(LONGEST_HOLD_SECONDS + 2)
+    assert waits == sorted(waits, reverse=True)
+    assert waits[-1] <= 2.0
+
+
+def test_a_sender_that_was_wrong_is_given_longer_than_its_pause_and_a_prompt_one_less() -> None:
+    patience = Patience(BOUNDS)
+    pass_by(patience, facts(XRAY, RADIOGRAPH), 20)
+    assert wait(patience, facts(XRAY, RADIOGRAPH)) == pytest.approx(0.5)
+    patience.refute(XRAY, Basis.SINGLE, 12.0)
+    assert 12.0 < wait(patience, facts(XRAY, RADIOGRAPH)) <= 60.0
+    assert wait(patience, facts(Sender("OTHER", "DX"), RADIOGRAPH)) == pytest.approx(2.0)
+
+
+def test_what_comes_later_than_anybody_waits_for_makes_nobody_wait() -> None:
+    patience = Patience(BOUNDS)
+    pass_by(patience, facts(XRAY, RADIOGRAPH), 20)
+    patience.refute(XRAY, Basis.SINGLE, 3600.0)
+    assert wait(patience, facts(XRAY, RADIOGRAPH)) == pytest.approx(0.5)
+
+
+def test_pauses_within_studies_are_learned_without_being_wrong_first() -> None:
+    patience = Patience(BOUNDS)
+    for number in range(20):
+        patience.look(str(number), facts(at=1000.0), 1000.1, lambda at: at)
+        patience.look(str(number), facts(at=1025.0), 1025.1, lambda _: 1015.0)
+        patience.close(str(number))
+    assert 15.0 < wait(patience, facts()) < 40.0
+
+
+@given(
+    habit=st.lists(st.tuples(st.floats(0, 5000), st.booleans()), max_size=600),
+    quiet=st.floats(0, 30),
+    longest=st.floats(30, 120),
+    announced=st.builds(Announced, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.booleans()),
+    counted=st.none() | st.integers(0, 9),
+    sending=st.booleans(),
+    series=st.sampled_from([RADIOGRAPH, STACK, Series("MR", 9, 9, 1, 30)]),
+)
+def test_no_study_waits_for_ever(
+    habit: list[tuple[float, bool]],
+    quiet: float,
+    longest: float,
+    announced: Announced,
+    counted: int | None,
+    sending: bool,
+    series: Series,
+) -> None:
+    bounds = Bounds(quiet, longest, 600.0)
+    learned = Habit()
+    for gap, late in habit:
+        (learned.refute if late else learned.add)(gap)
+    assert len(learned.gaps) == len(Habit().gaps)
+    assert learned.seen <= 257
+    sender = Sender("ANY", series.modality)
+    patience = Patience(bounds, {(sender, basis): learned for basis in Basis})
+    known = facts(sender, series, announced=announced, counted=counted, sending=sending)
+    held = max(longest, LONGEST_HOLD_SECONDS + quiet if sending else 0, 600.0 if announced.in_progress else 0)
+    assert wait(patience, known) <= held + 1e-6
+    assert isinstance(patience.look("study", known, 1000.0 + held + 1e-6, lambda at: at), Complete)
+    # a clock that was set back
+    assert isinstance(patience.look("study", known, 900.0, lambda at: at), Complete)
+
+
+def test_images_that_were_told_of_and_never_came_stay_visible() -> None:
+    patience = Patience(BOUNDS)
+    known = facts(announced=Announced(101, missing=1))
+    assert wait(patience, known) == pytest.approx(60.0)
+    assert patience.look("study", known, 1060.0, lambda at: at) == Complete(Basis.EXPECTED_MISSING)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_200_replayed_studies_are_closed_right_and_soon_where_the_modality_tells(seed: int) -> None:
+    """Shuffled, late, duplicated, split over associations; from a start without any habit, as `scripts/bench` does."""
+    first = summary(replay(studies(FIRST, 200, seed), MODES[STEPS], BOUNDS))
+    assert first["wrong %"] <= 1.0
+    assert first["median s"] <= 5.0
+    assert summary(timed(studies(FIRST, 200, seed)))["wrong %"] > 2.0
+    second = summary(replay(studies(SECOND, 200, seed), MODES[STEPS], BOUNDS))
+    assert second["wrong %"] <= 1.0
+
+
+def test_without_any_message_only_pauses_longer_than_the_limit_are_closed_wrong() -> None:
+    found = [
+        one for seed in (1, 2, 3) for one in replay(studies(FIRST, 200, seed), MODES["ours, images alone"], BOUNDS)
+    ]
+    others = summary([one for one in found if one.kind != "MR, series by series"])
+    assert others["wrong %"] <= 1.0
+    assert others["median s"] <= 5.0
