@@ -231,6 +231,42 @@ def rollback(folder: Folder, name: Annotated[str, typer.Argument(help="of the mo
 
 
 @app.command()
+def deliveries(
+    folder: Folder,
+    failed: Annotated[bool, typer.Option(help="only what the PACS did not take or the check held back")] = False,
+    resend: Annotated[str, typer.Option(help="UID of a failed object, or all")] = "",
+    remake: Annotated[str, typer.Option(help="UID of an object to make anew, after the node was mended")] = "",
+    override: Annotated[str, typer.Option(help="UID of a quarantined object to send as it is")] = "",
+    reason: Annotated[str, typer.Option(help="with --override")] = "",
+) -> None:
+    """List the results on their way to the PACS, and send again what did not get there.
+
+    Example: vigie site deliveries --folder node --failed
+    """
+    import getpass
+
+    from client.review import deadletters
+    from models.errors import ConfigurationError
+
+    site = _opened(folder)
+    if resend == "all":
+        print(f"{deadletters.resend_all(site)} objects are sent again")
+    elif resend:
+        deadletters.resend(site, resend)
+    if remake:
+        deadletters.remake(site, remake)
+    if override:
+        if reason not in list(deadletters.Override):
+            raise ConfigurationError(f"--override needs --reason, one of {', '.join(deadletters.Override)}")
+        deadletters.override(site, override, deadletters.Override(reason), getpass.getuser())
+    table = Table("object", "kind", "state", "attempts", "problem")
+    for letter in deadletters.listed(site, deadletters.DEAD if failed else (*deadletters.DEAD, "pending")):
+        table.add_row(letter.sop_uid, letter.kind, letter.state, str(letter.attempts), escape(letter.problem))
+    Console().print(table)
+    print(", ".join(f"{number} {state}" for state, number in sorted(deadletters.counts(site).items())) or "none yet")
+
+
+@app.command()
 def border(folder: Folder, last: int = 20) -> None:
     """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
 

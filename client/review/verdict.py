@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pydicom
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.archive import Archive
@@ -229,6 +229,35 @@ def record(
             },
         )
     return kept
+
+
+def remake_document(site: Site, sop_uid: str) -> None:
+    """Make the document of a verdict anew that could not be sent, under its own UID, and queue it.
+
+    Raises:
+        NotFound: no such delivery.
+        Conflict: it is not put aside, or no verdict made it.
+    """
+    with site.database.write() as connection:
+        row = connection.execute(select(delivery).where(delivery.c.sop_uid == sop_uid)).first()
+        if row is None:
+            raise NotFound("no such delivery")
+        if row.state not in ("failed", "quarantined"):
+            raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
+        given = connection.execute(
+            select(verdict).where(verdict.c.outcome_id == row.outcome_id).order_by(verdict.c.id)
+        ).all()
+        made = [_document(site, connection, read(one, 0), number) for number, one in enumerate(given, 1)]
+        document = next((item for item in made if item is not None and item.sop_uid == sop_uid), None)
+        if document is None:
+            raise Conflict("no verdict made this document")
+        digest = _archive(site.archive).store(document.content)
+        connection.execute(
+            update(delivery)
+            .where(delivery.c.sop_uid == sop_uid)
+            .values(sha256=digest, state="pending", attempts=0, not_before=0.0, problem="")
+        )
+        append(connection, "delivery.remade", {"object": sop_uid, "sha256": digest})
 
 
 def read(row: Any, revision: int) -> Verdict:
