@@ -15,6 +15,7 @@ import hashlib
 import io
 import re
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,9 +85,11 @@ def examine(content: bytes) -> Examined:
     border = content.find(_CONTENT)
     tree = content[border:] if border >= 0 else b""
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content[:border] if tree else content))
-        problems = [*_common(dataset), *_of_its_class(dataset, tree)]
-        shape = _shape(dataset, tree)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would say the value
+            dataset = pydicom.dcmread(io.BytesIO(content[:border] if tree else content))
+            problems = [*_common(dataset), *_of_its_class(dataset, tree)]
+            shape = _shape(dataset, tree)
     except InvalidDicomError:
         return Examined(("it is no DICOM file",), "")
     except _UNREADABLE as error:

@@ -165,14 +165,17 @@ class Sender(threading.Thread):
         return "; ".join(problems), True
 
     def _hear(self, row: Row[Any]) -> None:
-        """The PACS has answered on an object: it is there, so that what it left unanswered counts against that."""
+        """The PACS has answered on an object: it is well, so that the one object that it left unanswered is not.
+
+        Where it left several unanswered, it was the PACS.
+        """
         if self._unreachable:
             log.info("the PACS answers again")
             self._unreachable = 0
         self._unanswered.pop(row.sop_uid, None)
-        if self._unanswered:
-            lost, self._unanswered = list(self._unanswered.values()), {}
-            self._settle([(other, Answer(False, "the association ended before an answer")) for other in lost])
+        lost, self._unanswered = list(self._unanswered.values()), {}
+        if len(lost) == 1:
+            self._settle([(lost[0], Answer(False, "the association ended before an answer"))])
 
     def _lose(self, row: Row[Any], lost: Lost) -> None:
         """No answer came. Whether it is the object or the PACS shows only in what the PACS does otherwise."""
