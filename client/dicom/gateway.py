@@ -28,9 +28,13 @@ from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,  # type: ignore[attr-defined]  # made from a table at import
+    Verification,  # type: ignore[attr-defined]
+)
 from sqlalchemy.exc import SQLAlchemyError
 
+from client.dicom import commitment
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
@@ -126,6 +130,7 @@ class Gateway:
             (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_CONN_CLOSE, self._on_close),
+            *commitment.handlers(site),
         ]
         entity = _entity(config.ae_title, config.calling_ae_titles)
         server = cast(
@@ -232,9 +237,11 @@ class _Context(PresentationContext):
 def _contexts() -> list[PresentationContext]:
     """What is accepted: every storage class in every transfer syntax, and verification."""
     found: list[PresentationContext] = []
-    for abstract_syntax in (*sorted(_storage_classes()), Verification):
+    for abstract_syntax in (*sorted(_storage_classes()), Verification, StorageCommitmentPushModel):
         context = _Context()
         context.abstract_syntax = UID(abstract_syntax)
+        if abstract_syntax == StorageCommitmentPushModel:
+            context.scu_role, context.scp_role = False, True  # the peer provides it, we only hear its reports
         context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]
         found.append(context)
     return found

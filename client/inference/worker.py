@@ -20,6 +20,7 @@ from pathlib import Path
 from client import logs
 from client.dicom import results
 from client.dicom.archive import Archive
+from client.dicom.commitment import Committer
 from client.dicom.sender import Sender
 from client.inference import outcomes
 from client.inference.panel import Panel
@@ -139,10 +140,14 @@ def run(site: Site) -> None:
         pipeline = Pipeline(archive, Tensors(site.tensors, archive), Panel(site).serving, site.config.institution)
         sender = Sender(site)
         sender.start()
+        committer = Committer(site)
+        if site.config.pacs.commitment:
+            committer.start()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
         Worker(site, pipeline, archive, stop).run()
+        committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")
 
