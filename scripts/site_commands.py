@@ -267,6 +267,32 @@ def deliveries(
 
 
 @app.command()
+def priors(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(help="study instance UID")],
+    wait: Annotated[float, typer.Option(help="seconds to wait for the node")] = 60.0,
+) -> None:
+    """Look for a study's earlier studies at the PACS, by the node that runs here.
+
+    Example: vigie site priors --folder node 2.25.1234
+    """
+    import time
+
+    from client.dicom.priors import ask
+    from client.review.worklist import one
+    from models.errors import ConfigurationError
+
+    site = _opened(folder)
+    if site.config.pacs.fetch == "none":
+        raise ConfigurationError(f"{folder / 'site.yaml'}: pacs.fetch is none; write move or get")
+    ask(site, study)
+    deadline = time.monotonic() + wait
+    while (said := one(site, study).line.priors) == "asking the PACS" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    print(said)
+
+
+@app.command()
 def border(folder: Folder, last: int = 20) -> None:
     """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
 

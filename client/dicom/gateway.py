@@ -34,7 +34,7 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.dicom import commitment
+from client.dicom import commitment, priors
 from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.index import Arrival, Index
@@ -56,6 +56,8 @@ STATUS: Final = {
     "not-dicom": 0xC000,
     "too-large": 0xC001,
     "storage-failure": 0xC002,
+    "patient-mismatch": 0xC003,
+    "not-asked": 0xC004,
 }
 
 MAX_INFLATED: Final = 1 << 30
@@ -128,7 +130,7 @@ class Gateway:
         pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, no_delay),
-            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_STORE, self.take),
             (evt.EVT_CONN_CLOSE, self._on_close),
             *commitment.handlers(site),
         ]
@@ -164,7 +166,8 @@ class Gateway:
             association.abort()
         self._index.close()
 
-    def _on_store(self, event: evt.Event) -> int:
+    def take(self, event: evt.Event) -> int:
+        """Keep an instance that came, over an association of the peer's or of ours; the status to answer with."""
         try:
             return self._store(event)
         except InvalidStudy as error:
@@ -184,13 +187,16 @@ class Gateway:
         announced = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
         if (header.sop_class, header.sop_uid) != announced:
             raise InvalidStudy("uid-mismatch", "the dataset is not the one announced")
+        fetched = priors.expected(self._site, event, header.study_uid, header.patient_id, header.issuer)
         meta = _file_meta(header, syntax)
         with stream.getbuffer() as content:
             digest = self._archive.store(meta, content)
         with self._lock:
             # before it is committed, so that the study cannot be called complete in between
-            self._open.setdefault(id(event.assoc), set()).add(header.study_uid)
-        calling_ae = str(event.assoc.requestor.ae_title).strip()[:16]
+            if not fetched:
+                self._open.setdefault(id(event.assoc), set()).add(header.study_uid)
+        sender = event.assoc.acceptor if event.assoc.is_requestor else event.assoc.requestor
+        calling_ae = str(sender.ae_title).strip()[:16]
         filed = self._index.file(
             Arrival(
                 sop_uid=header.sop_uid,
@@ -204,6 +210,7 @@ class Gateway:
                 accession=header.accession,
                 calling_ae=calling_ae,
                 picture=header.picture,
+                fetched=fetched,
             )
         ).result(timeout=_COMMIT_SECONDS)
         log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))

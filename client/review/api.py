@@ -100,6 +100,7 @@ class StudyOut(_Model):
     reasons: list[ReasonOut]
     result: ResultOut | None
     verified_by: str
+    priors: str
 
 
 class DeliveryState(_Model):
@@ -405,6 +406,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             at=result.at,
         ),
         "verified_by": line.verified_by,
+        "priors": line.priors,
     }
 
 

@@ -16,15 +16,15 @@ import pydicom
 from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or_, select, tuple_
 
-from client.dicom import decode, heatmap
+from client.dicom import decode, heatmap, priors
 from client.dicom.archive import Archive
 from client.review.verdict import Verdict, history, read, standing
 from client.store.site import Site
-from client.store.tables import delivery, outcome, patient, study, verdict, version
+from client.store.tables import delivery, outcome, patient, prior, prior_search, study, verdict, version
 from models.bundle import Facts
 from models.errors import InvalidStudy, NotFound
 
-Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn"]
+Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn", "prior"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 MOST: Final = 500
 
@@ -51,6 +51,7 @@ class Line:
     Attributes:
         reasons: why it was refused or failed: (code, text).
         verified_by: whose word counts now; empty where nobody's.
+        priors: what is known of the patient's earlier studies, in words.
     """
 
     uid: str
@@ -63,6 +64,7 @@ class Line:
     reasons: tuple[tuple[str, str], ...]
     result: Result | None
     verified_by: str
+    priors: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ def _joined(query: Any) -> Select[Any]:
         .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .outerjoin(patient, patient.c.key == study.c.patient_key)
         .outerjoin(version, version.c.digest == outcome.c.version_digest)
+        .outerjoin(prior_search, prior_search.c.study_uid == study.c.uid)
     )
 
 
@@ -246,6 +249,12 @@ def _lines() -> Select[Any]:
             outcome.c.created_at,
             version.c.name,
             version.c.number,
+            prior_search.c.state.label("search_state"),
+            prior_search.c.problem.label("search_problem"),
+            select(func.count())
+            .where(prior.c.study_uid == study.c.uid, prior.c.state == "here")
+            .scalar_subquery()
+            .label("priors_here"),
         )
     )
 
@@ -284,6 +293,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 tuple((reason["code"], reason["text"]) for reason in row.reasons or ()),
                 result,
                 last[0].reader if last else "",
+                priors.described(row.search_state, row.search_problem, row.priors_here),
             )
         )
     return lines
