@@ -293,6 +293,34 @@ def priors(
 
 
 @app.command()
+def recall(
+    folder: Folder,
+    version: Annotated[str, typer.Option(help="name@number, or the beginning of its digest")],
+    by: Annotated[str, typer.Option(help="who recalls it; named in the withdrawals")] = "",
+    quality: Annotated[bool, typer.Option(help="for quality reasons, not for patient safety")] = False,
+) -> None:
+    """Suspend a version and take back every result of it; run again, it goes on where it was interrupted.
+
+    Example: vigie site recall --folder node --version chest-radiograph@2
+    """
+    import getpass
+
+    from client.review.recall import take_back
+
+    def tell(done: int, found: int) -> None:
+        print(f"{done} of {found} results", flush=True)
+
+    told = take_back(_opened(folder), version, by or getpass.getuser(), safety=not quality, tell=tell)
+    print(f"{told.label} is suspended: {told.found} results found")
+    print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
+    print(f"{told.to_signer:>8} put before their signer")
+    print(f"{told.already_withdrawn:>8} had been withdrawn before")
+    if not told.exact:
+        print("THE FIGURES DO NOT AGREE: run it again", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
 def border(folder: Folder, last: int = 20) -> None:
     """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
 

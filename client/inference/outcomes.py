@@ -18,7 +18,7 @@ from client.inference.pipeline import Failed, Image, Outcome, Refused, Scored, S
 from client.inference.scope import Reason
 from client.store import ledger
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study
+from client.store.tables import delivery, instance, outcome, study, version
 from models.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ def conclude(
     """Write what became of a study.
 
     Returns:
-        False where images came while it was being read: then nothing is written, and it will be read again.
+        False where images came while it was being read, or its version was withdrawn: then nothing is written, and
+        it will be read again.
     """
     objects = make(result.finding) if isinstance(result, Scored) else []
     # durable before the transaction that promises their delivery
@@ -88,6 +89,8 @@ def conclude(
     now = time.time()
     values, facts = _row(result)
     with site.database.write() as connection:
+        if isinstance(result, Scored) and _suspended(connection, result.finding.bundle.digest):
+            return False
         changed = connection.execute(
             update(study)
             .where(
@@ -128,6 +131,10 @@ def retry(site: Site, study_uid: str) -> None:
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)
+
+
+def _suspended(connection: Connection, digest: str) -> bool:
+    return connection.execute(select(version.c.state).where(version.c.digest == digest)).scalar() == "withdrawn"
 
 
 def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:

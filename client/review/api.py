@@ -101,6 +101,7 @@ class StudyOut(_Model):
     result: ResultOut | None
     verified_by: str
     priors: str
+    recalled: str
 
 
 class DeliveryState(_Model):
@@ -407,6 +408,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         ),
         "verified_by": line.verified_by,
         "priors": line.priors,
+        "recalled": line.recalled,
     }
 
 

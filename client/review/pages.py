@@ -30,7 +30,7 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # the page shows the AI's answer, so that what is read blind cannot be entered here
 _TIERS: Final = (TruthTier.AI_VISIBLE, TruthTier.REPORT, TruthTier.FOLLOW_UP, TruthTier.BIOPSY)
-_TABS: Final = ("unverified", "verified", "withdrawn", "refused", "failed", "queued")
+_TABS: Final = ("unverified", "verified", "withdrawn", "recalled", "refused", "failed", "queued")
 
 router = APIRouter(include_in_schema=False)
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import pydicom
+from pydicom.filereader import read_partial
 from sqlalchemy import Connection, insert, select, update
 
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
@@ -21,7 +21,7 @@ from client.dicom.archive import Archive
 from client.dicom.results import ResultObject
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import delivery, outcome, study, verdict
+from client.store.tables import delivery, outcome, recall, study, verdict
 from models.errors import Conflict, InvalidVerdict, NotFound
 
 
@@ -41,6 +41,7 @@ class TruthTier(StrEnum):
 
 
 _RANK: Final = {tier: rank for rank, tier in enumerate(TruthTier)}
+_SERIES_UID: Final = 0x0020000E
 _BLIND: Final = (TruthTier.SINGLE_READER, TruthTier.BLIND_CONSENSUS)
 
 
@@ -189,6 +190,10 @@ def record(
         present = _present(connection, study_uid)
         if present.revision != revision:
             raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
+        if connection.execute(
+            select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action == "withdrawn")
+        ).first():
+            raise Conflict("the version that said this was recalled, and the result withdrawn")
         check(bool(present.positive), decision, answer, tier, reason, mode)
         given = connection.execute(
             select(verdict).where(verdict.c.outcome_id == present.id).order_by(verdict.c.id)
@@ -331,7 +336,7 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
     opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
     if given.decision is not Decision.REJECT:
         return verify(first, opinion)
-    objects = [_names(archive.read(made[kind])) for kind in ("sr", "sc") if kind in made]
+    objects = [names(archive.read(made[kind])) for kind in ("sr", "sc") if kind in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
     return withdraw(first, objects, title, opinion)
 
@@ -341,10 +346,11 @@ def _archive(folder: Path) -> Archive:
     return Archive(folder)  # opening one makes its folders
 
 
-def _names(content: bytes) -> tuple[str, str, str]:
-    header = pydicom.dcmread(
+def names(content: bytes) -> tuple[str, str, str]:
+    """SOP class, SOP instance and series UID of an object."""
+    header = read_partial(
         io.BytesIO(content),
-        specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"],
-        stop_before_pixels=True,
+        stop_when=lambda tag, _vr, _length: tag > _SERIES_UID,  # the content after it is most of a report
+        specific_tags=[0x00080016, 0x00080018, _SERIES_UID],
     )
     return str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID)

@@ -63,6 +63,7 @@ def upgrade() -> None:
         sa.Column("version_digest", sa.String(length=64), nullable=False),
         sa.Column("action", sa.String(length=17), nullable=False),
         sa.Column("signer", sa.String(), nullable=False),
+        sa.Column("document", sa.String(length=64), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.CheckConstraint("action in ('withdrawn', 'to_signer', 'already_withdrawn')", name=op.f("ck_recall_action")),
         sa.ForeignKeyConstraint(["outcome_id"], ["outcome.id"], name=op.f("fk_recall_outcome_id")),
