@@ -18,7 +18,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from struct import error as StructError
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     KeyObjectSelectionDocumentStorage,
@@ -229,6 +230,7 @@ def _uids(where: re.Pattern[bytes], tree: bytes) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=2)  # asked for twice of each object
 def _skeleton(tree: bytes) -> bytes:
     """A content tree with what differs from study to study made the same."""
     pieces: list[bytes] = []
@@ -442,14 +444,30 @@ def _pixels(dataset: Dataset) -> Iterator[str]:
 
 def _filled(dataset: Dataset, *keywords: str) -> Iterator[str]:
     for keyword in keywords:
-        if keyword not in dataset or dataset[keyword].is_empty:
-            yield f"{keyword} is {'empty' if keyword in dataset else 'missing'}"
+        tag = _tag(keyword)
+        if tag not in dataset:
+            yield f"{keyword} is missing"
+        elif not _raw(dataset, tag):
+            yield f"{keyword} is empty"
 
 
 def _present(dataset: Dataset, *keywords: str) -> Iterator[str]:
     for keyword in keywords:
-        if keyword not in dataset:
+        if _tag(keyword) not in dataset:
             yield f"{keyword} is missing"
+
+
+def _raw(dataset: Dataset, tag: BaseTag) -> bool:
+    """Whether an element has a value, without decoding it."""
+    value = dataset.get_item(tag).value
+    if isinstance(value, bytes):
+        return bool(value.strip(b" \0"))
+    return value is not None and value != "" and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 def _code(dataset: Dataset, keyword: str) -> tuple[str, str]:
@@ -470,6 +488,6 @@ def _template(dataset: Dataset) -> str:
 
 def _shape(dataset: Dataset, tree: bytes) -> str:
     # the raw elements: whether they are empty can be told without decoding them
-    tags = [(int(tag), bool(getattr(dataset.get_item(tag), "value", None))) for tag in dataset.keys()]  # noqa: SIM118
+    tags = [(int(tag), _raw(dataset, tag)) for tag in dataset.keys()]  # noqa: SIM118
     equipment = [str(dataset.get(word, "")) for word in ("SOPClassUID", "DeviceSerialNumber", "SoftwareVersions")]
     return hashlib.sha256(repr((tags, equipment)).encode() + (_skeleton(tree) if tree else b"")).hexdigest()
