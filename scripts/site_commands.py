@@ -306,15 +306,19 @@ def recall(
     import getpass
 
     from client.review.recall import take_back
+    from client.store.versions import serving
 
     def tell(done: int, found: int) -> None:
         print(f"{done} of {found} results", flush=True)
 
-    told = take_back(_opened(folder), version, by or getpass.getuser(), safety=not quality, tell=tell)
+    site = _opened(folder)
+    told = take_back(site, version, by or getpass.getuser(), safety=not quality, tell=tell)
     print(f"{told.label} is suspended: {told.found} results found")
     print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
     print(f"{told.to_signer:>8} put before their signer")
     print(f"{told.already_withdrawn:>8} had been withdrawn before")
+    if serving(site) is None:
+        print(f"nothing serves now: vigie site rollback {told.label.partition('@')[0]} brings back the version before")
     if not told.exact:
         print("THE FIGURES DO NOT AGREE: run it again", file=sys.stderr)
         sys.exit(1)

@@ -296,16 +296,20 @@ def expected(site: Site, event: evt.Event, study_uid: str, patient_id: str, issu
     """
     request: Any = event.request
     fetching = event.assoc.is_requestor
+    query = (
+        select(prior.c.study_uid, study.c.patient_key)
+        .join(study, study.c.uid == prior.c.study_uid)
+        .where(prior.c.prior_uid == study_uid)
+    )
     if not fetching:
         originator = str(getattr(request, "MoveOriginatorApplicationEntityTitle", None) or "").strip()
-        if originator != site.config.ae_title.strip():
+        if not originator and _from_a_pacs_that_moves(site, event):
+            # some leave the originator out: then it is a prior only while we wait for just this study
+            query = query.where(prior.c.state == "wanted")
+        elif originator != site.config.ae_title.strip():
             return False  # the usual way in: costs nothing
     with site.database.read() as connection:
-        asked = connection.execute(
-            select(prior.c.study_uid, study.c.patient_key)
-            .join(study, study.c.uid == prior.c.study_uid)
-            .where(prior.c.prior_uid == study_uid)
-        ).all()
+        asked = connection.execute(query).all()
     if not asked:
         if fetching:
             raise InvalidStudy("not-asked", "a study that was not asked for")
@@ -319,6 +323,11 @@ def expected(site: Site, event: evt.Event, study_uid: str, patient_id: str, issu
             )
         raise InvalidStudy("patient-mismatch", "an image of another patient")
     return True
+
+
+def _from_a_pacs_that_moves(site: Site, event: evt.Event) -> bool:
+    peer = site.config.pacs
+    return peer.fetch == "move" and str(event.assoc.requestor.ae_title).strip() == peer.ae_title.strip()
 
 
 def ask(site: Site, study_uid: str) -> None:

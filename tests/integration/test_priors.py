@@ -57,8 +57,8 @@ def node(site: Site) -> Iterator[Callable[..., Gateway]]:
         stop()
 
 
-def send(port: int, *images: Dataset, **facts: Any) -> None:
-    entity = AE("MODALITY")
+def send(port: int, *images: Dataset, calling: str = "MODALITY", **facts: Any) -> None:
+    entity = AE(calling)
     entity.add_requested_context(DX)
     association = entity.associate("127.0.0.1", port, ae_title="VIGIE")
     assert association.is_established
@@ -254,6 +254,23 @@ def test_an_image_that_only_says_that_we_asked_for_it_is_read_like_any_other(
         forged = radiograph(**TODAY)
         send(gateway.port, forged, originator_aet="VIGIE", originator_id=1)
         assert state(site, forged) == "receiving"
+    finally:
+        gateway.close()
+
+
+def test_a_pacs_that_does_not_say_for_whom_it_moves_is_understood_while_we_wait_for_the_study(
+    site: Site, radiograph: Radiograph
+) -> None:
+    site.config.pacs = PeerConfig(ae_title="PACS", fetch="move")
+    gateway = Gateway(site)
+    try:
+        today, older, other = radiograph(**TODAY), radiograph(**TODAY), radiograph(**TODAY)
+        send(gateway.port, today)
+        with site.database.write() as connection:
+            wanted = {"study_uid": today.StudyInstanceUID, "prior_uid": older.StudyInstanceUID, "state": "wanted"}
+            connection.execute(prior.insert().values(wanted))
+        send(gateway.port, older, other, calling="PACS")
+        assert (state(site, older), state(site, other)) == ("prior", "receiving")
     finally:
         gateway.close()
 
