@@ -91,7 +91,8 @@ class Committer(threading.Thread):
                 if self._away:
                     self._stop_asked.wait(min(self._waits.longest, self._waits.away * 2.0 ** min(self._away - 1, 20)))
                 elif not asked:
-                    watch.wait(self._stop_asked, min(1.0, self._waits.settle), min(30.0, self._waits.report))
+                    # what was sent becomes due by the clock, without anybody having written anything
+                    watch.wait(self._stop_asked, min(0.5, self._waits.settle), max(0.1, self._waits.settle))
 
     def stop(self, timeout: float = 5.0) -> None:
         """End after the request under way."""
