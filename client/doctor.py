@@ -222,9 +222,12 @@ def _pacs(site: Site) -> Check:
 
 def _deliveries(site: Site) -> Check:
     counts = _counts(site, delivery.c.state)
-    found = f"{counts.get('sent', 0)} sent, {counts.get('pending', 0)} waiting, {counts.get('failed', 0)} put aside"
-    if counts.get("failed"):
-        return Check("results", False, found, "look at them in the worklist, mend what they say, and send them again")
+    arrived = counts.get("sent", 0) + counts.get("committed", 0)
+    aside = counts.get("failed", 0) + counts.get("quarantined", 0)
+    found = f"{arrived} sent, {counts.get('pending', 0)} waiting, {aside} put aside"
+    if aside:
+        advice = "vigie site deliveries lists them: mend what they say, then --resend, --remake or --override"
+        return Check("results", False, found, advice)
     return Check("results", True, found)
 
 

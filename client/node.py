@@ -26,6 +26,7 @@ from fastapi import FastAPI
 
 from client import logs
 from client.dicom.gateway import Gateway
+from client.dicom.priors import Fetcher
 from client.dicom.receive import Completion
 from client.review.api import create_app
 from client.store.site import Site
@@ -135,6 +136,10 @@ def run(folder: Path) -> None:
         api = create_app(site, gateway.intake)
         completion = Completion(site, gateway.intake.sending)
         stack.callback(completion.close)
+        if config.pacs.fetch != "none":
+            fetcher = Fetcher(site, gateway.take)
+            fetcher.start()
+            stack.callback(fetcher.stop, _STOP_SECONDS)
         stack.enter_context(_api(api, listener))
         worker = WorkerProcess(site.folder)
         stack.callback(worker.stop)

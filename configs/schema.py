@@ -23,17 +23,35 @@ CONFIGS = Path(__file__).parent
 
 @dataclass
 class PeerConfig:
-    """A DICOM peer that results are sent to; `query`: it may be asked how many images of a study it has."""
+    """The PACS: where results go, and earlier studies come from.
+
+    Attributes:
+        query: it may be asked how many images of a study it has.
+        stow_url: DICOMweb root of the PACS; results go there by STOW-RS instead of C-STORE.
+        commitment: ask the PACS to confirm that it keeps our results (PS3.4 J).
+        fetch: how earlier studies are fetched: not, by C-MOVE to our AE title, or by C-GET.
+        priors: how many of a patient's earlier studies, the newest.
+    """
 
     host: str = "127.0.0.1"
     port: int = 4242
     ae_title: str = "PACS"
     tls: bool = False
     query: bool = False
+    stow_url: str = ""
+    commitment: bool = False
+    fetch: str = "none"
+    priors: int = 2
 
     def __post_init__(self) -> None:
         _require(0 < self.port < 65536, f"pacs.port is {self.port}: a TCP port is 1 to 65535")
         _ae_title("pacs.ae_title", self.ae_title)
+        _require(
+            not self.stow_url or self.stow_url.startswith(("http://", "https://")),
+            f"pacs.stow_url {self.stow_url!r}: an address that begins with https:// or http://",
+        )
+        _require(self.fetch in ("none", "move", "get"), f"pacs.fetch {self.fetch!r}: none, move or get")
+        _require(1 <= self.priors <= 20, f"pacs.priors is {self.priors}: 1 to 20")
 
 
 @dataclass

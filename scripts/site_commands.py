@@ -272,6 +272,100 @@ def rollback(folder: Folder, name: Annotated[str, typer.Argument(help="of the mo
 
 
 @app.command()
+def deliveries(
+    folder: Folder,
+    failed: Annotated[bool, typer.Option(help="only what the PACS did not take or the check held back")] = False,
+    resend: Annotated[str, typer.Option(help="UID of a failed object, or all")] = "",
+    remake: Annotated[str, typer.Option(help="UID of an object to make anew, after the node was mended")] = "",
+    override: Annotated[str, typer.Option(help="UID of a quarantined object to send as it is")] = "",
+    reason: Annotated[str, typer.Option(help="with --override")] = "",
+) -> None:
+    """List the results on their way to the PACS, and send again what did not get there.
+
+    Example: vigie site deliveries --folder node --failed
+    """
+    import getpass
+
+    from client.review import deadletters
+    from models.errors import ConfigurationError
+
+    site = _opened(folder)
+    if resend == "all":
+        print(f"{deadletters.resend_all(site)} objects are sent again")
+    elif resend:
+        deadletters.resend(site, resend)
+    if remake:
+        deadletters.remake(site, remake)
+    if override:
+        if reason not in list(deadletters.Override):
+            raise ConfigurationError(f"--override needs --reason, one of {', '.join(deadletters.Override)}")
+        deadletters.override(site, override, deadletters.Override(reason), getpass.getuser())
+    table = Table("object", "kind", "state", "attempts", "problem")
+    for letter in deadletters.listed(site, deadletters.DEAD if failed else (*deadletters.DEAD, "pending")):
+        table.add_row(letter.sop_uid, letter.kind, letter.state, str(letter.attempts), escape(letter.problem))
+    Console().print(table)
+    print(", ".join(f"{number} {state}" for state, number in sorted(deadletters.counts(site).items())) or "none yet")
+
+
+@app.command()
+def priors(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(help="study instance UID")],
+    wait: Annotated[float, typer.Option(help="seconds to wait for the node")] = 60.0,
+) -> None:
+    """Look for a study's earlier studies at the PACS, by the node that runs here.
+
+    Example: vigie site priors --folder node 2.25.1234
+    """
+    import time
+
+    from client.dicom.priors import ask
+    from client.review.worklist import one
+    from models.errors import ConfigurationError
+
+    site = _opened(folder)
+    if site.config.pacs.fetch == "none":
+        raise ConfigurationError(f"{folder / 'site.yaml'}: pacs.fetch is none; write move or get")
+    ask(site, study)
+    deadline = time.monotonic() + wait
+    while (said := one(site, study).line.priors) == "asking the PACS" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    print(said)
+
+
+@app.command()
+def recall(
+    folder: Folder,
+    version: Annotated[str, typer.Option(help="name@number, or the beginning of its digest")],
+    by: Annotated[str, typer.Option(help="who recalls it; named in the withdrawals")] = "",
+    quality: Annotated[bool, typer.Option(help="for quality reasons, not for patient safety")] = False,
+) -> None:
+    """Suspend a version and take back every result of it; run again, it goes on where it was interrupted.
+
+    Example: vigie site recall --folder node --version chest-radiograph@2
+    """
+    import getpass
+
+    from client.review.recall import take_back
+    from client.store.versions import panel
+
+    def tell(done: int, found: int) -> None:
+        print(f"{done} of {found} results", flush=True)
+
+    site = _opened(folder)
+    told = take_back(site, version, by or getpass.getuser(), safety=not quality, tell=tell)
+    print(f"{told.label} is suspended: {told.found} results found")
+    print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
+    print(f"{told.to_signer:>8} put before their signer")
+    print(f"{told.already_withdrawn:>8} had been withdrawn before")
+    if not panel(site):
+        print(f"nothing serves now: vigie site rollback {told.label.partition('@')[0]} brings back the version before")
+    if not told.exact:
+        print("THE FIGURES DO NOT AGREE: run it again", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
 def border(folder: Folder, last: int = 20) -> None:
     """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
 

@@ -15,10 +15,14 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,  # type: ignore[attr-defined]  # made from a table at import
+    Verification,  # type: ignore[attr-defined]
+)
 
+from client.dicom import commitment
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.intake import STORAGE_CLASSES, Instance, Intake, Offer
+from client.dicom.intake import STATUS, STORAGE_CLASSES, SUCCESS, Instance, Intake, NotKept, Offer
 from client.dicom.listener import Listener, networks, server_tls
 from client.dicom.procedure_steps import STEP_CLASSES, ProcedureSteps
 from client.dicom.reception import Announcement, Reception, hand_over
@@ -52,6 +56,7 @@ class Gateway:
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_CONN_CLOSE, self._on_close),
             *ProcedureSteps(site).handlers(),
+            *commitment.handlers(site),
         ]
         entity = _entity(config.ae_title, config.calling_ae_titles)
         server = cast(
@@ -104,8 +109,28 @@ class Gateway:
                 announcement.transfer_syntax,
                 str(announcement.association.requestor.ae_title),
                 id(announcement.association),
+                originator=announcement.originator,
             )
         )
+
+    def take(self, event: evt.Event) -> int:
+        """Keep an instance that comes over an association of ours; the status to answer with."""
+        request: Any = event.request
+        if request.DataSet is None:
+            return STATUS["not-dicom"]
+        offer = Offer(
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(event.context.transfer_syntax),
+            str(event.assoc.acceptor.ae_title),
+            id(event.assoc),
+            fetching=True,
+        )
+        try:
+            self.intake.receive(request.DataSet.getvalue(), offer)
+        except NotKept as error:
+            return STATUS[error.reason]
+        return SUCCESS
 
     def _on_close(self, event: evt.Event) -> None:
         self.intake.ended(id(event.assoc))
@@ -135,9 +160,11 @@ class _Context(PresentationContext):
 def _contexts() -> list[PresentationContext]:
     """What is accepted: every storage class in every transfer syntax, verification, and what tells of studies."""
     found: list[PresentationContext] = []
-    for abstract_syntax in (*sorted(STORAGE_CLASSES), Verification, *STEP_CLASSES):
+    for abstract_syntax in (*sorted(STORAGE_CLASSES), Verification, StorageCommitmentPushModel, *STEP_CLASSES):
         context = _Context()
         context.abstract_syntax = UID(abstract_syntax)
+        if abstract_syntax == StorageCommitmentPushModel:
+            context.scu_role, context.scp_role = False, True  # the peer provides it, we only hear its reports
         context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]
         found.append(context)
     return found

@@ -52,6 +52,7 @@ class Arrival:
         acquisition: AcquisitionNumber.
         stated: ImagesInAcquisition.
         frames: NumberOfFrames.
+        fetched: we asked for it as a prior; it is not to be read.
     """
 
     sop_uid: str
@@ -70,6 +71,7 @@ class Arrival:
     acquisition: int | None = None
     stated: int | None = None
     frames: int | None = None
+    fetched: bool = False
 
 
 class Filed(Enum):
@@ -154,6 +156,13 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
         return Filed.OURS
     known = connection.execute(_KNOWN, {"key": arrival.sop_uid}).all()
+    if known and arrival.picture and not arrival.fetched:
+        # fetched as a prior before, perhaps encoded in another way, and now sent for its own sake
+        connection.execute(
+            update(study)
+            .where(study.c.uid == arrival.study_uid, study.c.state == "prior")
+            .values(state="receiving", touched_at=now)
+        )
     if any(row.sha256 == arrival.sha256 for row in known):
         return Filed.DUPLICATE
     conflicting = bool(known)
@@ -193,8 +202,10 @@ def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, 
         return 1
     if conflicting:
         return int(row.revision)
-    if row.state in ("receiving", "queued"):
-        changed: dict[str, Any] = {"state": "receiving", "attempts": 0}  # another study than was tried
+    if row.state == "prior" and (arrival.fetched or not arrival.picture):
+        changed: dict[str, Any] = {}
+    elif row.state in ("receiving", "queued", "prior"):
+        changed = {"state": "receiving", "attempts": 0}  # another study than was tried
     elif arrival.picture:
         changed = {"state": "receiving", "revision": row.revision + 1, "attempts": 0}
         facts: dict[str, ledger.Fact] = {"study": site.study_key(row.uid), "revision": row.revision + 1}
@@ -214,12 +225,16 @@ def _open(connection: Connection, site: Site, arrival: Arrival, now: float) -> N
             patient_key=_patient(connection, site, arrival, now),
             accession=arrival.accession,
             calling_ae=arrival.calling_ae,
-            state="receiving",
+            state="prior" if arrival.fetched else "receiving",
             received_at=now,
             touched_at=now,
         )
     )
-    ledger.append(connection, "study.received", {"study": site.study_key(arrival.study_uid)})
+    ledger.append(
+        connection,
+        "prior.received" if arrival.fetched else "study.received",
+        {"study": site.study_key(arrival.study_uid)},
+    )
 
 
 def _adopt_patient(

@@ -28,6 +28,7 @@ from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 from sqlalchemy.exc import SQLAlchemyError
 
+from client.dicom import priors
 from client.dicom.archive import Archive, Draft
 from client.dicom.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
@@ -50,6 +51,8 @@ STATUS: Final = {
     "not-dicom": 0xC000,
     "too-large": 0xC001,
     "storage-failure": 0xC002,
+    "patient-mismatch": 0xC003,
+    "not-asked": 0xC004,
 }
 
 MAX_INFLATED: Final = 1 << 30
@@ -110,6 +113,8 @@ class Offer:
         transfer_syntax: that it is encoded in.
         calling: who sends it; at most 16 characters of it are kept.
         sender: of this association or request, until `Intake.ended` is called with it.
+        fetching: it comes because we asked for it, over an association of ours.
+        originator: whose C-MOVE makes the peer send it, empty where nobody's.
     """
 
     sop_class: str
@@ -117,6 +122,8 @@ class Offer:
     transfer_syntax: str
     calling: str
     sender: int
+    fetching: bool = False
+    originator: str = ""
 
 
 class NotKept(Exception):
@@ -173,11 +180,13 @@ class Intake:
 
     def file(self, offer: Offer, header: Header, draft: Draft) -> None:
         """Name and index an instance; returns once both are durable."""
+        fetched = priors.expected(self._site, offer, header)
         digest = draft.name()
         draft.sync()
-        with self._lock:
-            # before it is committed, so that the study cannot be called complete in between
-            self._open[offer.sender] = header.study_uid
+        if not fetched:
+            with self._lock:
+                # before it is committed, so that the study cannot be called complete in between
+                self._open[offer.sender] = header.study_uid
         filed = self._index.file(
             Arrival(
                 sop_uid=header.sop_uid,
@@ -196,6 +205,7 @@ class Intake:
                 acquisition=header.acquisition,
                 stated=header.stated,
                 frames=header.frames,
+                fetched=fetched,
             )
         ).result(timeout=_COMMIT_SECONDS)
         if log.isEnabledFor(logging.DEBUG):

@@ -58,6 +58,7 @@ class Announcement:
     sop_class: str
     sop_uid: str
     transfer_syntax: str
+    originator: str
 
 
 class Incoming(Protocol):
@@ -251,6 +252,7 @@ class Reception:
                     _text(request, 0x0002),
                     _text(request, 0x1000),
                     str(accepted.transfer_syntax[0]),
+                    _text(request, 0x1030),  # MoveOriginatorApplicationEntityTitle
                 )
             )
         elif has_dataset:

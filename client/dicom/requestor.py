@@ -11,11 +11,12 @@ load a result is half a minute late in that way, now and then.
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 import client.dicom.closing  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
@@ -56,14 +57,28 @@ class Checkpoint(threading.Event):
                 raise RuntimeError("the association has ended")
 
 
-def associate(entity: AE, host: str, port: int, ae_title: str, tls: ssl.SSLContext | None = None) -> Association:
-    """Ask a peer for an association; it may not have come about, as with `AE.associate`."""
-    handlers: list[tuple[Any, Callable[..., Any]]] = [(evt.EVT_CONN_OPEN, no_delay)]
+def associate(
+    entity: AE,
+    host: str,
+    port: int,
+    ae_title: str,
+    tls: ssl.SSLContext | None = None,
+    *,
+    handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Association:
+    """Ask a peer for an association; it may not have come about, as with `AE.associate`.
+
+    Args:
+        handlers: for what the peer asks of us over it.
+        roles: that we propose to take, where they are not the usual ones.
+    """
     association = entity.associate(
         host,
         port,
         ae_title=ae_title,
-        evt_handlers=handlers,  # type: ignore[arg-type]
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, no_delay), *handlers],  # type: ignore[arg-type]
         tls_args=(tls, host) if tls else None,
     )
     checkpoint = Checkpoint()

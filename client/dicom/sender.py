@@ -1,67 +1,44 @@
 """Carries result objects to the PACS, however long it is away.
 
 What is to be sent stands in the `delivery` table, its bytes in the archive; an object leaves the table's `pending`
-state only on the PACS's own answer. A PACS that cannot be reached costs no object an attempt: it is waited for. An
-object that the PACS refuses or leaves unanswered is tried again with growing pauses and becomes `failed` in the end,
-for a person to look at and send again.
+state only on the PACS's own answer. Before it is offered it is checked, and one that is not as it should be is
+`quarantined`: a person looks at it (`client/review/deadletters.py`). A PACS that cannot be reached, or that takes
+associations and answers nothing, costs no object an attempt: it is waited for. An object that the PACS refuses, or on
+which it breaks off while it answers otherwise, is tried again with growing pauses and becomes `failed` in the end.
 
-An object goes out as it lies in the archive, unparsed, over an association that is kept for as long as there is more to
-send. What the PACS answered is written down several answers at a time: a repeat after a crash carries the same UIDs
-and bytes, which a PACS stores once (PS3.4 B.2.3).
+What the PACS answered is written down several answers at a time: a repeat after a crash carries the same UIDs and
+bytes, which a PACS stores once (PS3.4 B.2.3).
 """
 
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import (
-    UID,
-    Comprehensive3DSRStorage,
-    ExplicitVRLittleEndian,
-    GrayscaleSoftcopyPresentationStateStorage,
-    ImplicitVRLittleEndian,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-)
-from pynetdicom import AE
-from pynetdicom import _config as pynetdicom_config
-from pynetdicom.association import Association
 from sqlalchemy import Connection, Row, select, update
 
+from client.dicom import conformity
 from client.dicom.archive import Archive
-from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.listener import client_tls
-from client.dicom.requestor import associate
+from client.dicom.carrier import RESULT_CLASSES, Answer, Carrier, Lost, StoreCarrier, Unreachable
+from client.dicom.dciodvfy import Checker
+from client.dicom.stow import StowCarrier
 from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import delivery, outcome
-from models.errors import Conflict, NotFound
+from client.store.tables import delivery
+
+__all__ = ["RESULT_CLASSES", "Pace", "Sender"]
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 8
 _TOGETHER: Final = 64
 _SETTLED: Final = 16  # answers that are written down together
-_LOST: Final = "the association ended before an answer"
 _LINGER_SECONDS: Final = 1.0
-RESULT_CLASSES: Final = (
-    Comprehensive3DSRStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +61,6 @@ class Pace:
         return min(self.longest, self.first * 2.0 ** min(max(0, failures - 1), 30))
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What became of one object: a status of PS3.4 table B.2-1, or why there is none."""
-
-    sent: bool
-    problem: str
-    at: float = field(default_factory=time.time)
-
-
 class Sender(threading.Thread):
     """Drains the deliveries of a hospital; one of it per hospital.
 
@@ -108,13 +76,15 @@ class Sender(threading.Thread):
         self._archive = Archive(site.archive)
         self._stop_asked = threading.Event()
         self._unreachable = 0
-        self._association: Association | None = None
-        pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies there
+        self._unanswered: dict[str, Row[Any]] = {}  # lost since the PACS last answered on any object
+        self._checker = Checker()
+        by_stow = bool(site.config.pacs.stow_url)
+        self._carrier: Carrier = (StowCarrier if by_stow else StoreCarrier)(site, self._archive, self._pace.answer)
 
     def run(self) -> None:
         with closing(Watch(self._site.database)) as watch:
             self._run(watch)
-        self.hang_up()
+        self._carrier.close()
 
     def _run(self, watch: Watch) -> None:
         last = time.monotonic()
@@ -127,7 +97,7 @@ class Sender(threading.Thread):
             if answered:
                 last = time.monotonic()
             elif time.monotonic() - last > _LINGER_SECONDS:
-                self.hang_up()
+                self._carrier.close()
             if self._unreachable:
                 self._stop_asked.wait(self._pace.pause(self._unreachable))
             elif answered == 0:
@@ -139,55 +109,89 @@ class Sender(threading.Thread):
         if self.is_alive():
             self.join(timeout)
 
-    def hang_up(self) -> None:
-        """Release the association, if there is one."""
-        association, self._association = self._association, None
-        if association is not None and association.is_established:
-            with suppress(RuntimeError):  # it ended meanwhile
-                association.release()
-
     def drain(self) -> int:
-        """Offer what is due over one association; how many objects the PACS gave an answer on."""
+        """Offer what is due; how many objects there is a decision on."""
         due = self._due()
         if not due:
             return 0
-        association = self._established()
-        if not association.is_established and association.rejected_contexts:
-            # it is there and takes none of these kinds: a refusal of the objects, not an absence
-            self._settle([(row, _Answer(False, "the PACS does not take this kind of object")) for row in due])
-            return len(due)
-        if not association.is_established:
-            self._unreachable += 1
-            if self._unreachable == 1:
-                log.warning("the PACS cannot be reached; results wait for it")
-                self._note([row.sop_uid for row in due], "the PACS cannot be reached")
-            return 0
-        if self._unreachable:
-            log.info("the PACS answers again")
-            self._unreachable = 0
-        answers: list[tuple[Row[Any], _Answer]] = []
+        answers: list[tuple[Row[Any], Answer]] = []
         answered = 0
         try:
-            for row in due:
-                if self._stop_asked.is_set() or not association.is_established:
+            for row, answer in self._carrier.offer(self._fit(due)):
+                if answer.lost:
+                    self._lose(row, answer.lost)
                     break
-                answers.append((row, _store(association, self._archive.path(row.sha256), row.sha256)))
+                self._hear(row)
+                answers.append((row, answer))
                 answered += 1
-                if answers[-1][1].problem == _LOST:
-                    self._association = None  # whatever the library still thinks of it
-                    break
                 if len(answers) == _SETTLED:
                     self._settle(answers)
                     answers = []
+        except Unreachable as why:
+            self._unreachable += 1
+            if self._unreachable == 1:
+                log.warning("%s; results wait for it", why)
+                self._note([row.sop_uid for row in due], str(why))
         finally:
             self._settle(answers)
         return answered
 
-    def _established(self) -> Association:
-        """The association of before, or a new one, which may not have come about."""
-        if self._association is None or not self._association.is_established:
-            self._association = self._associate()
-        return self._association
+    def _fit(self, due: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
+        """Those that may be offered; what is wrong with the others is written down."""
+        for row in due:
+            if self._stop_asked.is_set():
+                return
+            problem, quarantined = self._wrong(row)
+            if not problem:
+                yield row
+            elif quarantined:
+                self._quarantine(row, problem)
+            else:
+                self._settle([(row, Answer(False, problem))])
+
+    def _wrong(self, row: Row[Any]) -> tuple[str, bool]:
+        """What is wrong with an object, and whether that is its content; an empty text where nothing is."""
+        path = self._archive.path(row.sha256)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return "its file in the archive is missing or damaged", False
+        if hashlib.sha256(content).hexdigest() != row.sha256:
+            return "its file in the archive is damaged", False
+        if row.overridden:
+            return "", False
+        examined = conformity.examine(content)
+        problems = examined.problems or self._checker.problems(path, examined.shape)
+        return "; ".join(problems), True
+
+    def _hear(self, row: Row[Any]) -> None:
+        """The PACS has answered on an object: it is well, so that the one object that it left unanswered is not.
+
+        Where it left several unanswered, it was the PACS.
+        """
+        if self._unreachable:
+            log.info("the PACS answers again")
+            self._unreachable = 0
+        self._unanswered.pop(row.sop_uid, None)
+        lost, self._unanswered = list(self._unanswered.values()), {}
+        if len(lost) == 1:
+            self._settle([(lost[0], Answer(False, "the association ended before an answer"))])
+
+    def _lose(self, row: Row[Any], lost: Lost) -> None:
+        """No answer came. Whether it is the object or the PACS shows only in what the PACS does otherwise."""
+        self._carrier.close()
+        others = len(self._unanswered.keys() - {row.sop_uid})
+        if not others and lost == "broken" and self._carrier.alive():
+            # it answers, and breaks off on this one: the object's attempt
+            self._settle([(row, Answer(False, "the association ended before an answer"))])
+            return
+        self._unanswered[row.sop_uid] = row
+        self._unreachable += 1
+        problem = "the PACS takes associations and leaves objects unanswered"
+        if self._unreachable == 1:
+            log.warning("%s; results wait for it", problem)
+        # behind the others, on which it may well have an answer
+        self._note([row.sop_uid], problem, not_before=time.time() + self._pace.pause(self._unreachable))
 
     def _due(self) -> Sequence[Row[Any]]:
         with self._site.database.read() as connection:
@@ -198,18 +202,7 @@ class Sender(threading.Thread):
                 .limit(_TOGETHER)
             ).all()
 
-    def _associate(self) -> Association:
-        peer = self._site.config.pacs
-        entity = AE(self._site.config.ae_title)
-        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.connection_timeout = entity.acse_timeout = min(self._pace.answer, 10.0)
-        entity.dimse_timeout = entity.network_timeout = self._pace.answer
-        for sop_class in RESULT_CLASSES:
-            entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        return associate(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site))
-
-    def _settle(self, answers: Sequence[tuple[Row[Any], _Answer]]) -> None:
+    def _settle(self, answers: Sequence[tuple[Row[Any], Answer]]) -> None:
         if not answers:
             return
         with self._site.database.write() as connection:
@@ -219,7 +212,7 @@ class Sender(threading.Thread):
             if not answer.sent:
                 log.warning("the PACS did not take a %s (%s), attempt %d", row.kind, answer.problem, row.attempts + 1)
 
-    def _enter(self, connection: Connection, row: Row[Any], answer: _Answer) -> None:
+    def _enter(self, connection: Connection, row: Row[Any], answer: Answer) -> None:
         attempts = row.attempts + 1
         given_up = not answer.sent and attempts >= self._max_attempts
         values: dict[str, Any] = {"attempts": attempts, "problem": answer.problem}
@@ -229,79 +222,30 @@ class Sender(threading.Thread):
             values |= {"state": "failed"}
         else:
             values |= {"not_before": time.time() + self._pace.pause(attempts)}
-        connection.execute(
+        changed = connection.execute(
             update(delivery).where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending").values(**values)
-        )
-        if answer.sent or given_up:
-            append(
-                connection,
-                "delivery.sent" if answer.sent else "delivery.failed",
-                {"object": row.sop_uid, "kind": row.kind, "sha256": row.sha256, "problem": answer.problem},
-            )
+        ).rowcount
+        if changed and (answer.sent or given_up):
+            self._trace(connection, "delivery.sent" if answer.sent else "delivery.failed", row, answer.problem)
 
-    def _note(self, sop_uids: list[str], problem: str) -> None:
+    def _quarantine(self, row: Row[Any], problem: str) -> None:
+        log.error("a %s is not sent: %s", row.kind, problem)
+        with self._site.database.write() as connection:
+            changed = connection.execute(
+                update(delivery)
+                .where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending")
+                .values(state="quarantined", problem=problem)
+            ).rowcount
+            if changed:
+                self._trace(connection, "delivery.quarantined", row, problem)
+
+    def _trace(self, connection: Connection, event: str, row: Row[Any], problem: str) -> None:
+        append(connection, event, {"object": row.sop_uid, "kind": row.kind, "sha256": row.sha256, "problem": problem})
+
+    def _note(self, sop_uids: list[str], problem: str, **values: Any) -> None:
         with self._site.database.write() as connection:
             connection.execute(
                 update(delivery)
                 .where(delivery.c.sop_uid.in_(sop_uids), delivery.c.state == "pending")
-                .values(problem=problem)
+                .values(problem=problem, **values)
             )
-
-
-def resend(site: Site, sop_uid: str) -> None:
-    """Put a failed delivery back in the queue, with all its attempts.
-
-    Raises:
-        NotFound: no such delivery.
-        Conflict: it has not failed.
-    """
-    with site.database.write() as connection:
-        row = connection.execute(
-            select(delivery.c.state, outcome.c.study_uid)
-            .join(outcome, outcome.c.id == delivery.c.outcome_id)
-            .where(delivery.c.sop_uid == sop_uid)
-        ).first()
-        if row is None:
-            raise NotFound("no such delivery")
-        if row.state != "failed":
-            raise Conflict(f"the delivery is {row.state}: only a failed one is sent again")
-        connection.execute(
-            update(delivery)
-            .where(delivery.c.sop_uid == sop_uid)
-            .values(state="pending", attempts=0, not_before=0.0, problem="")
-        )
-        append(connection, "delivery.resent", {"object": sop_uid, "study": site.study_key(row.study_uid)})
-
-
-def _store(association: Association, path: Path, sha256: str) -> _Answer:
-    try:
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            return _Answer(False, "its file in the archive is damaged")
-        meta = read_file_meta_info(path)
-        agreed = _agreed(association, meta.MediaStorageSOPClassUID)
-    except (AttributeError, EOFError, InvalidDicomError, OSError):
-        return _Answer(False, "its file in the archive is missing or damaged")
-    if agreed is None:
-        return _Answer(False, "the PACS does not take this kind of object")
-    try:
-        # another transfer syntax than it lies in has to be written first
-        status = association.send_c_store(path if agreed == meta.TransferSyntaxUID else pydicom.dcmread(path))
-    except ValueError:
-        return _Answer(False, "it cannot be written in the transfer syntax that the PACS takes")
-    except RuntimeError:
-        return _Answer(False, _LOST)
-    code = status.get("Status")
-    if code is None:
-        return _Answer(False, _LOST)
-    if code == 0x0000:
-        return _Answer(True, "")
-    # PS3.4 table B.2-1: B000 coerced, B006 elements discarded, B007 does not match its class: stored all the same
-    return _Answer(code & 0xF000 == 0xB000, f"status {code:04X}")
-
-
-def _agreed(association: Association, sop_class: UID) -> UID | None:
-    """The transfer syntax that the PACS took for a class, None where it takes no such object."""
-    for context in association.accepted_contexts:
-        if context.abstract_syntax == sop_class:
-            return context.transfer_syntax[0]
-    return None

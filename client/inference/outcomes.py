@@ -23,7 +23,7 @@ from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
 from client.store import ledger
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study
+from client.store.tables import delivery, instance, outcome, study, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def conclude(
     """Write what became of a study.
 
     Returns:
-        False where images came while it was being read: then nothing is written, and it will be read again.
+        False where images came while it was being read, or its version was withdrawn: then nothing is written, and
+        it will be read again.
     """
     objects: list[ResultObject] = []
     if isinstance(result, Scored | ScoredVolumes):
@@ -98,6 +99,8 @@ def conclude(
     now = time.time()
     values, facts = _row(result)
     with site.database.write() as connection:
+        if isinstance(result, Scored | ScoredVolumes) and _suspended(connection, result.best.bundle.digest):
+            return False
         changed = connection.execute(
             update(study)
             .where(
@@ -168,6 +171,10 @@ def retry(site: Site, study_uid: str) -> None:
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)
+
+
+def _suspended(connection: Connection, digest: str) -> bool:
+    return connection.execute(select(version.c.state).where(version.c.digest == digest)).scalar() == "withdrawn"
 
 
 def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:

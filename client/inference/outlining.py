@@ -84,6 +84,7 @@ def outline(
     if not made:
         raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")
     reasons = dict.fromkeys(Reason(error.reason, str(error)) for error in problems)
+    made.sort(key=lambda one: (-one.positive, -one.score))  # the first report is the one that a reader signs
     return tuple(replace(one, partial=bool(problems)) for one in made), tuple(reasons)
 
 

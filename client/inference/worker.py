@@ -20,6 +20,7 @@ from pathlib import Path
 
 from client import logs
 from client.dicom.archive import Archive
+from client.dicom.commitment import Committer
 from client.dicom.sender import Sender
 from client.inference import outcomes, shadow
 from client.inference.objects import objects
@@ -164,10 +165,14 @@ def run(site: Site) -> None:
         )
         sender = Sender(site)
         sender.start()
+        committer = Committer(site)
+        if site.config.pacs.commitment:
+            committer.start()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
         Worker(site, pipeline, archive, panel, stop).run()
+        committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")
 

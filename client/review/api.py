@@ -18,15 +18,15 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
 from client.dicom.intake import Intake
-from client.dicom.sender import resend
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
 from client.inference.outcomes import retry
-from client.review import objections, pages, worklist
+from client.review import deadletters, objections, pages, worklist
+from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
 from client.store.site import Site
-from client.store.tables import delivery, outcome, version
+from client.store.tables import version
 from client.vigilance import register
 from models.errors import NotSignedIn, VigieError
 
@@ -107,6 +107,8 @@ class StudyOut(_Model):
     reasons: list[ReasonOut]
     result: ResultOut | None
     verified_by: str
+    priors: str
+    recalled: str
 
 
 class DeliveryState(_Model):
@@ -189,6 +191,12 @@ class DeliveryOut(_Model):
     attempts: int
     problem: str
     sent_at: float | None
+
+
+class OverrideIn(_Model):
+    """Why a quarantined object is sent as it is."""
+
+    reason: Override
 
 
 _bearer = HTTPBearer(auto_error=False)
@@ -301,21 +309,34 @@ def versions(site: ThisSite) -> list[VersionOut]:
 
 
 @routes.get("/deliveries")
-def deliveries(site: ThisSite, state: str = "failed", limit: int = 500) -> list[DeliveryOut]:
-    """Objects that are to be sent, were sent, or that the PACS does not take."""
-    columns = [outcome.c.study_uid if name == "study_uid" else delivery.c[name] for name in DeliveryOut.model_fields]
-    query = select(*columns).join(outcome, outcome.c.id == delivery.c.outcome_id).where(delivery.c.state == state)
-    with site.database.read() as connection:
-        query = query.order_by(delivery.c.not_before).limit(max(1, min(limit, 5000)))
-        rows = connection.execute(query).mappings().all()
-    return [DeliveryOut(**row) for row in rows]
+def deliveries(site: ThisSite, state: str = "dead", limit: int = 500) -> list[DeliveryOut]:
+    """Objects that are to be sent or were sent; `dead`: failed or quarantined, for somebody to look at."""
+    states = deadletters.DEAD if state == "dead" else (state,)
+    return [
+        DeliveryOut(**{name: getattr(letter, name) for name in DeliveryOut.model_fields})
+        for letter in deadletters.listed(site, states, max(1, min(limit, 5000)))
+    ]
 
 
 @routes.post("/deliveries/{uid}/resend", status_code=204)
 def resend_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
     """Send a failed object again."""
     reader.require(Role.IT, Role.OPERATOR)
-    resend(site, uid)
+    deadletters.resend(site, uid)
+
+
+@routes.post("/deliveries/{uid}/remake", status_code=204)
+def remake_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
+    """Make an object that was put aside anew, after the node was mended."""
+    reader.require(Role.IT, Role.OPERATOR)
+    deadletters.remake(site, uid)
+
+
+@routes.post("/deliveries/{uid}/override", status_code=204)
+def override_delivery(site: ThisSite, reader: ThisReader, uid: str, body: OverrideIn) -> None:
+    """Send a quarantined object as it is."""
+    reader.require(Role.IT, Role.OPERATOR)
+    deadletters.override(site, uid, body.reason, reader.name)
 
 
 def create_app(site: Site, intake: Intake | None = None) -> FastAPI:
@@ -407,6 +428,8 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             at=result.at,
         ),
         "verified_by": line.verified_by,
+        "priors": line.priors,
+        "recalled": line.recalled,
     }
 
 

@@ -17,11 +17,12 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from client.review import worklist
+from client.review import deadletters, worklist
+from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store.site import Site, write_secret
-from models.errors import InvalidVerdict, NotAllowed, NotSignedIn, VigieError
+from models.errors import Conflict, InvalidVerdict, NotAllowed, NotSignedIn, VigieError
 
 COOKIE: Final = "vigie"
 _HOURS: Final = 12
@@ -29,7 +30,7 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # the page shows the AI's answer, so that what is read blind cannot be entered here
 _TIERS: Final = (TruthTier.AI_VISIBLE, TruthTier.REPORT, TruthTier.FOLLOW_UP, TruthTier.BIOPSY)
-_TABS: Final = ("unverified", "verified", "withdrawn", "refused", "failed", "queued")
+_TABS: Final = ("unverified", "verified", "withdrawn", "recalled", "refused", "failed", "queued")
 
 router = APIRouter(include_in_schema=False)
 
@@ -138,6 +139,49 @@ def give_verdict(
     )
     following = worklist.next_uid(site)
     return RedirectResponse(f"/studies/{following}" if following else "/", 303)
+
+
+@router.get("/deliveries")
+def deliveries_page(request: Request, site: ThisSite, reader: ThisReader) -> Response:
+    """Results that did not get to the PACS, with what can be done about each."""
+    return _page(
+        request,
+        "deliveries.html",
+        reader=reader,
+        letters=deadletters.listed(site),
+        counts=deadletters.counts(site),
+        may_act=reader.role in (Role.IT, Role.OPERATOR),
+        reasons=tuple(Override),
+        csrf=_csrf(request),
+    )
+
+
+@router.post("/deliveries/{uid}")
+def act_on_delivery(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    uid: str,
+    csrf: Annotated[str, Form()],
+    act: Annotated[str, Form()],
+    reason: Annotated[str, Form()] = "",
+) -> Response:
+    """Send again, make anew, or send as it is."""
+    _same_origin(request)
+    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
+        raise NotAllowed("the form is not from this session: open the page again")
+    reader.require(Role.IT, Role.OPERATOR)
+    if act == "override":
+        if reason not in list(Override):
+            raise Conflict("to send it as it is needs a reason")
+        deadletters.override(site, uid, Override(reason), reader.name)
+    elif act == "remake":
+        deadletters.remake(site, uid)
+    elif act == "resend" and uid == "all":
+        deadletters.resend_all(site)
+    else:
+        deadletters.resend(site, uid)
+    return RedirectResponse("/deliveries", 303)
 
 
 @router.get("/studies/{uid}/heatmap.png")

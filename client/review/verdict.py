@@ -13,15 +13,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import pydicom
-from sqlalchemy import Connection, insert, select
+from pydicom.filereader import read_partial
+from sqlalchemy import Connection, insert, literal_column, select, update
 
 from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.archive import Archive
 from client.dicom.results import COMPUTED, ResultObject
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import delivery, outcome, study, verdict
+from client.store.tables import delivery, outcome, recall, study, verdict
 from models.errors import Conflict, InvalidVerdict, NotFound
 
 
@@ -41,6 +41,7 @@ class TruthTier(StrEnum):
 
 
 _RANK: Final = {tier: rank for rank, tier in enumerate(TruthTier)}
+_SERIES_UID: Final = 0x0020000E
 _BLIND: Final = (TruthTier.SINGLE_READER, TruthTier.BLIND_CONSENSUS)
 
 
@@ -189,6 +190,10 @@ def record(
         present = _present(connection, study_uid)
         if present.revision != revision:
             raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
+        if connection.execute(
+            select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action == "withdrawn")
+        ).first():
+            raise Conflict("the version that said this was recalled, and the result withdrawn")
         check(bool(present.positive), decision, answer, tier, reason, mode)
         given = connection.execute(
             select(verdict).where(verdict.c.outcome_id == present.id).order_by(verdict.c.id)
@@ -229,6 +234,35 @@ def record(
             },
         )
     return kept
+
+
+def remake_document(site: Site, sop_uid: str) -> None:
+    """Make the document of a verdict anew that could not be sent, under its own UID, and queue it.
+
+    Raises:
+        NotFound: no such delivery.
+        Conflict: it is not put aside, or no verdict made it.
+    """
+    with site.database.write() as connection:
+        row = connection.execute(select(delivery).where(delivery.c.sop_uid == sop_uid)).first()
+        if row is None:
+            raise NotFound("no such delivery")
+        if row.state not in ("failed", "quarantined"):
+            raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
+        given = connection.execute(
+            select(verdict).where(verdict.c.outcome_id == row.outcome_id).order_by(verdict.c.id)
+        ).all()
+        made = [_document(site, connection, read(one, 0), number) for number, one in enumerate(given, 1)]
+        document = next((item for item in made if item is not None and item.sop_uid == sop_uid), None)
+        if document is None:
+            raise Conflict("no verdict made this document")
+        digest = _archive(site.archive).store(document.content)
+        connection.execute(
+            update(delivery)
+            .where(delivery.c.sop_uid == sop_uid)
+            .values(sha256=digest, state="pending", attempts=0, not_before=0.0, problem="")
+        )
+        append(connection, "delivery.remade", {"object": sop_uid, "sha256": digest})
 
 
 def read(row: Any, revision: int) -> Verdict:
@@ -279,18 +313,16 @@ def _present(connection: Connection, study_uid: str) -> Any:
 
 def _document(site: Site, connection: Connection, given: Verdict, number: int) -> ResultObject | None:
     """The verified report or the withdrawal; None where the result was never made an object of."""
-    made = {
-        row.kind: row.sha256
-        for row in connection.execute(
-            select(delivery.c.kind, delivery.c.sha256).where(
-                delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(COMPUTED)
-            )
-        )
-    }
-    if "sr" not in made:
+    made = connection.execute(
+        select(delivery.c.kind, delivery.c.sha256)
+        .where(delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(COMPUTED))
+        .order_by(literal_column("rowid"))
+    ).all()
+    reports = [row.sha256 for row in made if row.kind == "sr"]
+    if not reports:
         return None
     archive = _archive(site.archive)
-    first = archive.read(made["sr"])
+    first = archive.read(reports[0])
     positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
     facts = [
         (local("DECISION", "Reader's decision"), local(given.decision, given.decision.capitalize())),
@@ -302,7 +334,7 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
     opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
     if given.decision is not Decision.REJECT:
         return verify(first, opinion)
-    objects = [_names(archive.read(made[kind])) for kind in COMPUTED if kind in made]
+    objects = [names(archive.read(row.sha256)) for row in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
     return withdraw(first, objects, title, opinion)
 
@@ -312,10 +344,11 @@ def _archive(folder: Path) -> Archive:
     return Archive(folder)  # opening one makes its folders
 
 
-def _names(content: bytes) -> tuple[str, str, str]:
-    header = pydicom.dcmread(
+def names(content: bytes) -> tuple[str, str, str]:
+    """SOP class, SOP instance and series UID of an object."""
+    header = read_partial(
         io.BytesIO(content),
-        specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"],
-        stop_before_pixels=True,
+        stop_when=lambda tag, _vr, _length: tag > _SERIES_UID,  # the content after it is most of a report
+        specific_tags=[0x00080016, 0x00080018, _SERIES_UID],
     )
     return str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID)

@@ -16,15 +16,16 @@ import pydicom
 from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or_, select, tuple_
 
-from client.dicom import decode, heatmap
+from client.dicom import decode, heatmap, priors
 from client.dicom.archive import Archive
+from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
 from client.store.site import Site
-from client.store.tables import delivery, outcome, patient, study, verdict, version
+from client.store.tables import delivery, outcome, patient, prior, prior_search, study, verdict, version
 from models.bundle import Facts
 from models.errors import InvalidStudy, NotFound
 
-Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn"]
+Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn", "prior"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 MOST: Final = 500
 
@@ -60,6 +61,8 @@ class Line:
     Attributes:
         reasons: why it was refused or failed: (code, text).
         verified_by: whose word counts now; empty where nobody's.
+        priors: what is known of the patient's earlier studies, in words.
+        recalled: who has signed a result whose version was recalled since, and has not judged the study again.
     """
 
     uid: str
@@ -72,6 +75,8 @@ class Line:
     reasons: tuple[tuple[str, str], ...]
     result: Result | None
     verified_by: str
+    priors: str
+    recalled: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
     """A page of the worklist: positives by falling score, then the longest waiting.
 
     Args:
-        status: one of `STATUSES`, `scored` for all that have a result, or empty for all.
+        status: one of `STATUSES`, `scored` for all that have a result, `recalled` for those whose signer has to look
+            at them again, or empty for all.
         q: accession number, or the start of a patient or study identifier.
         limit: at most `MOST`.
         after: the UID of the last study of the page before.
@@ -99,6 +105,8 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
     state = _status()
     if status == "scored":
         query = query.where(study.c.state == "scored")
+    elif status == "recalled":
+        query = query.where(unresolved().is_not(None))
     elif status:
         if status not in STATUSES:
             raise NotFound(f"no study has a status {status!r}: {', '.join(STATUSES)}")
@@ -125,11 +133,13 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
 
 
 def counts(site: Site) -> dict[str, int]:
-    """How many studies have each status."""
+    """How many studies have each status, and how many wait for their signer after a recall."""
     state = _status()
     with site.database.read() as connection:
         rows = connection.execute(_joined(select(state.label("status"), func.count().label("n"))).group_by(state)).all()
-    return dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows}
+        recalled = connection.execute(select(func.count()).select_from(study).where(unresolved().is_not(None)))
+        waiting = int(recalled.scalar_one())
+    return dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows} | {"recalled": waiting}
 
 
 def one(site: Site, uid: str) -> Detail:
@@ -223,7 +233,10 @@ def _status() -> Any:
     rejected = exists().where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject", ~replaced)
     judged = exists().where(verdict.c.outcome_id == outcome.c.id)
     return case(
-        (study.c.state != "scored", study.c.state), (rejected, "withdrawn"), (judged, "verified"), else_="unverified"
+        (study.c.state != "scored", study.c.state),
+        (or_(rejected, withdrawn_by_recall()), "withdrawn"),
+        (judged, "verified"),
+        else_="unverified",
     )
 
 
@@ -233,6 +246,7 @@ def _joined(query: Any) -> Select[Any]:
         .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .outerjoin(patient, patient.c.key == study.c.patient_key)
         .outerjoin(version, version.c.digest == outcome.c.version_digest)
+        .outerjoin(prior_search, prior_search.c.study_uid == study.c.uid)
     )
 
 
@@ -260,6 +274,13 @@ def _lines() -> Select[Any]:
             outcome.c.created_at,
             version.c.name,
             version.c.number,
+            prior_search.c.state.label("search_state"),
+            prior_search.c.problem.label("search_problem"),
+            select(func.count())
+            .where(prior.c.study_uid == study.c.uid, prior.c.state == "here")
+            .scalar_subquery()
+            .label("priors_here"),
+            unresolved().label("recalled"),
         )
     )
 
@@ -301,6 +322,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 tuple((reason["code"], reason["text"]) for reason in row.reasons or ()),
                 result,
                 last[0].reader if last else "",
+                priors.described(row.search_state, row.search_problem, row.priors_here),
+                row.recalled or "",
             )
         )
     return lines

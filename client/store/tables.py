@@ -48,14 +48,14 @@ study = Table(
     Column("patient_key", String(64), ForeignKey("patient.key"), nullable=True),
     Column("accession", String, nullable=False, default=""),
     Column("calling_ae", String(16), nullable=False, default=""),
-    Column("state", String(9), nullable=False, doc="receiving | queued | scored | refused | failed"),
+    Column("state", String(9), nullable=False, doc="receiving | queued | scored | refused | failed | prior"),
     Column("revision", Integer, nullable=False, default=1, doc="grows when images come after an outcome"),
     Column("attempts", Integer, nullable=False, default=0, doc="of the present revision"),
     Column("received_at", Float, nullable=False, doc="first instance durable"),
     Column("touched_at", Float, nullable=False, doc="last instance durable"),
     Column("completed_at", Float, nullable=True, doc="when it was called complete last"),
     Column("completed_by", String(16), nullable=False, server_default="", doc="see client.dicom.completeness.Basis"),
-    CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed')", name="state"),
+    CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed', 'prior')", name="state"),
     Index(None, "state", "touched_at"),
 )
 
@@ -170,14 +170,63 @@ delivery = Table(
     Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
     Column("kind", String(8), nullable=False, doc="sr | sc | seg | gsps | verified | kos"),
     Column("sha256", String(64), nullable=False, doc="names the file in the archive"),
-    Column("state", String(7), nullable=False, doc="pending | sent | failed"),
+    Column("state", String(11), nullable=False, doc="pending | sent | committed | failed | quarantined | dropped"),
     Column("attempts", Integer, nullable=False, default=0),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("problem", String, nullable=False, default=""),
     Column("sent_at", Float, nullable=True),
-    CheckConstraint("state in ('pending', 'sent', 'failed')", name="state"),
+    Column("overridden", String, nullable=False, default="", doc="why, and by whom, it is sent unchecked"),
+    Column("transaction_uid", String(64), nullable=True, doc="the storage commitment that is being waited for"),
+    Column("asked", Integer, nullable=False, default=0, doc="how often its storage commitment was asked for"),
+    CheckConstraint("state in ('pending', 'sent', 'committed', 'failed', 'quarantined', 'dropped')", name="state"),
     Index(None, "state", "not_before"),
     Index(None, "outcome_id"),
+    Index(None, "transaction_uid"),
+)
+
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("transaction_uid", String(64), primary_key=True),
+    Column("state", String(10), nullable=False, doc="asked | reported | unanswered"),
+    Column("asked_at", Float, nullable=False),
+    CheckConstraint("state in ('asked', 'reported', 'unanswered')", name="state"),
+    Index(None, "state", "asked_at"),
+)
+
+prior_search = Table(
+    "prior_search",
+    metadata,
+    Column("study_uid", String(64), ForeignKey("study.uid"), primary_key=True, doc="whose earlier studies are sought"),
+    Column("state", String(9), nullable=False, doc="due | done | failed | not_asked"),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("problem", String, nullable=False, default="", doc="a code; empty where all went well"),
+    CheckConstraint("state in ('due', 'done', 'failed', 'not_asked')", name="state"),
+    Index(None, "state", "not_before"),
+)
+
+prior = Table(
+    "prior",
+    metadata,
+    Column("study_uid", String(64), ForeignKey("study.uid"), primary_key=True),
+    Column("prior_uid", String(64), primary_key=True, doc="an earlier study of the same patient"),
+    Column("state", String(7), nullable=False, doc="wanted | here | refused | failed"),
+    CheckConstraint("state in ('wanted', 'here', 'refused', 'failed')", name="state"),
+    Index(None, "prior_uid"),
+)
+
+recall = Table(
+    "recall",
+    metadata,
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), primary_key=True),
+    Column("version_digest", String(64), ForeignKey("version.digest"), nullable=False),
+    Column("action", String(17), nullable=False, doc="withdrawn | to_signer | already_withdrawn"),
+    Column("signer", String, nullable=False, default="", doc="whose signature stands under it"),
+    Column("document", String(64), nullable=False, default="", doc="the key object selection that withdraws it"),
+    Column("at", Float, nullable=False),
+    CheckConstraint("action in ('withdrawn', 'to_signer', 'already_withdrawn')", name="action"),
+    Index(None, "version_digest"),
 )
 
 reader = Table(

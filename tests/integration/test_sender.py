@@ -18,7 +18,8 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy import func, select, update
 
-from client.dicom.sender import Pace, Sender, resend
+from client.dicom.sender import Pace, Sender
+from client.review.deadletters import resend
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig

@@ -1,0 +1,179 @@
+"""Results that did not get to the PACS, and what a person can do about them.
+
+A `failed` one was refused by the PACS, a `quarantined` one was never offered, because the check before sending
+(`client/dicom/conformity.py`) found it wanting. The first is sent again once the PACS is mended. The second is made
+anew once the node is mended, or sent as it is, on somebody's word.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Row, func, select, update
+
+from client.review.verdict import remake_document
+from client.store.ledger import append
+from client.store.site import Site
+from client.store.tables import delivery, outcome, study, verdict
+from models.errors import Conflict, NotFound
+
+DEAD: Final = ("failed", "quarantined")
+
+
+class Override(StrEnum):
+    """Why an object is sent although the check found it wanting."""
+
+    CHECK_IS_WRONG = "check_is_wrong"
+    PACS_TAKES_IT = "pacs_takes_it"
+    CLINICALLY_NEEDED = "clinically_needed"
+    OTHER = "other"
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
+
+
+_MEANINGS: Final = {
+    Override.CHECK_IS_WRONG: "The check is wrong about it",
+    Override.PACS_TAKES_IT: "Our PACS is known to take it as it is",
+    Override.CLINICALLY_NEEDED: "It is needed now, as it is",
+    Override.OTHER: "Another reason",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One result object on its way, or beside it."""
+
+    sop_uid: str
+    study_uid: str
+    accession: str
+    kind: str
+    state: str
+    attempts: int
+    problem: str
+    sent_at: float | None
+
+
+def listed(site: Site, states: Sequence[str] = DEAD, limit: int = 500) -> list[Letter]:
+    """Deliveries in these states, the longest waiting first."""
+    query = (
+        select(delivery, outcome.c.study_uid, study.c.accession)
+        .join(outcome, outcome.c.id == delivery.c.outcome_id)
+        .join(study, study.c.uid == outcome.c.study_uid)
+        .where(delivery.c.state.in_(states))
+        .order_by(delivery.c.not_before, delivery.c.outcome_id, delivery.c.kind)
+        .limit(limit)
+    )
+    with site.database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        Letter(row.sop_uid, row.study_uid, row.accession, row.kind, row.state, row.attempts, row.problem, row.sent_at)
+        for row in rows
+    ]
+
+
+def counts(site: Site) -> dict[str, int]:
+    """How many objects are in each state."""
+    with site.database.read() as connection:
+        rows = connection.execute(select(delivery.c.state, func.count()).group_by(delivery.c.state)).all()
+    return {str(state): int(number) for state, number in rows}
+
+
+def resend(site: Site, sop_uid: str) -> None:
+    """Put a failed delivery back in the queue, with all its attempts; it is checked again, too.
+
+    Raises:
+        NotFound: no such delivery.
+        Conflict: it has not failed.
+    """
+    _release(site, sop_uid, "failed", "delivery.resent", {})
+
+
+def resend_all(site: Site) -> int:
+    """Put all that failed back in the queue; how many that were."""
+    letters = listed(site, ("failed",), limit=-1)
+    for letter in letters:
+        resend(site, letter.sop_uid)
+    return len(letters)
+
+
+def override(site: Site, sop_uid: str, reason: Override, by: str) -> None:
+    """Send a quarantined object as it is; reason and person are kept with it.
+
+    Raises:
+        NotFound: no such delivery.
+        Conflict: it is not quarantined.
+    """
+    facts = {"reason": str(reason)}
+    _release(site, sop_uid, "quarantined", "delivery.overridden", facts, overridden=f"{reason} by {by}")
+
+
+def remake(site: Site, sop_uid: str) -> None:
+    """Make an object that could not be sent anew, after the node was mended.
+
+    A result is read again from its image, as a new revision, and what was made of the old one is dropped; a document
+    that a verdict made is made of that verdict again.
+
+    Raises:
+        NotFound: no such delivery.
+        Conflict: it is not put aside, a newer revision stands, or a clinician has judged the result already.
+    """
+    with site.database.read() as connection:
+        kind = connection.execute(select(delivery.c.kind).where(delivery.c.sop_uid == sop_uid)).scalar()
+    if kind in ("verified", "kos"):
+        remake_document(site, sop_uid)
+        return
+    with site.database.write() as connection:
+        row = _found(connection, sop_uid)
+        if row.state not in DEAD:
+            raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
+        if row.study_state != "scored" or row.study_revision != row.revision:
+            raise Conflict("a newer revision of the study takes its place")
+        if connection.execute(select(verdict.c.id).where(verdict.c.outcome_id == row.outcome_id)).first():
+            raise Conflict("a clinician has judged this result: it cannot be made anew")
+        connection.execute(
+            update(delivery)
+            .where(delivery.c.outcome_id == row.outcome_id, delivery.c.state.in_((*DEAD, "pending")))
+            .values(state="dropped", problem="made anew")
+        )
+        connection.execute(
+            update(study)
+            .where(study.c.uid == row.study_uid)
+            .values(state="queued", revision=row.revision + 1, attempts=0)
+        )
+        facts = {"object": sop_uid, "study": site.study_key(row.study_uid), "revision": row.revision + 1}
+        append(connection, "delivery.remade", facts)
+
+
+def _release(site: Site, sop_uid: str, state: str, event: str, facts: dict[str, str], **values: Any) -> None:
+    with site.database.write() as connection:
+        row = _found(connection, sop_uid)
+        if row.state != state:
+            raise Conflict(f"the delivery is {row.state}: this is for one that is {state}")
+        connection.execute(
+            update(delivery)
+            .where(delivery.c.sop_uid == sop_uid)
+            .values(state="pending", attempts=0, not_before=0.0, problem="", asked=0, transaction_uid=None, **values)
+        )
+        append(connection, event, {"object": sop_uid, "study": site.study_key(row.study_uid), **facts})
+
+
+def _found(connection: Any, sop_uid: str) -> Row[Any]:
+    row = connection.execute(
+        select(
+            delivery.c.state,
+            delivery.c.outcome_id,
+            outcome.c.study_uid,
+            outcome.c.revision,
+            study.c.state.label("study_state"),
+            study.c.revision.label("study_revision"),
+        )
+        .join(outcome, outcome.c.id == delivery.c.outcome_id)
+        .join(study, study.c.uid == outcome.c.study_uid)
+        .where(delivery.c.sop_uid == sop_uid)
+    ).first()
+    if row is None:
+        raise NotFound("no such delivery")
+    return row

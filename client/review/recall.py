@@ -1,0 +1,278 @@
+"""Takes back what a version has said: every result of it, in the PACS and on the worklist.
+
+First the version is suspended, so that nothing new is scored with it. Then each of its results, of every revision, is
+withdrawn by a key object selection where nobody has signed it, and put before its signer where somebody has: a signed
+document is the signer's to amend, not ours to withdraw. What became of a result is written in the transaction that
+queues its withdrawal, so that a recall may be interrupted anywhere and begun again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from client.dicom.amend import QUALITY, SAFETY, Opinion, local, withdraw
+from client.dicom.archive import Archive
+from client.dicom.results import ResultObject
+from client.review.verdict import Decision, Verdict, names, read, standing
+from client.store import versions
+from client.store.ledger import append
+from client.store.site import Site
+from client.store.tables import delivery, outcome, recall, study, verdict
+from models.errors import Conflict, NotFound
+
+log = logging.getLogger(__name__)
+
+Action = Literal["withdrawn", "to_signer", "already_withdrawn"]
+_TOGETHER: Final = 50
+_DOCUMENTS: Final = ("verified", "kos")
+_RECALL_NUMBER: Final = 0  # of the opinion: verdicts count from one, so a recall has a document of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What became of a version's results.
+
+    Attributes:
+        label: name@number of the version.
+        found: its results, of every revision.
+        withdrawn: by this recall.
+        without_document: of these, those of which nothing could be withdrawn in the PACS: no object was ever made of
+            them, or its file is lost.
+        to_signer: put before whoever has signed them.
+        already_withdrawn: a clinician had rejected them before.
+    """
+
+    label: str
+    found: int
+    withdrawn: int
+    without_document: int
+    to_signer: int
+    already_withdrawn: int
+
+    @property
+    def exact(self) -> bool:
+        return self.found == self.withdrawn + self.to_signer + self.already_withdrawn
+
+
+def named(site: Site, text: str) -> versions.HeldVersion:
+    """The version with this name@number, or whose digest begins so.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: there are several.
+    """
+    held = [
+        one
+        for one in versions.listed(site)
+        if text == f"{one.name}@{one.number}" or (len(text) >= 6 and one.digest.startswith(text))
+    ]
+    if not held:
+        raise NotFound(f"no version {text!r} here: write name@number, or six digits or more of its digest")
+    if len(held) > 1:
+        raise Conflict(f"{len(held)} versions are called {text!r}: name one by its digest")
+    return held[0]
+
+
+def take_back(
+    site: Site, text: str, by: str, *, safety: bool = True, tell: Callable[[int, int], None] = lambda done, found: None
+) -> Reconciled:
+    """Recall a version; called again, it goes on where it was interrupted, and does nothing twice.
+
+    Args:
+        text: name@number or the beginning of the digest.
+        by: who recalls it, named in the withdrawals.
+        safety: for patient safety, else for quality.
+        tell: is told how many results are done, of how many.
+
+    Raises:
+        NotFound, Conflict: see `named`.
+    """
+    held = named(site, text)
+    label = f"{held.name}@{held.number}"
+    versions.put(site, held.digest, "withdrawn", "recall")
+    archive = Archive(site.archive)
+    found, done = _count(site, held.digest), len(_actions(site, held.digest))
+    tell(done, found)
+    for batch in _remaining(site, held.digest):
+        done += _take_back(site, archive, batch, by, label, SAFETY if safety else QUALITY)
+        tell(done, found)
+    told = reconcile(site, held)
+    with site.database.write() as connection:
+        facts = {"found": told.found, "withdrawn": told.withdrawn, "to_signer": told.to_signer}
+        facts["already_withdrawn"] = told.already_withdrawn
+        append(connection, "version.recalled", {"digest": held.digest, "version": label, **facts})
+    return told
+
+
+def reconcile(site: Site, held: versions.HeldVersion) -> Reconciled:
+    """Count what became of a version's results."""
+    actions = _actions(site, held.digest)
+    return Reconciled(
+        label=f"{held.name}@{held.number}",
+        found=_count(site, held.digest),
+        withdrawn=sum(row.action == "withdrawn" for row in actions),
+        without_document=sum(row.action == "withdrawn" and not row.document for row in actions),
+        to_signer=sum(row.action == "to_signer" for row in actions),
+        already_withdrawn=sum(row.action == "already_withdrawn" for row in actions),
+    )
+
+
+def _count(site: Site, digest: str) -> int:
+    query = select(func.count()).where(outcome.c.version_digest == digest, outcome.c.kind == "scored")
+    with site.database.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def _actions(site: Site, digest: str) -> list[Any]:
+    with site.database.read() as connection:
+        query = select(recall.c.action, recall.c.document).where(recall.c.version_digest == digest)
+        return list(connection.execute(query))
+
+
+def _remaining(site: Site, digest: str) -> Iterator[Sequence[Row[Any]]]:
+    """Results with nothing written of them yet, batch by batch, until there are none."""
+    query = (
+        select(outcome)
+        .outerjoin(recall, recall.c.outcome_id == outcome.c.id)
+        .where(outcome.c.version_digest == digest, outcome.c.kind == "scored", recall.c.outcome_id.is_(None))
+        .order_by(outcome.c.id)
+        .limit(_TOGETHER)
+    )
+    while True:
+        with site.database.read() as connection:
+            batch = connection.execute(query).all()
+        if not batch:
+            return
+        yield batch
+
+
+def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str, label: str, title: Any) -> int:
+    at = time.time()
+    opinion = Opinion(
+        by,
+        site.config.institution,
+        at,
+        None,
+        (
+            (local("DECISION", "Decision"), local("RECALL", "Recall of the version")),
+            (local("VERSION", "Version of the algorithm"), local("RECALLED", label)),
+        ),
+        _RECALL_NUMBER,
+    )
+    with site.database.read() as connection:
+        given, made = _given(connection, batch), _made(connection, batch)
+    # made and on disk before the transaction that promises their delivery; the lock is held for a moment only
+    documents: dict[int, tuple[ResultObject, str]] = {}
+    for row in batch:
+        if _judge(given.get(row.id, []))[0] == "withdrawn" and (
+            document := _document(archive, made.get(row.id, []), title, opinion)
+        ):
+            documents[row.id] = (document, archive.store(document.content))
+    done = 0
+    with site.database.write() as connection:
+        given = _given(connection, batch)
+        for row in batch:
+            action, signer = _judge(given.get(row.id, []))
+            document = documents.get(row.id) if action == "withdrawn" else None
+            connection.execute(
+                insert(recall).values(
+                    outcome_id=row.id,
+                    version_digest=row.version_digest,
+                    action=action,
+                    signer=signer,
+                    document=document[0].sop_uid if document else "",
+                    at=at,
+                )
+            )
+            if document:
+                _queue(connection, row.id, *document)
+            facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
+            facts |= {"action": action, "document": document[0].sop_uid if document else None}
+            append(connection, "result.recalled", facts)
+            done += 1
+    return done
+
+
+def _queue(connection: Connection, outcome_id: int, document: ResultObject, digest: str) -> None:
+    # what the PACS does not have yet, it need not get; should it be on its way just now, the withdrawal names it
+    connection.execute(
+        update(delivery)
+        .where(
+            delivery.c.outcome_id == outcome_id,
+            delivery.c.kind.not_in(_DOCUMENTS),
+            delivery.c.state.in_(("pending", "failed", "quarantined")),
+        )
+        .values(state="dropped", problem="its version was recalled")
+    )
+    connection.execute(
+        insert(delivery).values(
+            sop_uid=document.sop_uid, outcome_id=outcome_id, kind=document.kind, sha256=digest, state="pending"
+        )
+    )
+
+
+def _judge(given: list[Verdict]) -> tuple[Action, str]:
+    """What a recall does with a result, by what clinicians last said of it; and who has signed it."""
+    last = standing(given)
+    if any(one.decision is Decision.REJECT for one in last):
+        return "already_withdrawn", ""
+    return ("to_signer", last[0].reader) if last else ("withdrawn", "")
+
+
+def _given(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[Verdict]]:
+    found: dict[int, list[Verdict]] = {}
+    for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_([one.id for one in batch]))):
+        found.setdefault(row.outcome_id, []).append(read(row, 0))
+    return found
+
+
+def _made(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[tuple[str, str]]]:
+    """Of each result, its objects: (kind, digest of the file), several of a kind where several series were read."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    query = select(delivery.c.outcome_id, delivery.c.kind, delivery.c.sha256).where(
+        delivery.c.outcome_id.in_([one.id for one in batch]), delivery.c.kind.not_in(_DOCUMENTS)
+    )
+    for row in connection.execute(query):
+        found.setdefault(row.outcome_id, []).append((row.kind, row.sha256))
+    return found
+
+
+def _document(archive: Archive, made: Sequence[tuple[str, str]], title: Any, opinion: Opinion) -> ResultObject | None:
+    reports = [digest for kind, digest in made if kind == "sr"]
+    if not reports:
+        return None
+    try:
+        objects = [names(archive.read(digest)) for _, digest in made]
+        return withdraw(archive.read(reports[0]), objects, title, opinion)
+    except (NotFound, ValueError, OSError) as error:
+        log.error("a result cannot be withdrawn in the PACS: %s", type(error).__name__)
+        return None
+
+
+def unresolved() -> Any:
+    """SQL: the signer of a study's signed and recalled result who has not judged the study again; null where none."""
+    of_study = outcome.alias("recalled")
+    again = (
+        select(verdict.c.id)
+        .where(verdict.c.study_uid == study.c.uid, verdict.c.created_at > recall.c.at)
+        .correlate(study, recall)
+    )
+    return (
+        select(recall.c.signer)
+        .join(of_study, of_study.c.id == recall.c.outcome_id)
+        .where(of_study.c.study_uid == study.c.uid, recall.c.action == "to_signer", ~again.exists())
+        .correlate(study)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def withdrawn_by_recall() -> Any:
+    """SQL: whether the present result of a study was withdrawn because its version was recalled."""
+    return (
+        select(recall.c.outcome_id).where(recall.c.outcome_id == outcome.c.id, recall.c.action == "withdrawn").exists()
+    )

@@ -1,0 +1,186 @@
+"""Results by STOW-RS: all of them, with an answer for each; one that is refused holds up no other."""
+
+import json
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from sqlalchemy import select
+
+from client.dicom.sender import Pace, Sender
+from client.store.site import Site
+from client.store.tables import delivery
+from configs.schema import PeerConfig
+
+pytestmark = pytest.mark.integration
+FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
+Scored = Callable[..., str]
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+@pytest.fixture
+def sender(site: Site) -> Iterator[Callable[..., Sender]]:
+    started: list[Sender] = []
+
+    def start(url: str, **settings: Any) -> Sender:
+        site.config.pacs = PeerConfig("127.0.0.1", 4242, "PACS", stow_url=url)
+        made = Sender(site, FAST, **settings)
+        started.append(made)
+        made.start()
+        return made
+
+    yield start
+    for made in started:
+        made.stop()
+
+
+def states(site: Site) -> list[tuple[str, str]]:
+    with site.database.read() as connection:
+        return [(row.state, row.problem) for row in connection.execute(select(delivery).order_by(delivery.c.kind))]
+
+
+class Server:
+    """A STOW-RS origin server that answers as told and remembers what it got."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.refuses: dict[str, int] = {}
+        self.warns: dict[str, int] = {}
+        self.got: list[str] = []
+        self.posts = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.posts += 1
+                status, answer = outer.answer(self.headers["Content-Type"], body)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/dicom-web"
+
+    def answer(self, kind: str, body: bytes) -> tuple[int, bytes]:
+        if self.status != 200:
+            return self.status, b""
+        message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+        kept: list[Any] = []
+        lost: list[Any] = []
+        for part in message.get_payload():
+            uid = str(pydicom.dcmread(BytesIO(part.get_payload(decode=True))).SOPInstanceUID)
+            item: dict[str, Any] = {"00081155": {"vr": "UI", "Value": [uid]}}
+            if uid in self.refuses:
+                lost.append(item | {"00081197": {"vr": "US", "Value": [self.refuses[uid]]}})
+                continue
+            self.got.append(uid)
+            if uid in self.warns:
+                item |= {"00081196": {"vr": "US", "Value": [self.warns[uid]]}}
+            kept.append(item)
+        said = {"00081199": {"vr": "SQ", "Value": kept}, "00081198": {"vr": "SQ", "Value": lost}}
+        return (202 if lost else 200), json.dumps(said).encode()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+def test_of_many_in_one_request_only_the_refused_one_is_put_aside(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    for _ in range(5):
+        scored(objects=True)
+    with site.database.read() as connection:
+        uids = list(connection.execute(select(delivery.c.sop_uid)).scalars())
+    server.refuses[uids[0]], server.warns[uids[1]] = 0xA700, 0xB000
+    sender(server.url, max_attempts=2)
+    eventually(lambda: sorted(state for state, _ in states(site)) == ["failed"] + ["sent"] * 9)
+    assert {problem for _, problem in states(site)} == {"", "status A700", "warning B000"}
+    assert sorted(server.got) == sorted(uids[1:])
+    assert server.posts <= 4
+
+
+@pytest.mark.parametrize("status", [503, 401])
+def test_a_server_that_cannot_just_now_costs_no_attempt(
+    site: Site,
+    scored: Scored,
+    sender: Callable[..., Sender],
+    server: Server,
+    eventually: Callable[..., Any],
+    status: int,
+) -> None:
+    scored(objects=True)
+    server.status = status
+    sender(server.url, max_attempts=2)
+    eventually(lambda: server.posts >= 4)
+    assert {state for state, _ in states(site)} == {"pending"}
+    assert str(status) in states(site)[0][1]
+    server.status = 200
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
+def test_a_bad_request_is_an_objects_fault_one_by_one(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    scored(objects=True)
+    server.status = 400
+    sender(server.url, max_attempts=2)
+    eventually(lambda: states(site) == [("failed", "STOW-RS status 400")] * 2)
+
+
+@pytest.mark.peers("Orthanc")
+@pytest.mark.skipif(not PLUGIN.exists(), reason="Orthanc's DICOMweb plugin is not installed: scripts/install --peers")
+def test_orthanc_keeps_what_is_stored_over_the_web_also_after_it_was_down(
+    site: Site, scored: Scored, sender: Callable[..., Sender], tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        port, http = first.getsockname()[1], second.getsockname()[1]
+    settings = {
+        "StorageDirectory": str(tmp_path / "storage"),
+        "IndexDirectory": str(tmp_path / "storage"),
+        "DicomPort": port,
+        "HttpPort": http,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(PLUGIN)],
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    for _ in range(3):
+        scored(objects=True)
+    sender(f"http://127.0.0.1:{http}/dicom-web")
+    eventually(lambda: any("cannot be reached" in problem for _, problem in states(site)))
+    process = subprocess.Popen(
+        ["/usr/sbin/Orthanc", str(tmp_path / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+        with urllib.request.urlopen(f"http://127.0.0.1:{http}/statistics", timeout=5) as answer:
+            assert json.load(answer)["CountInstances"] == 6
+    finally:
+        process.terminate()
+        process.wait(20)
