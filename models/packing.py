@@ -9,8 +9,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from models.bundle import Bundle, Facts, seal
+from models.bundle import NOVELTY, Bundle, Facts, seal
+from models.errors import ConfigurationError
 from models.export import export_onnx, parity
+from models.intended_use import problems
+from models.novelty import Novelty, load
 from models.preprocessing import Preprocessing
 from models.training import get_weights, scores
 
@@ -23,6 +26,7 @@ def pack(
     card: str,
     key: Ed25519PrivateKey,
     signer: str,
+    novelty: Novelty | None = None,
 ) -> Bundle:
     """Export, describe and sign a version.
 
@@ -31,10 +35,14 @@ def pack(
         network: gives logits (N, 1) for `facts.input_shape`.
         card: the model card, Markdown.
         signer: the name under which hospitals know the key.
+        novelty: refuses images unlike the training cohort's; for a retrained version, its base's.
 
     Raises:
+        ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
     """
+    if wrong := problems(facts.intended_use):
+        raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     _, height, width = facts.input_shape
     for part in ("configs", "models", "docs", "reference"):
         (folder / part).mkdir(parents=True)
@@ -46,6 +54,9 @@ def pack(
     expected = {"scores": [float(score) for score in scores(network, reference)]}
     (folder / "reference" / "expected.json").write_text(json.dumps(expected))
     np.savez(folder / "models" / "weights.npz", allow_pickle=False, **get_weights(network))
+    if novelty is not None:
+        novelty.save(folder / NOVELTY)
+        load(folder / NOVELTY)  # what no hospital could load is not signed
     inference = {
         "preprocessing": {"_target_": "Compose", "transforms": [dict(step) for step in preprocessing.declaration]}
     }

@@ -1,12 +1,13 @@
 """Which version serves here: the one that the hospital adopted last, verified and tested when it is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.inference.engine import Engine
 from client.store import versions
 from client.store.site import Site
 from models.bundle import Bundle, verify
 from models.errors import BundleRefused
+from models.novelty import Novelty
 from models.preprocessing import Preprocessing
 from models.signing import load_trust
 
@@ -17,12 +18,14 @@ class Serving:
 
     Attributes:
         threshold: this hospital's operating threshold, the vendor's where it has set none.
+        novelty: refuses images unlike the version's training cohort; None where it ships no such check.
     """
 
     bundle: Bundle
     engine: Engine
     preprocessing: Preprocessing
     threshold: float
+    novelty: Novelty | None = None
 
 
 class Panel:
@@ -45,7 +48,7 @@ class Panel:
         if loaded is None or loaded.bundle.digest != chosen.digest:
             loaded = load(self._site, chosen.digest)
         threshold = loaded.bundle.facts.threshold if chosen.threshold is None else chosen.threshold
-        self._loaded = Serving(loaded.bundle, loaded.engine, loaded.preprocessing, threshold)
+        self._loaded = replace(loaded, threshold=threshold)
         return self._loaded
 
 
@@ -59,4 +62,5 @@ def load(site: Site, digest: str) -> Serving:
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
     engine = Engine(bundle, site.config.inference_threads)
-    return Serving(bundle, engine, Preprocessing(bundle.preprocessing), bundle.facts.threshold)
+    preprocessing = Preprocessing(bundle.preprocessing)
+    return Serving(bundle, engine, preprocessing, bundle.facts.threshold, bundle.read_novelty())
