@@ -87,12 +87,13 @@ def load(path: Path) -> Novelty:
     Raises:
         BundleRefused: not the arrays that it takes, or a check that refuses its own cohort's mean or accepts noise.
     """
-    half = _shapes(1).keys()
+    names = _shapes(1).keys()
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise BundleRefused(f"{path.name} has more than {_LARGEST_FILE} bytes")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float32) for name in half}
+        # opened here: numpy leaves a file open that is no archive
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name], np.float32) for name in names}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise BundleRefused(f"{path.name} is no readable novelty check ({type(error).__name__})") from error
     width = arrays["inner_bias"].shape

@@ -22,7 +22,8 @@ _HELD_OUT: Final = 4  # every fourth patient sets the limit
 _STRENGTH: Final = 1.2
 _JUDGED: Final = 1.2
 _QUANTILE: Final = 0.997
-_WIDTH: Final = 128
+_WIDTH: Final = 64
+_MEMBERS: Final = 4
 _POSITIVES, _NEGATIVES, _TRIALS = 3500, 6000, 2000
 _STEPS: Final = 200
 _BATCH: Final = 96
@@ -82,19 +83,17 @@ def _features(pictures: Tensor) -> NDArray[np.float32]:
 def _classifier(
     own: NDArray[np.float32], others: NDArray[np.float32], typical: NDArray[np.float32], generator: Generator
 ) -> Novelty:
-    """Train a hidden layer to tell the cohort from strangers; without a limit yet."""
+    """Train a few small classifiers to tell the cohort from strangers and average them; without a limit yet."""
     both = np.concatenate((own, others))
     centre, scale = both.mean(0), both.std(0) + 0.05
     inputs = torch.from_numpy((both - centre) / scale)
-    inner, outer = nn.Linear(inputs.shape[1], _WIDTH), nn.Linear(_WIDTH, 1)
+    inner = nn.Linear(inputs.shape[1], _MEMBERS * _WIDTH)
+    outer, bias = nn.Parameter(torch.empty(_MEMBERS, _WIDTH)), nn.Parameter(torch.zeros(_MEMBERS))
     with torch.no_grad():
-        for layer in (inner, outer):
-            bound = 1 / math.sqrt(layer.in_features)
-            for value in (layer.weight, layer.bias):
-                value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) * bound)
-    network = nn.Sequential(inner, nn.ReLU(), outer)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
-    targets = torch.cat((torch.full((_BATCH, 1), 0.01), torch.full((_BATCH, 1), 0.99)))
+        for value, fan_in in ((inner.weight, inputs.shape[1]), (inner.bias, inputs.shape[1]), (outer, _WIDTH)):
+            value.copy_((torch.rand(value.shape, generator=generator) * 2 - 1) / math.sqrt(fan_in))
+    optimizer = torch.optim.AdamW([inner.weight, inner.bias, outer, bias], lr=_RATE, weight_decay=_DECAY)
+    targets = torch.cat((torch.full((_BATCH, _MEMBERS), 0.01), torch.full((_BATCH, _MEMBERS), 0.99)))
     for step in range(_STEPS):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (0.5 * (1 + math.cos(math.pi * step / _STEPS)) + 0.02)
@@ -104,9 +103,10 @@ def _classifier(
                 len(own) + torch.randint(0, len(others), (_BATCH,), generator=generator),
             )
         )
-        loss = functional.binary_cross_entropy_with_logits(
-            network(inputs[chosen] + _NOISE * torch.randn(len(chosen), inputs.shape[1], generator=generator)), targets
-        )
+        noise = _NOISE * torch.randn(len(chosen), inputs.shape[1], generator=generator)
+        hidden = torch.relu(inner(inputs[chosen] + noise)).view(-1, _MEMBERS, _WIDTH)
+        answers = (hidden * outer).sum(2) + bias
+        loss = functional.binary_cross_entropy_with_logits(answers, targets) * _MEMBERS
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -117,6 +117,6 @@ def _classifier(
         scale=scale,
         inner=inner.weight.detach().numpy().T.copy(),
         inner_bias=inner.bias.detach().numpy().copy(),
-        outer=outer.weight.detach().numpy()[0].copy(),
-        outer_bias=outer.bias.detach().numpy()[0].copy(),
+        outer=outer.detach().numpy().ravel() / _MEMBERS,
+        outer_bias=bias.detach().mean().numpy(),
     )

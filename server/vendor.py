@@ -72,7 +72,7 @@ def train_first(
         on_progress=on_progress,
     )
     found = scores(network, images, threads=config.threads).astype(np.float64)
-    novelty = fit_novelty(images, [row.patient for row in rows], seed=config.seed, threads=config.threads)
+    novelty = fit_novelty(images, [row.patient for row in rows], seed=config.seed)
     _, height, width = images.shape[1:]
     facts = Facts(
         name=config.name,
