@@ -4,7 +4,6 @@ hospital's machine makes of the same thing is.
 
 import csv
 import math
-import os
 import shutil
 import time
 from pathlib import Path
@@ -28,29 +27,28 @@ from models.preprocessing import Preprocessing
 from models.signing import load_trust
 from scripts.demonstration import phantoms, studies
 
-DATA = Path(os.environ.get("VIGIE_DATA", "../shared/data"))
-
 
 @pytest.fixture(scope="module")
-def cohorts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[NDArray[np.float32], list[str]]]:
-    """Preprocessed images and patients, by hospital: real ones where there are any, else phantoms."""
-    manifest = DATA / "cxr" / "manifest.csv"
-    if not manifest.exists():
-        manifest = phantoms.make(tmp_path_factory.mktemp("phantoms"), seed=3)
+def cohorts(vigie_data: Path) -> dict[str, tuple[NDArray[np.float32], list[str]]]:
+    """Preprocessed images and patients, by hospital."""
+    return prepared(vigie_data / "cxr" / "manifest.csv", 300, 80)
+
+
+def prepared(manifest: Path, own: int, others: int) -> dict[str, tuple[NDArray[np.float32], list[str]]]:
     preprocessing = Preprocessing()
     chosen: dict[str, list[Any]] = {}
     for row in read_manifest(manifest):
         chosen.setdefault(row.site, []).append(row)
     found: dict[str, tuple[NDArray[np.float32], list[str]]] = {}
     for site, rows in chosen.items():
-        some = rows[:: max(1, len(rows) // (300 if site == "guangzhou" else 80))]
+        some = rows[:: max(1, len(rows) // (own if site == "guangzhou" else others))]
         found[site] = (np.stack([preprocessing(picture(row.path)) for row in some]), [row.patient for row in some])
     return found
 
 
 @pytest.fixture(scope="module")
 def check(cohorts: dict[str, tuple[NDArray[np.float32], list[str]]]) -> Novelty:
-    """Fitted to one hospital alone."""
+    """Fitted to one hospital alone, of children."""
     fitted = novelty_training.fit(*cohorts["guangzhou"], seed=1)
     assert fitted is not None
     return fitted
@@ -80,10 +78,15 @@ def test_what_is_no_upright_radiograph_is_refused(check: Novelty, cohorts: dict[
     assert check.distance(np.zeros((1, 128, 128), np.float32)) == math.inf
 
 
-def test_sections_and_photographs_under_a_chest_header_are_refused(check: Novelty) -> None:
-    folder = DATA / "dicom"
-    if not folder.exists():
-        pytest.skip("needs the DICOM files of VIGIE_DATA")
+def test_the_phantoms_of_a_demonstration_without_data_are_read(tmp_path: Path) -> None:
+    drawn = prepared(phantoms.make(tmp_path, seed=3, limit=60), 60, 20)
+    fitted = novelty_training.fit(*drawn["guangzhou"], seed=1)
+    assert fitted is not None
+    assert [refused(fitted, drawn[site][0]) for site in ("nih", "shenzhen")] == [0, 0]
+
+
+def test_sections_and_photographs_under_a_chest_header_are_refused(check: Novelty, vigie_data: Path) -> None:
+    folder = vigie_data / "dicom"
     from client.dicom import decode
     from models.errors import InvalidStudy
 
