@@ -17,7 +17,7 @@ from models.augmentation import augment, standardised
 from models.novelty import Novelty
 from models.strangers import strangers
 
-FEWEST_PATIENTS: Final = 40
+FEWEST_PATIENTS: Final = 120  # 60 phantoms made a limit that refused every tenth of another hospital's
 _HELD_OUT: Final = 4  # every fourth patient sets the limit
 _STRENGTH: Final = 1.2
 _JUDGED: Final = 1.2
@@ -117,6 +117,6 @@ def _classifier(
         scale=scale,
         inner=inner.weight.detach().numpy().T.copy(),
         inner_bias=inner.bias.detach().numpy().copy(),
-        outer=outer.detach().numpy().ravel() / _MEMBERS,
+        outer=(outer.detach() / _MEMBERS).flatten().numpy(),
         outer_bias=bias.detach().mean().numpy(),
     )
