@@ -412,3 +412,25 @@ def test_no_version_with_such_a_clause_is_trained_or_signed(tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match=r"'1\.2' is no storage SOP class"):
         train_first(config, [], tmp_path / "bundle", cast("Any", None), "vendor")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_vendor_reads_the_clauses_and_what_they_do_to_files(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from scripts.version_commands import app
+
+    for name, view in (("frontal", "PA"), ("lateral", "LL")):
+        image = dataset({"SOPClassUID": DX, "Modality": "DX", "BodyPartExamined": "TÓRAX", "ViewPosition": view})
+        put(image, "Rows", 100)
+        put(image, "Columns", 100)
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPInstanceUID = UID("2.25.1")
+        put(image, "SpecificCharacterSet", "ISO_IR 192")
+        put(image, "SOPInstanceUID", "2.25.1")
+        image.save_as(tmp_path / name, enforce_file_format=True)
+    told = CliRunner().invoke(app, ["explain", "--try-on", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert "Body part is chest or lung, by code or by a word for it." in told.output
+    assert "frontal: in scope" in told.output
+    assert "lateral: view: view is LL; accepted: frontal" in told.output
