@@ -195,3 +195,30 @@ def test_the_check_is_part_of_the_signed_version(
     shutil.copy(bundle_folder / "models" / "weights.npz", bundle_folder / NOVELTY)
     with pytest.raises(BundleRefused, match="altered"):
         verify(bundle_folder, load_trust(trust))
+
+
+def test_a_retrained_version_keeps_its_bases_check(
+    check: Novelty, tmp_path: Path, vendor_key: Ed25519PrivateKey, bundles: ModuleType
+) -> None:
+    from models.networks import build
+    from models.packing import pack
+    from models.training import get_weights
+    from server import candidate
+
+    shape: dict[str, Any] = {"channels": [8, 8, 8, 8], "groups": 4}
+    network = build("residual", **shape)
+    facts = bundles.facts(network="residual", network_facts=shape, input_shape=(1, 64, 64))
+    base = pack(tmp_path / "base", facts, network, Preprocessing(), "card", vendor_key, "vendor", check)
+    coordinator: Any = SimpleNamespace(
+        registry=SimpleNamespace(next_number=lambda _name: 2),
+        folder=tmp_path,
+        versions=tmp_path / "versions",
+        signing_key=vendor_key,
+    )
+    coordinator.versions.mkdir()
+    plan: Any = SimpleNamespace(name="one", rounds=1, strategy="fedavg", hyper=SimpleNamespace(error_weight=2.0))
+    made = candidate.make(coordinator, plan, base, get_weights(network), 0.5, {"nih": 3})
+    kept = made.read_novelty()
+    assert kept is not None
+    assert kept.limit == pytest.approx(check.limit)
+    assert (kept.inner == base.read_novelty().inner).all()  # type: ignore[union-attr]
