@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from cryptography import x509
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
@@ -31,13 +32,14 @@ from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.dicom.results import derive_uid, put
 from client.dicom.sender import RESULT_CLASSES
+from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.serving import Scoring
 from client.inference.trial import try_folder
 from client.store.site import Site
 from client.store.tables import delivery, study
 from models.errors import VigieError
-from models.intended_use import IntendedUse
+from models.novelty import Novelty
 from models.signing import load_trust
 
 LEAST_FREE_BYTES: Final = 10 << 30
@@ -277,7 +279,8 @@ def _test_study(site: Site, panel: Panel) -> Check:
         return Check("test study", True, "none made up: no version that scores single images is adopted")
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _made_up(version).save_as(Path(name) / "test.dcm", enforce_file_format=True)
+        for number, image in enumerate(_made_up(version)):
+            image.save_as(Path(name) / f"test{number}.dcm", enforce_file_format=True)
         try_folder(site, lambda: [version], Path(name))  # the first one pays for loading what preprocesses
         began = time.perf_counter()
         (tried,) = try_folder(site, lambda: [version], Path(name)).studies
@@ -288,30 +291,30 @@ def _test_study(site: Site, panel: Panel) -> Check:
     return Check("test study", True, f"scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
 
 
-def _made_up(version: Scoring) -> Dataset:
-    """An image that the version's intended use admits; noise, of nobody."""
-    use: IntendedUse = version.bundle.facts.intended_use
-    side = max(use.min_size_px, 64)
+def _made_up(version: Scoring) -> list[Dataset]:
+    """A study that the version's intended use admits, of nobody: its images are the mean of the training cohort where
+    the version knows it, else noise.
+    """
+    study_uid = derive_uid("doctor", os.urandom(16).hex())
+    return [_image(version, study_uid, attributes) for attributes in headers(version.bundle.facts.intended_use)]
+
+
+def _image(version: Scoring, study_uid: str, attributes: dict[str, Any]) -> Dataset:
+    shape = (attributes["Rows"], attributes["Columns"])
     image = Dataset()
     for keyword, value in {
-        "SOPClassUID": use.sop_classes[0],
+        **attributes,
         "SOPInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
-        "StudyInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
-        "SeriesInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
-        "Modality": use.modalities[0],
+        "StudyInstanceUID": study_uid,
+        "SeriesInstanceUID": derive_uid("doctor", study_uid, attributes.get("SeriesNumber", 0)),
         "PatientID": "VIGIE-DOCTOR",
-        "PatientAge": f"{int(min(max(use.min_age_years or 0, 40), use.max_age_years or 40)):03d}Y",
-        "BodyPartExamined": use.body_parts[0] if use.body_parts else "",
-        "ViewPosition": use.views[0] if use.views else "",
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": side,
-        "Columns": side,
         "BitsAllocated": 8,
         "BitsStored": 8,
         "HighBit": 7,
         "PixelRepresentation": 0,
-        "PixelData": np.random.default_rng(0).integers(0, 256, (side, side), np.uint8).tobytes(),
+        "PixelData": _pixels(version.novelty, shape).tobytes(),
     }.items():
         put(image, keyword, value)
     image.file_meta = FileMetaDataset()
@@ -319,3 +322,12 @@ def _made_up(version: Scoring) -> Dataset:
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     return image
+
+
+def _pixels(novelty: Novelty | None, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    if novelty is None:
+        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    mean = novelty.typical
+    rows, columns = (np.arange(side) * len(mean) // side for side in shape)
+    grey = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-6) * 255
+    return grey.astype(np.uint8)[np.ix_(rows, columns)]

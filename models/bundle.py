@@ -5,6 +5,7 @@
     models/model.onnx         what runs
     models/weights.npz        what is retrained
     docs/README.md            the model card
+    models/novelty.npz        refuses images unlike its training cohort's; a version may have none
     reference/                an input and what the version answers to it: the self test
     manifest.json             path → SHA-256 of every file above
     signature.json            who signed the manifest's digest
@@ -31,11 +32,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.coding import Coding
 from models.errors import BundleRefused
 from models.intended_use import IntendedUse
+from models.novelty import Novelty
+from models.novelty import load as load_novelty
 from models.segmentation import Segmentation
 from models.signing import Trusted, holds
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
+NOVELTY = "models/novelty.npz"
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
 
 
@@ -96,6 +100,15 @@ class Bundle:
         """The weights by name, as they were trained."""
         with np.load(self.folder / "models" / "weights.npz", allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+
+    def read_novelty(self) -> Novelty | None:
+        """The check of an image against the training cohort, None where the version ships none.
+
+        Raises:
+            BundleRefused: the file is no such check.
+        """
+        path = self.folder / NOVELTY
+        return load_novelty(path) if path.exists() else None
 
     @property
     def preprocessing(self) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import Bundle, Facts, seal
-from models.errors import ExportMismatch
+from models.bundle import NOVELTY, Bundle, Facts, seal
+from models.errors import ConfigurationError, ExportMismatch
 from models.export import export_onnx, parity
+from models.intended_use import problems
+from models.novelty import Novelty, load
 from models.preprocessing import Preprocessing
 from models.training import get_weights, scores
 
@@ -25,6 +27,7 @@ def pack(
     card: str,
     key: Ed25519PrivateKey,
     signer: str,
+    novelty: Novelty | None = None,
 ) -> Bundle:
     """Export, describe and sign a version.
 
@@ -33,10 +36,14 @@ def pack(
         network: gives logits (N, 1) for `facts.input_shape`.
         card: the model card, Markdown.
         signer: the name under which hospitals know the key.
+        novelty: refuses images unlike the training cohort's; for a retrained version, its base's.
 
     Raises:
+        ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
     """
+    if wrong := problems(facts.intended_use):
+        raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     *_, height, width = facts.input_shape
     for part in ("configs", "models", "docs", "reference"):
         (folder / part).mkdir(parents=True)
@@ -48,6 +55,9 @@ def pack(
     expected = {"scores": [float(score) for score in scores(network, reference)]}
     (folder / "reference" / "expected.json").write_text(json.dumps(expected))
     np.savez(folder / "models" / "weights.npz", allow_pickle=False, **get_weights(network))
+    if novelty is not None:
+        novelty.save(folder / NOVELTY)
+        load(folder / NOVELTY)  # what no hospital could load is not signed
     _describe(folder, facts, preprocessing, card)
     return seal(folder, key, signer)
 
@@ -69,8 +79,11 @@ def pack_segmentation(
         onnx: takes `image` (n, 1, *window), gives `logits` (n, channels, *window), float32.
 
     Raises:
+        ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
         ExportMismatch: the network has other inputs or outputs, or gives no finite number.
     """
+    if wrong := problems(facts.intended_use):
+        raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     if facts.segmentation is None:
         raise ExportMismatch(f"{facts.label} declares no segmentation")
     for part in ("configs", "models", "docs", "reference"):

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
+    from models.intended_use import IntendedUse
     from server.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, help="Model versions. Example: vigie version list --folder coordinator")
@@ -61,6 +62,32 @@ def register(
     with registry_of(folder) as registry:
         registered = registry.register(verify(bundle, coordinator.trusted), {"origin": "vendor"})
     print(f"{registered.label} {registered.digest}")
+
+
+@app.command()
+def explain(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="a bundle's folder; none: the intended use of the settings")
+    ] = None,
+    try_on: Annotated[Path | None, typer.Option(help="a folder of DICOM files to hold it against")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="of configs/version.yaml, KEY=VALUE")] = None,
+) -> None:
+    """Say an intended use in sentences, and which files of a folder it would let through; no image is scored.
+
+    Ends with 1 where a clause can never be met. Example: vigie version explain --try-on images
+    """
+    from models.intended_use import problems, sentences
+
+    use = _intended_use(bundle, overrides or [])
+    for sentence in sentences(use):
+        print(sentence)
+    wrong = problems(use)
+    for problem in wrong:
+        print(f"wrong: {problem}", file=sys.stderr)
+    if try_on is not None:
+        _hold_against(use, try_on)
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -122,6 +149,47 @@ def evaluate(
         print(f"line {problem['line']}: {problem['file']}: {problem['reason']}", file=sys.stderr)
     if report["problems"]:
         raise typer.Exit(1)
+
+
+def _intended_use(bundle: Path | None, overrides: list[str]) -> "IntendedUse":
+    """Of a bundle that need not be signed yet by anyone trusted here, or of the settings."""
+    from pydantic import ValidationError
+
+    from configs.schema import VersionConfig, compose
+    from models.bundle import Facts
+    from models.errors import ConfigurationError
+    from models.intended_use import IntendedUse
+
+    try:
+        if bundle is None:
+            return IntendedUse.model_validate(compose("version", VersionConfig, overrides).intended_use)
+        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+        return Facts.model_validate(metadata["vigie"]).intended_use
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ConfigurationError(f"no readable intended use in {bundle or 'the settings'}: {error}") from error
+
+
+def _hold_against(use: "IntendedUse", folder: Path) -> None:
+    """Print a line a file, and what required series the whole folder lacks, as if it were one study."""
+    from client.dicom import decode
+    from client.inference.scope import Acquisition, InScope, check, missing_series
+    from models.errors import InvalidStudy, NotFound
+
+    if not folder.is_dir():
+        raise NotFound(f"{folder} is not a folder")
+    acquisitions: list[Acquisition] = []
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        name = path.relative_to(folder)
+        try:
+            acquisitions.append(Acquisition.from_dataset(decode.read_header(path)))
+        except InvalidStudy as error:
+            print(f"{name}: {error}")
+            continue
+        found = check(use, acquisitions[-1])
+        reasons = "" if isinstance(found, InScope) else "; ".join(f"{one.code}: {one.text}" for one in found.reasons)
+        print(f"{name}: {reasons or 'in scope'}")
+    for reason in missing_series(use, acquisitions):
+        print(f"{reason.code}: {reason.text}")
 
 
 @contextmanager

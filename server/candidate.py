@@ -25,7 +25,7 @@ def make(
 ) -> Bundle:
     """Pack the weights as the next version of the base's model, signed by the coordinator.
 
-    It inherits the base's intended use and preprocessing, and no certificate.
+    It inherits the base's intended use, preprocessing and novelty check, and no certificate.
 
     Args:
         threshold: 0..1, the operating threshold to ship; sites set their own by the declared rule.
@@ -54,6 +54,9 @@ def make(
         _card(facts, base, plan, contributions),
         coordinator.signing_key,
         SIGNER,
+        # The coordinator has no images to fit another one on. The check looks at preprocessed images and not at what
+        # the network makes of them, so that it stays as good as it was, whatever the weights are.
+        base.read_novelty(),
     )
     return _keep(packed, coordinator.versions)
 

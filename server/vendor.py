@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from configs.schema import VersionConfig
 from models.bundle import Bundle, Facts
 from models.coding import Coding
-from models.errors import InvalidTraining
+from models.errors import ConfigurationError, InvalidTraining
 from models.hyperparameters import Hyperparameters
-from models.intended_use import IntendedUse
+from models.intended_use import IntendedUse, problems
 from models.manifest import Row, picture
 from models.networks import build
+from models.novelty_training import fit as fit_novelty
 from models.packing import pack
 from models.preprocessing import Preprocessing
 from models.stats.intervals import auc
@@ -43,10 +44,14 @@ def train_first(
         on_progress: told (steps done, steps in all, running loss).
 
     Raises:
+        ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
         InvalidTraining: a label is missing.
         InvalidStudy: an image cannot be read.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's.
     """
+    intended_use = IntendedUse.model_validate(config.intended_use)
+    if wrong := problems(intended_use):  # before the training, not after it
+        raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     positive = np.array([row.positive for row in rows])
     if len(set(positive.tolist())) < 2:
         raise InvalidTraining("training needs normal and abnormal images, and one of them is missing")
@@ -68,13 +73,14 @@ def train_first(
         on_progress=on_progress,
     )
     found = scores(network, images, threads=config.threads).astype(np.float64)
+    novelty = fit_novelty(images, [row.patient for row in rows], seed=config.seed)
     _, height, width = images.shape[1:]
     facts = Facts(
         name=config.name,
         number=1,
         title=config.title,
         vendor=config.vendor,
-        intended_use=IntendedUse.model_validate(config.intended_use),
+        intended_use=intended_use,
         finding=Coding.model_validate(config.finding),
         threshold=balanced(found, positive),
         threshold_rule="balanced",
@@ -84,12 +90,18 @@ def train_first(
     )
     patients = len({row.patient for row in rows})
     log.info("trained on %d images, AUC on them %.3f", len(rows), auc(found, positive).value)
-    return pack(folder, facts, network, preprocessing, _card(facts, rows, patients), key, signer)
+    card = _card(facts, rows, patients, novelty is not None)
+    return pack(folder, facts, network, preprocessing, card, key, signer, novelty)
 
 
-def _card(facts: Facts, rows: Sequence[Row], patients: int) -> str:
+def _card(facts: Facts, rows: Sequence[Row], patients: int, novelty: bool) -> str:
     sites = ", ".join(sorted({row.site for row in rows}))
     positives = sum(row.positive for row in rows)
+    refused = (
+        "what looks unlike the training images; 99.7 % of held-out training patients' varied images pass"
+        if novelty
+        else "nothing: too few patients to set a limit with"
+    )
     return f"""# {facts.title} 1
 
 First version by {facts.vendor}, trained on {len(rows)} radiographs of {patients} patients at one source ({sites});
@@ -99,6 +111,8 @@ First version by {facts.vendor}, trained on {len(rows)} radiographs of {patients
 
 **Known limits.** One hospital's equipment and population: expect it to do worse elsewhere. How much worse, each
 hospital measures on its own patients.
+
+**Refused by its pixels.** {refused[0].upper()}{refused[1:]}.
 
 **Certificate.** None; not for clinical use.
 

@@ -106,4 +106,4 @@ def load(site: Site, digest: str) -> Serving:
     preprocessing = Preprocessing(bundle.preprocessing)
     if (declared := bundle.facts.segmentation) is not None:
         return Outlining(bundle, VolumeEngine(bundle, declared, threads), preprocessing, declared, threshold)
-    return Scoring(bundle, Engine(bundle, threads), preprocessing, threshold)
+    return Scoring(bundle, Engine(bundle, threads), preprocessing, threshold, bundle.read_novelty())

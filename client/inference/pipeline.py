@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileDataset
 from client.dicom import decode
 from client.dicom.results import Finding
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
-from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check
+from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
 from models.errors import BundleRefused, InvalidStudy
@@ -188,6 +188,8 @@ class Pipeline:
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
         radiograph = decode.read(self._files.path(image.sha256), header)
         tensor = version.preprocessing(radiograph.pixels)
+        if reason := unfamiliar(version.novelty, tensor):
+            raise InvalidStudy(reason.code, reason.text)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)
         answer = version.engine.run(tensor)
         finding = Finding(
@@ -217,6 +219,7 @@ def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: I
         return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
     fitting: list[tuple[Image, FileDataset]] = []
     patients: set[tuple[str, str]] = set()
+    acquisitions: list[Acquisition] = []
     reasons: dict[Reason, None] = {}
     for image, header in headers:
         if isinstance(header, InvalidStudy):
@@ -225,14 +228,16 @@ def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: I
             reasons[Reason("not-dicom", "the header cannot be read")] = None
             continue
         patients.add((_text(header, "PatientID"), _text(header, "IssuerOfPatientID")))
-        scope = check(use, Acquisition.from_dataset(header))
+        acquisitions.append(Acquisition.from_dataset(header))
+        scope = check(use, acquisitions[-1])
         if isinstance(scope, InScope):
             fitting.append((image, header))
         else:
             reasons.update(dict.fromkeys(scope.reasons))
     if len({patient for patient in patients if patient[0]}) > 1:
         raise InvalidStudy("patient-mismatch", "the study's images name different patients")
-    return fitting or OutOfScope(tuple(reasons))
+    reasons.update(dict.fromkeys(absent := missing_series(use, acquisitions)))
+    return OutOfScope(tuple(reasons)) if absent or not fitting else fitting
 
 
 def _stratum(header: Dataset) -> str:

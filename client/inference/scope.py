@@ -6,20 +6,32 @@ wrong at once; what a clause needs and the header does not say is a refusal too,
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from enum import StrEnum
-from typing import Any
 
-from models.intended_use import IntendedUse
+import numpy as np
+from numpy.typing import NDArray
 
-_AGE = re.compile(r"(\d{3})([DWMY])")  # PS3.5 6.2: AS
-_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
-_DAYS_IN_YEAR = 365.2425
-_UNIT_IN_YEARS = {"D": 1 / _DAYS_IN_YEAR, "W": 7 / _DAYS_IN_YEAR, "M": 1 / 12, "Y": 1.0}
+from client.inference.acquisition import Acquisition
+from models.anatomy import (
+    CONTRAST_PHASE_WORDS,
+    NO_CONTRAST_WORDS,
+    PROJECTION_CODES,
+    REGION_CODES,
+    named,
+    plain,
+    projections_of,
+    regions_of,
+)
+from models.intended_use import Clauses, IntendedUse, Quantity, Range, Series
+from models.novelty import Novelty
+
+__all__ = ["Acquisition", "Code", "InScope", "OutOfScope", "Reason", "check", "missing_series", "unfamiliar"]
+
 _SHOWN = 64
+_HUMAN = frozenset({"337915000", "30996001", "L-85B00", "L-85003"})  # PS3.16 CID 7454: Homo sapiens
+_HUMAN_WORDS = frozenset({"HUMAN", "HOMO SAPIENS", "HUMAN BEING", "MENSCH", "HUMAIN", "HUMANO", "人", "人类"})
 
 
 class Code(StrEnum):
@@ -31,12 +43,77 @@ class Code(StrEnum):
     SOP_CLASS_MISSING = "sop-class-missing"
     BODY_PART = "body-part"
     BODY_PART_MISSING = "body-part-missing"
+    BODY_PART_CONTRADICTED = "body-part-contradicted"
     VIEW = "view"
     VIEW_MISSING = "view-missing"
+    VIEW_CONTRADICTED = "view-contradicted"
+    LATERALITY = "laterality"
+    LATERALITY_MISSING = "laterality-missing"
+    SEX = "sex"
+    SEX_MISSING = "sex-missing"
     AGE = "age"
     AGE_MISSING = "age-missing"
     SIZE = "size"
     SIZE_MISSING = "size-missing"
+    EQUIPMENT = "equipment"
+    EQUIPMENT_MISSING = "equipment-missing"
+    KVP = "kvp"
+    KVP_MISSING = "kvp-missing"
+    TUBE_CURRENT = "tube-current"
+    TUBE_CURRENT_MISSING = "tube-current-missing"
+    EXPOSURE_TIME = "exposure-time"
+    EXPOSURE_TIME_MISSING = "exposure-time-missing"
+    EXPOSURE = "exposure"
+    EXPOSURE_MISSING = "exposure-missing"
+    DETECTOR_DISTANCE = "detector-distance"
+    DETECTOR_DISTANCE_MISSING = "detector-distance-missing"
+    SLICE_THICKNESS = "slice-thickness"
+    SLICE_THICKNESS_MISSING = "slice-thickness-missing"
+    SLICE_SPACING = "slice-spacing"
+    SLICE_SPACING_MISSING = "slice-spacing-missing"
+    PIXEL_SPACING = "pixel-spacing"
+    PIXEL_SPACING_MISSING = "pixel-spacing-missing"
+    IMAGER_PIXEL_SPACING = "imager-pixel-spacing"
+    IMAGER_PIXEL_SPACING_MISSING = "imager-pixel-spacing-missing"
+    FIELD_STRENGTH = "field-strength"
+    FIELD_STRENGTH_MISSING = "field-strength-missing"
+    REPETITION_TIME = "repetition-time"
+    REPETITION_TIME_MISSING = "repetition-time-missing"
+    ECHO_TIME = "echo-time"
+    ECHO_TIME_MISSING = "echo-time-missing"
+    CONTRAST = "contrast"
+    CONTRAST_MISSING = "contrast-missing"
+    CONTRAST_PHASE = "contrast-phase"
+    CONTRAST_PHASE_MISSING = "contrast-phase-missing"
+    FOR_PROCESSING = "for-processing"
+    BURNED_IN = "burned-in"
+    BURNED_IN_MISSING = "burned-in-missing"
+    DERIVED = "derived"
+    SECONDARY = "secondary"
+    IMAGE_TYPE_MISSING = "image-type-missing"
+    LOSSY = "lossy"
+    LOSSY_MISSING = "lossy-missing"
+    CONVERSION = "conversion"
+    QUALITY_CONTROL = "quality-control"
+    SPECIES = "species"
+    SERIES_MISSING = "series-missing"
+    NOVEL_IMAGE = "novel-image"
+
+
+_OF_QUANTITY: Mapping[Quantity, tuple[Code, Code, str]] = {
+    "KVP": (Code.KVP, Code.KVP_MISSING, "kV"),
+    "XRayTubeCurrent": (Code.TUBE_CURRENT, Code.TUBE_CURRENT_MISSING, "mA"),
+    "ExposureTime": (Code.EXPOSURE_TIME, Code.EXPOSURE_TIME_MISSING, "ms"),
+    "Exposure": (Code.EXPOSURE, Code.EXPOSURE_MISSING, "mAs"),
+    "DistanceSourceToDetector": (Code.DETECTOR_DISTANCE, Code.DETECTOR_DISTANCE_MISSING, "mm"),
+    "SliceThickness": (Code.SLICE_THICKNESS, Code.SLICE_THICKNESS_MISSING, "mm"),
+    "SpacingBetweenSlices": (Code.SLICE_SPACING, Code.SLICE_SPACING_MISSING, "mm"),
+    "PixelSpacing": (Code.PIXEL_SPACING, Code.PIXEL_SPACING_MISSING, "mm"),
+    "ImagerPixelSpacing": (Code.IMAGER_PIXEL_SPACING, Code.IMAGER_PIXEL_SPACING_MISSING, "mm"),
+    "MagneticFieldStrength": (Code.FIELD_STRENGTH, Code.FIELD_STRENGTH_MISSING, "T"),
+    "RepetitionTime": (Code.REPETITION_TIME, Code.REPETITION_TIME_MISSING, "ms"),
+    "EchoTime": (Code.ECHO_TIME, Code.ECHO_TIME_MISSING, "ms"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +130,6 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquisition:
-    """What a header says of how an image was made; empty or None where it is silent.
-
-    Attributes:
-        body_part_codes: code values of AnatomicRegionSequence.
-        view_codes: code values of ViewCodeSequence.
-        age_years: of the patient when the study was made.
-    """
-
-    modality: str = ""
-    sop_class: str = ""
-    body_part: str = ""
-    body_part_codes: tuple[str, ...] = ()
-    view: str = ""
-    view_codes: tuple[str, ...] = ()
-    age_years: float | None = None
-    rows: int | None = None
-    columns: int | None = None
-
-    @classmethod
-    def from_dataset(cls, header: Mapping[Any, Any] | Any) -> Acquisition:
-        """Read a pydicom dataset; values that are not what their attribute takes count as missing."""
-        return cls(
-            modality=_text(header, "Modality"),
-            sop_class=_text(header, "SOPClassUID"),
-            body_part=_text(header, "BodyPartExamined"),
-            body_part_codes=_codes(header, "AnatomicRegionSequence"),
-            view=_text(header, "ViewPosition"),
-            view_codes=_codes(header, "ViewCodeSequence"),
-            age_years=_age(_text(header, "PatientAge"), _text(header, "PatientBirthDate"), _text(header, "StudyDate")),
-            rows=_count(header, "Rows"),
-            columns=_count(header, "Columns"),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class InScope:
     """Every clause is met."""
 
@@ -101,56 +142,185 @@ class OutOfScope:
 
 
 def check(intended_use: IntendedUse, acquisition: Acquisition) -> InScope | OutOfScope:
-    """Hold an image's header against every clause of an intended use."""
-    use, found = intended_use, acquisition
-    reasons = (
-        *_one_of(Code.MODALITY, Code.MODALITY_MISSING, "modality", found.modality, (), use.modalities),
-        *_one_of(Code.SOP_CLASS, Code.SOP_CLASS_MISSING, "SOP class", found.sop_class, (), use.sop_classes),
-        *_one_of(
-            Code.BODY_PART,
-            Code.BODY_PART_MISSING,
-            "body part",
-            found.body_part,
-            found.body_part_codes,
-            use.body_parts,
-        ),
-        *_one_of(Code.VIEW, Code.VIEW_MISSING, "view", found.view, found.view_codes, use.views),
-        *_age_within(use, found.age_years),
-        *_size_within(use, found),
-    )
+    """Hold an image's header against every clause of an intended use; `missing_series` holds a whole study."""
+    reasons = tuple(_unmet(intended_use, intended_use.modalities, intended_use.sop_classes, acquisition))
     return OutOfScope(reasons) if reasons else InScope()
 
 
-def _one_of(
-    code: Code, missing: Code, name: str, text: str, codes: tuple[str, ...], accepted: tuple[str, ...]
-) -> Iterable[Reason]:
-    """One clause that names its accepted values, as text or as code values.
+def missing_series(intended_use: IntendedUse, acquisitions: Sequence[Acquisition]) -> tuple[Reason, ...]:
+    """Which required series a study does not hold; no series stands for two of them.
 
-    A text and a code that contradict each other are refused: when the header gives both and the clause knows both
-    vocabularies (its code values have a digit, its texts have none), both have to be accepted.
+    Args:
+        acquisitions: of all images of one study.
     """
-    if not accepted:
+    groups: dict[str, list[Acquisition]] = {}
+    for one in acquisitions:
+        groups.setdefault(one.series, []).append(one)
+    fitting = [
+        {uid for uid, images in groups.items() if _holds(series, images)} for series in intended_use.required_series
+    ]
+    taken: dict[str, int] = {}
+    return tuple(
+        Reason(Code.SERIES_MISSING, f"the study has no series {series.name!r} of {series.min_images} image(s) or more")
+        for number, series in enumerate(intended_use.required_series)
+        if not _assigned(number, fitting, taken, set())
+    )
+
+
+def unfamiliar(novelty: Novelty | None, tensor: NDArray[np.float32]) -> Reason | None:
+    """Why an image is not read although its header fits: it looks like nothing the version was trained on.
+
+    Args:
+        novelty: the version's own check, None where it ships none.
+        tensor: (1, h, w), preprocessed as the version declares.
+    """
+    distance = novelty.distance(tensor) if novelty else 0.0
+    if novelty is None or distance <= novelty.limit:
+        return None
+    text = f"the image is unlike those the version was trained on: distance {distance:.2f}, limit {novelty.limit:.2f}"
+    return Reason(Code.NOVEL_IMAGE, text)
+
+
+def _holds(series: Series, images: Sequence[Acquisition]) -> bool:
+    met = sum(1 for one in images if not any(True for _ in _unmet(series, series.modalities, series.sop_classes, one)))
+    return met >= series.min_images
+
+
+def _assigned(number: int, fitting: Sequence[set[str]], taken: dict[str, int], seen: set[str]) -> bool:
+    """Give the required series one of its own, moving others to another that fits them (augmenting paths)."""
+    for uid in sorted(fitting[number] - seen):
+        seen.add(uid)
+        if uid not in taken or _assigned(taken[uid], fitting, taken, seen):
+            taken[uid] = number
+            return True
+    return False
+
+
+def _unmet(
+    use: Clauses, modalities: tuple[str, ...], sop_classes: tuple[str, ...], found: Acquisition
+) -> Iterable[Reason]:
+    yield from _one_of(Code.MODALITY, Code.MODALITY_MISSING, "modality", found.modality, modalities)
+    yield from _one_of(Code.SOP_CLASS, Code.SOP_CLASS_MISSING, "SOP class", found.sop_class, sop_classes)
+    yield from _body_part(use, found)
+    yield from _view(use, found)
+    for clause, code, missing, name, value in (
+        (use.laterality, Code.LATERALITY, Code.LATERALITY_MISSING, "laterality", found.laterality),
+        (use.sexes, Code.SEX, Code.SEX_MISSING, "the patient's sex", found.sex),
+    ):
+        if clause and (value or not clause.if_stated):
+            yield from _one_of(code, missing, name, value, clause.values)
+    yield from _age_within(use, found.age_years)
+    yield from _size_within(use, found)
+    yield from _equipment(use, found)
+    for limit in use.ranges:
+        yield from _within(limit, found.quantities.get(limit.quantity, ()))
+    yield from _contrast(use, found)
+    yield from _presentation(use, found)
+    yield from _human(found)
+
+
+def _one_of(code: Code, missing: Code, name: str, value: str, accepted: tuple[str, ...]) -> Iterable[Reason]:
+    if not accepted or value.casefold() in {one.casefold() for one in accepted}:
         return
-    folded = {value.casefold() for value in accepted}
-    known_codes = {value for value in folded if any(character.isdigit() for character in value)}
-    is_uid = name == "SOP class"
-    text_known = is_uid or bool(folded - known_codes)
-    text_ok = text.casefold() in folded
-    code_ok = any(value.casefold() in folded for value in codes)
-    if not text and not codes:
+    if value:
+        yield Reason(code, f"{name} is {_shown(value)}; accepted: {', '.join(accepted)}")
+    else:
         yield Reason(missing, f"{name} is not given; accepted: {', '.join(accepted)}")
-    elif text and text_known and not text_ok:
-        yield Reason(code, f"{name} is {_shown(text)}; accepted: {', '.join(accepted)}")
-    elif codes and known_codes and not is_uid and not code_ok:
-        yield Reason(code, f"{name} has code {_shown(', '.join(codes))}; accepted: {', '.join(accepted)}")
-    elif not text_ok and not code_ok:
-        found = text if text else f"code {', '.join(codes)}"
-        yield Reason(code, f"{name} is {_shown(found)}; accepted: {', '.join(accepted)}")
 
 
-def _age_within(use: IntendedUse, age: float | None) -> Iterable[Reason]:
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """What is accepted of something that headers give as a text, as a code, or as both.
+
+    Attributes:
+        listed: accepted texts and code values as the version lists them.
+        names: accepted names of a table.
+        codes: that the table has for these names.
+        names_of: what of the table a text names.
+    """
+
+    listed: tuple[str, ...]
+    names: frozenset[str]
+    codes: frozenset[str]
+    names_of: Callable[[str], frozenset[str]]
+
+    def accepts(self, text: str) -> bool:
+        found = self.names_of(text) if self.names else frozenset[str]()
+        return text.casefold() in {value.casefold() for value in self.listed} or bool(found and found <= self.names)
+
+    def mismatch(self, name: str, text: str, codes: tuple[str, ...]) -> str | None:
+        """What is wrong with what a header gives, None where nothing is.
+
+        A text and a code that contradict each other are refused: when the header gives both and the clause knows both
+        vocabularies (its code values have a digit, its texts have none), both have to be accepted.
+        """
+        folded = {value.casefold() for value in self.listed}
+        listed_codes = {value for value in folded if any(character.isdigit() for character in value)}
+        known_codes = listed_codes | {code.casefold() for code in self.codes}
+        text_known = bool(self.names) or bool(folded - listed_codes)
+        text_ok = self.accepts(text)
+        code_ok = any(value.casefold() in known_codes or value.casefold() in folded for value in codes)
+        wrong_text = bool(text) and text_known and not text_ok
+        wrong_code = bool(codes) and bool(known_codes) and not code_ok
+        if wrong_text or (not text_ok and not code_ok and text):
+            return f"{name} is {_shown(text)}; accepted: {self}"
+        if wrong_code or (not text_ok and not code_ok):
+            return f"{name} has code {_shown(', '.join(codes))}; accepted: {self}"
+        return None
+
+    def __str__(self) -> str:
+        return ", ".join((*self.listed, *sorted(self.names - {value.casefold() for value in self.listed})))
+
+
+def _body_part(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.body_part
+    if not clause and not use.body_parts:
+        return
+    regions = frozenset[str](clause.regions) if clause else frozenset[str]()
+    codes = frozenset(code for region in (clause.regions if clause else ()) for code in REGION_CODES[region])
+    accepted = _Vocabulary(use.body_parts, regions, codes, regions_of)
+    if found.body_part or found.body_part_codes:
+        if wrong := accepted.mismatch("body part", found.body_part, found.body_part_codes):
+            yield Reason(Code.BODY_PART, wrong)
+    elif not clause or not (clause.if_stated or _proven(clause.proven_by, found, accepted)):
+        yield Reason(Code.BODY_PART_MISSING, f"body part is not given; accepted: {accepted}")
+    for keyword in clause.contradicted_by if clause else ():
+        # the text itself may hold anything, a name too, and is not repeated
+        named_there = regions_of(found.descriptions.get(keyword, ""))
+        if named_there and not named_there & regions:
+            places = ", ".join(sorted(named_there))
+            yield Reason(Code.BODY_PART_CONTRADICTED, f"{keyword} names {places}; accepted: {accepted}")
+            return
+
+
+def _proven(keywords: Iterable[str], found: Acquisition, accepted: _Vocabulary) -> bool:
+    return any(accepted.accepts(found.descriptions.get(keyword, "")) for keyword in keywords)
+
+
+def _view(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.view
+    if not clause and not use.views:
+        return
+    projections = frozenset[str](clause.projections) if clause else frozenset[str]()
+    codes = frozenset(code for one in (clause.projections if clause else ()) for code in PROJECTION_CODES[one])
+    accepted = _Vocabulary(use.views, projections, codes, projections_of)
+    if found.view or found.view_codes:
+        if wrong := accepted.mismatch("view", found.view, found.view_codes):
+            yield Reason(Code.VIEW, wrong)
+            return
+    elif not (clause and clause.if_stated):
+        yield Reason(Code.VIEW_MISSING, f"view is not given; accepted: {accepted}")
+    if clause and found.orientation:
+        # rows that run to the front or the back are a lateral's, rows that run to a side are not
+        lateral = found.orientation[0][0] in "AP"
+        if lateral != ("lateral" in projections) and (lateral or projections == frozenset({"lateral"})):
+            text = f"rows run to {_shown(found.orientation[0])} (PatientOrientation); accepted: {accepted}"
+            yield Reason(Code.VIEW_CONTRADICTED, text)
+
+
+def _age_within(use: Clauses, age: float | None) -> Iterable[Reason]:
     low, high = use.min_age_years, use.max_age_years
-    if low is None and high is None:
+    if (low is None and high is None) or (age is None and use.age_if_stated):
         return
     limits = ((low, "or more"), (high, "or less"))
     accepted = " and ".join(f"{limit:g} {side}" for limit, side in limits if limit is not None)
@@ -160,7 +330,7 @@ def _age_within(use: IntendedUse, age: float | None) -> Iterable[Reason]:
         yield Reason(Code.AGE, f"the patient's age is {age:.1f} years; accepted: {accepted}")
 
 
-def _size_within(use: IntendedUse, found: Acquisition) -> Iterable[Reason]:
+def _size_within(use: Clauses, found: Acquisition) -> Iterable[Reason]:
     accepted = f"{use.min_size_px} to {use.max_size_px} pixels a side"
     if found.rows is None or found.columns is None:
         yield Reason(Code.SIZE_MISSING, f"the image's size is not given; accepted: {accepted}")
@@ -168,42 +338,108 @@ def _size_within(use: IntendedUse, found: Acquisition) -> Iterable[Reason]:
         yield Reason(Code.SIZE, f"the image has {found.rows} x {found.columns} pixels; accepted: {accepted}")
 
 
-def _age(age: str, born: str, study: str) -> float | None:
-    """Age in years: PatientAge where it is well-formed, else birth date to study date."""
-    if match := _AGE.fullmatch(age.upper()):
-        return int(match[1]) * _UNIT_IN_YEARS[match[2]]
-    birth, made = _date(born), _date(study)
-    if birth is None or made is None or made < birth:
-        return None
-    whole = made.year - birth.year - ((made.month, made.day) < (birth.month, birth.day))
-    return float(whole) if whole >= 2 else (made - birth).days / _DAYS_IN_YEAR
+def _equipment(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.equipment
+    if clause is None:
+        return
+    accepted = ", ".join(
+        f"{maker.manufacturer} ({', '.join(maker.models)})" if maker.models else maker.manufacturer
+        for maker in clause.accepted
+    )
+    missing = Reason(Code.EQUIPMENT_MISSING, f"manufacturer or model is not given; accepted: {accepted}")
+    if not found.manufacturer:
+        if not clause.if_stated:
+            yield missing
+        return
+    makers = [maker for maker in clause.accepted if _begins(found.manufacturer, maker.manufacturer)]
+    if any(not maker.models or any(_begins(found.model, model) for model in maker.models) for maker in makers):
+        return
+    if makers and not found.model:
+        if not clause.if_stated:
+            yield missing
+        return
+    shown = _shown(f"{found.manufacturer} {found.model}".strip())
+    yield Reason(Code.EQUIPMENT, f"equipment is {shown}; accepted: {accepted}")
 
 
-def _date(text: str) -> date | None:
-    match = _DATE.fullmatch(text)
-    if not match:
-        return None
-    try:
-        return date(int(match[1]), int(match[2]), int(match[3]))
-    except ValueError:
-        return None
+def _begins(name: str, accepted: str) -> bool:
+    """Whether a name begins with the accepted words: SIEMENS HEALTHINEERS is a Siemens, SIEMENSX is not."""
+    return f"{plain(name)} ".startswith(f"{plain(accepted)} ")
 
 
-def _text(header: Any, keyword: str) -> str:
-    value = header.get(keyword)
-    return "" if value is None else str(value).strip()
+def _within(limit: Range, values: tuple[float, ...]) -> Iterable[Reason]:
+    code, missing, unit = _OF_QUANTITY[limit.quantity]
+    limits = ((limit.low, "or more"), (limit.high, "or less"))
+    accepted = " and ".join(f"{bound:g} {side}" for bound, side in limits if bound is not None) + f" {unit}"
+    if not values:
+        if not limit.if_stated:
+            yield Reason(missing, f"{limit.quantity} is not given; accepted: {accepted}")
+    elif any(
+        (limit.low is not None and one < limit.low) or (limit.high is not None and one > limit.high) for one in values
+    ):
+        yield Reason(code, f"{limit.quantity} is {', '.join(f'{one:g}' for one in values)}; accepted: {accepted}")
 
 
-def _count(header: Any, keyword: str) -> int | None:
-    value = header.get(keyword)
-    return value if isinstance(value, int) and value > 0 else None
+def _contrast(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.contrast
+    if clause is None:
+        return
+    if clause.agent and not found.contrast:
+        if not clause.if_stated:
+            yield Reason(Code.CONTRAST_MISSING, f"contrast is not given; accepted: {clause.agent} contrast")
+    elif clause.agent:
+        agent = "without" if plain(found.contrast) in NO_CONTRAST_WORDS else "with"
+        if agent != clause.agent:
+            yield Reason(Code.CONTRAST, f"the image was made {agent} contrast; accepted: {clause.agent} contrast")
+    if clause.phases:
+        phases = frozenset(
+            phase
+            for keyword in ("SeriesDescription", "ProtocolName")
+            for phase in named(found.descriptions.get(keyword, ""), CONTRAST_PHASE_WORDS)
+        )
+        accepted = ", ".join(clause.phases)
+        if not phases and not clause.if_stated:
+            yield Reason(Code.CONTRAST_PHASE_MISSING, f"the contrast phase is not given; accepted: {accepted}")
+        elif not phases <= set(clause.phases):
+            text = f"the contrast phase is {', '.join(sorted(phases))}; accepted: {accepted}"
+            yield Reason(Code.CONTRAST_PHASE, text)
 
 
-def _codes(header: Any, keyword: str) -> tuple[str, ...]:
-    items = header.get(keyword)
-    if not isinstance(items, Iterable) or isinstance(items, str | bytes):
-        return ()
-    return tuple(code for item in items if hasattr(item, "get") and (code := _text(item, "CodeValue")))
+def _presentation(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.presentation
+    silent = not clause.if_stated
+    if found.intent == "FOR PROCESSING" and not clause.for_processing:
+        yield Reason(Code.FOR_PROCESSING, "the image is for processing; accepted: for presentation")
+    if not clause.burned_in_annotation:
+        if found.burned_in == "YES":
+            yield Reason(Code.BURNED_IN, "the image has burned-in text; accepted: none")
+        elif not found.burned_in and silent:
+            yield Reason(Code.BURNED_IN_MISSING, "whether the image has burned-in text is not given")
+    if not found.image_type and silent and not (clause.derived and clause.secondary):
+        yield Reason(Code.IMAGE_TYPE_MISSING, "ImageType is not given")
+    if not clause.derived and found.image_type[:1] == ("DERIVED",):
+        yield Reason(Code.DERIVED, "the image is derived from others; accepted: original")
+    if not clause.secondary and found.image_type[1:2] == ("SECONDARY",):
+        yield Reason(Code.SECONDARY, "the image was made after the examination; accepted: primary")
+    if clause.max_lossy_ratio is not None and found.lossy != "00":
+        accepted = f"{clause.max_lossy_ratio:g}:1 or less"
+        if found.lossy_ratios and max(found.lossy_ratios) > clause.max_lossy_ratio:
+            yield Reason(Code.LOSSY, f"lossy compression is {max(found.lossy_ratios):g}:1; accepted: {accepted}")
+        elif not found.lossy_ratios and silent:
+            yield Reason(Code.LOSSY_MISSING, f"the ratio of lossy compression is not given; accepted: {accepted}")
+    if found.conversion and found.conversion not in clause.conversions:
+        text = f"the image was converted as {found.conversion}; accepted: {', '.join(clause.conversions)}"
+        yield Reason(Code.CONVERSION, text)
+
+
+def _human(found: Acquisition) -> Iterable[Reason]:
+    """What no version is for, whatever its clauses: animals, phantoms, tests of the equipment."""
+    if found.quality_control in ("YES", "BOTH"):
+        yield Reason(Code.QUALITY_CONTROL, "a quality control image or a phantom")
+    other_words = any(plain(text) and plain(text) not in _HUMAN_WORDS for text in found.species)
+    other_codes = bool(found.species_codes) and not any(code in _HUMAN for code in found.species_codes)
+    if other_words or other_codes or plain(found.breed) not in _HUMAN_WORDS | {""}:
+        yield Reason(Code.SPECIES, "the patient's species or breed is given, and is not human; accepted: human")
 
 
 def _shown(value: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle
+from models.novelty import Novelty
 from models.preprocessing import Preprocessing
 from models.segmentation import Segmentation
 
@@ -20,12 +21,14 @@ class Scoring:
 
     Attributes:
         threshold: this hospital's operating threshold, the vendor's where it has set none.
+        novelty: refuses images unlike the version's training cohort; None where it ships no such check.
     """
 
     bundle: Bundle
     engine: Engine
     preprocessing: Preprocessing
     threshold: float
+    novelty: Novelty | None = None
 
 
 @dataclass(frozen=True, slots=True)
