@@ -45,7 +45,6 @@ from highdicom.sr import (
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from numpy.typing import NDArray
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import (
@@ -71,6 +70,7 @@ from client.dicom.results import (
     observed_by,
     put,
     report_header,
+    secondary_capture,
     shell,
     text_of,
     to_part10,
@@ -385,25 +385,8 @@ def _capture(outlined: Outlined) -> ResultObject:
     text = f"AI · {facts.title} v{facts.number} · {said} · {_UNVERIFIED}"
     colours = {label.value: label.colour for label, _ in outlined.found}
     image = heatmap.paint(outlined.key_pixels, outlined.labels[outlined.key_plane], colours, text)
-    dataset = shell(outlined, SecondaryCaptureImageStorage, "sc", "Outlines")
-    put(dataset, "Modality", "OT")
-    put(dataset, "ConversionType", "SYN")
-    put(dataset, "SeriesNumber", "9902")
-    put(dataset, "ImageType", ["DERIVED", "SECONDARY"])
-    put(dataset, "DerivationDescription", f"Outlines of {facts.title} v{facts.number} over one plane")
-    put(dataset, "ImageComments", text[:10240])
-    put(dataset, "PatientOrientation", "")
-    put(dataset, "Laterality", text_of(outlined.source, "Laterality"))
-    put(dataset, "SamplesPerPixel", 3)
-    put(dataset, "PhotometricInterpretation", "RGB")
-    put(dataset, "PlanarConfiguration", 0)
-    put(dataset, "Rows", image.shape[0])
-    put(dataset, "Columns", image.shape[1])
-    for keyword, bits in (("BitsAllocated", 8), ("BitsStored", 8), ("HighBit", 7), ("PixelRepresentation", 0)):
-        put(dataset, keyword, bits)
-    raw = image.tobytes()
-    dataset[0x7FE00010] = DataElement(0x7FE00010, "OB", raw + b"\0" * (len(raw) % 2))
-    return ResultObject("sc", str(dataset.SOPInstanceUID), to_part10(dataset))
+    made = f"Outlines of {facts.title} v{facts.number} over one plane"
+    return secondary_capture(outlined, image, "Outlines", made, text)
 
 
 # ---------------------------------------------------------------- the report

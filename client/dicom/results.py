@@ -290,21 +290,36 @@ def _capture(finding: Finding) -> ResultObject:
         "UNVERIFIED - not for diagnosis without a reader"
     )
     image = heatmap.draw(finding.pixels, finding.cam, text)
-    dataset = shell(finding, SecondaryCaptureImageStorage, "sc", "Map")
+    said = f"Class activation map of {facts.title} v{facts.number} over the image"
+    return secondary_capture(finding, image, "Map", said, text)
+
+
+def secondary_capture(
+    result: Computed, image: NDArray[np.uint8], what: str, derivation: str, comments: str
+) -> ResultObject:
+    """A picture that says which image it was made of.
+
+    Args:
+        image: (rows, columns, 3) red, green, blue.
+        what: of the series' description, e.g. "Map".
+        derivation: how it was made, in a sentence.
+        comments: what stands below it, as text.
+    """
+    dataset = shell(result, SecondaryCaptureImageStorage, "sc", what)
     put(dataset, "Modality", "OT")
     put(dataset, "ConversionType", "SYN")
     put(dataset, "SeriesNumber", "9902")
     put(dataset, "ImageType", ["DERIVED", "SECONDARY"])
-    put(dataset, "DerivationDescription", f"Class activation map of {facts.title} v{facts.number} over the image")
-    put(dataset, "ImageComments", text)
+    put(dataset, "DerivationDescription", derivation[:1024])
+    put(dataset, "ImageComments", comments[:10240])
     put(dataset, "PatientOrientation", "")
-    put(dataset, "Laterality", text_of(finding.source, "Laterality"))
-    if burned_in := text_of(finding.source, "BurnedInAnnotation"):
+    put(dataset, "Laterality", text_of(result.source, "Laterality"))
+    if burned_in := text_of(result.source, "BurnedInAnnotation"):
         put(dataset, "BurnedInAnnotation", burned_in)
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if value := text_of(finding.source, keyword):
+        if value := text_of(result.source, keyword):
             put(dataset, keyword, value)
-    origin = reference(text_of(finding.source, "SOPClassUID"), text_of(finding.source, "SOPInstanceUID"))
+    origin = reference(text_of(result.source, "SOPClassUID"), text_of(result.source, "SOPInstanceUID"))
     purpose = concept("121322", "DCM", "Source image for image processing operation")
     put(origin, "PurposeOfReferenceCodeSequence", Sequence([purpose]))
     put(dataset, "SourceImageSequence", Sequence([origin]))

@@ -17,7 +17,7 @@ from highdicom.sr import srread
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from client.dicom import outlines
+from client.dicom import conformity, outlines
 from client.dicom.results import ResultObject
 from client.inference.measure import grown, measure
 from client.inference.objects import objects
@@ -286,6 +286,7 @@ def test_the_objects_are_what_the_standard_says(read: Read, volumes: ModuleType,
             ["/usr/bin/dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False
         ).stderr
         assert [line for line in said.splitlines() if line.startswith("Error")] == [], item.kind
+        assert conformity.examine(item.content).problems == ()
         assert "UNVERIFIED" in item.dataset.SeriesDescription
         assert item.dataset.PatientID == "V1"
 
