@@ -365,25 +365,28 @@ def _object(story: _Story, hospitals: dict[str, Hospital]) -> dict[str, int]:
 def _read_again(story: _Story, hospitals: dict[str, Hospital]) -> None:
     _send(story, hospitals, lambda hospital: _test_rows(hospital), sending=2)
     for site, hospital in hospitals.items():
-        mended, new = _changes(story, hospital)
+        mended, new, refused = _changes(story, hospital)
         served = next(iter(versions.panel(hospital.site)), None)
         label = f"{served.name}@{served.number}" if served else "none"
-        story.console.print(f"  {site:<10} read by {label}: {mended} errors mended, {new} newly made")
+        story.console.print(f"  {site:<10} read by {label}: {mended} errors mended, {new} newly made, {refused} refused")
 
 
 def _test_rows(hospital: Hospital) -> list[Row]:
     return [row for row in hospital.rows if hospital.fold(row) == "test"]
 
 
-def _changes(story: _Story, hospital: Hospital) -> tuple[int, int]:
-    """What the second sending has right that the first had wrong, and the other way round."""
+def _changes(story: _Story, hospital: Hospital) -> tuple[int, int, int]:
+    """What the second sending has right that the first had wrong, the other way round, and what one of them refused."""
     answers = {study["uid"]: study["result"]["positive"] for study in hospital.worklist() if study["result"]}
-    mended = new = 0
+    mended = new = refused = 0
     for row in _test_rows(hospital):
-        first, second = (answers[study_uid(story.settings.seed, row, sending)] == row.positive for sending in (1, 2))
-        mended += second and not first
-        new += first and not second
-    return mended, new
+        first, second = (answers.get(study_uid(story.settings.seed, row, sending)) for sending in (1, 2))
+        if first is None or second is None:
+            refused += 1
+            continue
+        mended += second == row.positive and first != row.positive
+        new += first == row.positive and second != row.positive
+    return mended, new, refused
 
 
 # 7. Evaluate
@@ -406,8 +409,9 @@ def _evaluate(story: _Story, out: Path, hospitals: dict[str, Hospital]) -> float
     for site, hospital in hospitals.items():
         answers = {study["uid"]: study["result"]["score"] for study in hospital.worklist() if study["result"]}
         for row in _test_rows(hospital):
-            expected = answers[study_uid(story.settings.seed, row, 1)]
-            worst = max(worst, abs(scores[site][str(row.path.resolve())] - expected))
+            # a file has no header and is always scored; a node may have refused the picture as unlike its cohort
+            if (expected := answers.get(study_uid(story.settings.seed, row, 1))) is not None:
+                worst = max(worst, abs(scores[site][str(row.path.resolve())] - expected))
     story.console.print(f"  largest difference {worst:.1e}")
     if worst > 1e-4:
         raise DemonstrationFailed(f"evaluate differs from the nodes by {worst:.2g}")
@@ -467,7 +471,7 @@ def _hospital_summary(
     story: _Story, hospital: Hospital, evidence: Evidence, decision: dict[str, Any], objecting: int
 ) -> HospitalSummary:
     served = next(iter(versions.panel(hospital.site)), None)
-    mended, new = _changes(story, hospital)
+    mended, new, refused = _changes(story, hospital)
     patients = {row.patient: hospital.fold(row) for row in hospital.rows}
     states = hospital.states()
     from sqlalchemy import func, select
@@ -494,6 +498,7 @@ def _hospital_summary(
         served=f"{served.name}@{served.number}" if served else "none",
         mended=mended,
         new_errors=new,
+        refused_test_studies=refused,
         crossed=hospital.crossings(),
         ledger_holds=hospital.site.ledger.first_break() is None,
     )

@@ -43,6 +43,7 @@ class HospitalSummary(BaseModel):
     served: str = Field(description="version that served the second sending")
     mended: int = Field(description="test studies that were wrong in the first sending and right in the second")
     new_errors: int = Field(description="right in the first, wrong in the second")
+    refused_test_studies: int = Field(description="test studies that a version refused in one sending or in both")
     crossed: dict[str, dict[str, int]] = Field(description="border crossings by direction and kind")
     ledger_holds: bool
 
