@@ -368,7 +368,8 @@ def _read_again(story: _Story, hospitals: dict[str, Hospital]) -> None:
         mended, new, refused = _changes(story, hospital)
         served = next(iter(versions.panel(hospital.site)), None)
         label = f"{served.name}@{served.number}" if served else "none"
-        story.console.print(f"  {site:<10} read by {label}: {mended} errors mended, {new} newly made, {refused} refused")
+        said = f"{mended} errors mended, {new} newly made, {refused} refused"
+        story.console.print(f"  {site:<10} read by {label}: {said}")
 
 
 def _test_rows(hospital: Hospital) -> list[Row]:
