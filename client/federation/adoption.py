@@ -75,6 +75,10 @@ def settle(site: Site, release: Release) -> Decision:
         return Decision(
             retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("not-released",)
         )
+    if known.state == "withdrawn":  # recalled here by a person: nobody outside brings it back
+        return Decision(
+            retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("site-policy",)
+        )
     match evidence.verdict:
         case "adopt" if not _still(site, evidence):
             versions.put(site, release.digest, "refused", "incumbent-changed")

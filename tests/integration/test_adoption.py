@@ -141,6 +141,19 @@ def test_an_old_decision_or_another_name_is_no_way_around_the_gate(
     assert [held.digest for held in adopted] == [first.digest]
 
 
+def test_a_recalled_version_is_not_brought_back_from_outside(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    assert judge(read, _offer(good)).verdict == "adopt"
+    versions.put(read, good.digest, "withdrawn", "recalled")
+
+    decision = settle(read, Release(retraining="spring", digest=good.digest, released=True))
+
+    assert (decision.outcome, decision.reasons) == ("refused", ("site-policy",))
+    assert good.digest not in [held.digest for held in versions.panel(read)]
+
+
 def test_too_few_cases_keep_a_version_in_shadow(
     site: Site, scored: Callable[..., str], bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
