@@ -144,7 +144,9 @@ def test_an_old_decision_or_another_name_is_no_way_around_the_gate(
 def test_a_recalled_version_is_not_brought_back_from_outside(
     read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
+    poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
     good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    versions.adopt(read, judge(read, _offer(poor)).digest)
     assert judge(read, _offer(good)).verdict == "adopt"
     versions.put(read, good.digest, "withdrawn", "recalled")
 
