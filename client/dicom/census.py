@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -168,7 +169,7 @@ def _series(answer: Dataset, study_uid: str) -> dict[str, int | None]:
             return {}
         stated: Any = answer.get("NumberOfSeriesRelatedInstances")
         count = int(stated) if stated not in (None, "") else -1
-    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
+    except (AttributeError, BytesLengthException, LookupError, NotImplementedError, TypeError, ValueError):
         return {"": None}
     return {uid: count if 0 <= count <= _MOST_IMAGES else None}
 

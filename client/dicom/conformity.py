@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -60,7 +60,17 @@ _PATIENT_STUDY: Final = (
     "StudyID",
     "AccessionNumber",
 )
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, StructError, NotImplementedError)
+_UNREADABLE = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    StructError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pydicom
 from pydicom import uid as uids
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (
@@ -420,7 +420,7 @@ def _present(site: Site, archive: Archive, study_uid: str) -> Present:
             stop_before_pixels=True,
             specific_tags=["Modality", "BodyPartExamined", "StudyDate", "StudyTime"],
         )
-    except (InvalidDicomError, OSError, ValueError) as error:
+    except (BytesLengthException, InvalidDicomError, OSError, ValueError) as error:
         raise Incomplete("not-asked") from error
     at = (_text(header, "StudyDate"), _text(header, "StudyTime"))
     if not at[0]:
@@ -520,6 +520,6 @@ def _settled(site: Site, present: Present, candidate: Candidate) -> bool:
 def _text(dataset: Dataset, keyword: str) -> str:
     try:
         value = dataset.get(keyword)
-    except (ValueError, TypeError, LookupError, NotImplementedError):
+    except (BytesLengthException, ValueError, TypeError, LookupError, NotImplementedError):
         return ""
     return "" if value is None else str(value).strip(" \0")

@@ -40,6 +40,7 @@ from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
@@ -264,7 +265,7 @@ def text_of(source: Dataset, keyword: str) -> str:
     """An attribute's first value as it may be handed on; empty where it cannot."""
     try:
         value = source.get(keyword)
-    except (ValueError, TypeError, LookupError, OverflowError, NotImplementedError):
+    except (BytesLengthException, ValueError, TypeError, LookupError, OverflowError, NotImplementedError):
         return ""  # an attribute that pydicom cannot decode; the rest of the header stands
     if value is None:
         return ""

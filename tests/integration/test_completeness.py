@@ -368,7 +368,7 @@ def asked(site: Site) -> object:
     census = Census(site, answer_seconds=2.0)
     began = time.monotonic()
     census.ask("1.2.3")
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 1.0  # it does not wait for an answer, which may take two
     census.close()  # waits for the answer under way
     site.database.close()
     return census.count("1.2.3", 0.0)

@@ -5,7 +5,6 @@ hospital's machine makes of the same thing is.
 import csv
 import math
 import shutil
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -98,14 +97,10 @@ def test_sections_and_photographs_under_a_chest_header_are_refused(check: Novelt
     assert np.mean(found) >= 0.8
 
 
-def test_a_picture_has_the_same_distance_every_time_and_in_milliseconds(
-    check: Novelty, cohorts: dict[str, Any]
-) -> None:
+def test_a_picture_has_the_same_distance_every_time(check: Novelty, cohorts: dict[str, Any]) -> None:
     images = cohorts["nih"][0][:50]
     first = [check.distance(image) for image in images]
-    began = time.perf_counter()
     assert [check.distance(image) for image in images] == first
-    assert (time.perf_counter() - began) / len(images) < 0.02  # 0.6 ms on an idle core
 
 
 def test_the_same_cohort_gives_the_same_check(cohorts: dict[str, Any], check: Novelty) -> None:
