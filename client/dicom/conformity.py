@@ -19,12 +19,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from struct import error as StructError
 from typing import Any, Final
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -34,6 +33,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
+
+from client.dicom.malformed import MALFORMED
 
 LABELMAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 CID_6047: Final = ("111241", "111242", "111243", "111244", "111245")
@@ -59,17 +60,6 @@ _PATIENT_STUDY: Final = (
     "ReferringPhysicianName",
     "StudyID",
     "AccessionNumber",
-)
-_UNREADABLE = (
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    StructError,
-    TypeError,
-    ValueError,
 )
 
 
@@ -103,7 +93,7 @@ def examine(content: bytes) -> Examined:
             shape = _shape(dataset, tree)
     except InvalidDicomError:
         return Examined(("it is no DICOM file",), "")
-    except _UNREADABLE as error:
+    except MALFORMED as error:
         return Examined((f"it cannot be read ({type(error).__name__})",), "")
     return Examined(tuple(dict.fromkeys(problems)), shape)
 

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from struct import error as StructError
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -23,10 +22,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import get_frame
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
+from client.dicom.malformed import MALFORMED
 from models.errors import InvalidStudy
 
 REASONS: Final = (
@@ -72,26 +72,6 @@ _PIXEL_MODULE: Final = [  # with what turns stored values into the modality's
     "PixelData",
 ]
 _END_OF_IMAGE: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
-
-# What pydicom, pylibjpeg and pyjpegls raise on files that are not what they say; MemoryError is among them because a
-# codestream can ask for more than there is.
-_MALFORMED: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    StructError,
-    TypeError,
-    ValueError,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +121,7 @@ def read(path: Path, header: FileDataset | None = None) -> Radiograph:
             pixels = present(stored, whole)
         except InvalidStudy:
             raise
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise InvalidStudy("inconsistent", f"look-up table or window ({type(error).__name__})") from error
     if not np.isfinite(pixels).all():
         raise InvalidStudy("inconsistent", "rescaling makes values that are no numbers")
@@ -177,7 +157,7 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
                     values = np.where(padding, values[~padding].min(), values)
             except InvalidStudy:
                 raise
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 raise InvalidStudy("inconsistent", f"rescaling ({type(error).__name__})") from error
             yield _smallest(values)
 
@@ -219,7 +199,7 @@ def _dataset(path: Path, *, stop_before_pixels: bool, only: list[str] | None = N
         raise InvalidStudy("not-dicom", "no DICOM preamble") from error
     except EOFError as error:
         raise InvalidStudy("truncated", "ends within an element") from error
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise InvalidStudy("not-dicom", f"no readable dataset ({type(error).__name__})") from error
     if not syntax or (stop_before_pixels and len(dataset) == 0):
         raise InvalidStudy("not-dicom", "no transfer syntax or no content")
@@ -231,7 +211,7 @@ def _settle(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
         try:
             _ = dataset[tag]
-        except _MALFORMED as error:
+        except MALFORMED as error:
             if tag.group == 0x0028 or tag.group == 0x7FE0:
                 raise InvalidStudy("inconsistent", f"{tag} is malformed ({type(error).__name__})") from error
             del dataset[tag]
@@ -292,7 +272,7 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
         decoded = pixel_array(dataset, index=frame, raw=True) if frames > 1 else dataset.pixel_array
     except InvalidStudy:
         raise
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise InvalidStudy("undecodable", type(error).__name__) from error
     if decoded.shape != shape or decoded.dtype.kind not in "iu":
         raise InvalidStudy("inconsistent", f"decoded to {decoded.shape}, the header says {shape}")
@@ -459,7 +439,7 @@ def _whole(header: Dataset, keyword: str) -> int | None:
     try:
         value: Any = header.get(keyword)
         return None if value is None or value == "" else int(value)
-    except _MALFORMED:
+    except MALFORMED:
         raise InvalidStudy("inconsistent", f"{keyword} is no whole number") from None
 
 

@@ -33,6 +33,7 @@ from client.dicom.archive import Archive, Draft
 from client.dicom.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.index import Arrival, Index
+from client.dicom.malformed import MALFORMED
 from client.dicom.room import Room
 from client.store.site import Site
 from models.errors import InvalidStudy
@@ -68,20 +69,6 @@ _PLAIN: Final = frozenset(
     UID(syntax) for syntax in uids.AllTransferSyntaxes if UID(syntax).is_little_endian and not UID(syntax).is_deflated
 )
 _HEAD: Final = 64 << 10
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    struct.error,
-    TypeError,
-    ValueError,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +329,7 @@ def read_header(stream: BinaryIO, syntax: UID) -> Header:
         )
         numbers = {name: _raw(dataset, _TAGS[name]) for name in NUMBERS}
         text = {name: _value(dataset, tag) for name, tag in _TAGS.items() if name not in numbers} | numbers
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise InvalidStudy("not-dicom", type(error).__name__) from error
     return _header(text)
 

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from struct import error as StructError
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -26,6 +25,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.dicom.completeness import Announced
+from client.dicom.malformed import MALFORMED
 from client.store.site import Site
 from client.store.tables import announcement, delivery, instance
 from models.errors import InvalidStudy
@@ -55,18 +55,6 @@ _MOST_INSTANCES: Final = 20_000
 _MOST_STUDIES: Final = 16
 _TOGETHER: Final = 500
 _UID: Final = re.compile(r"[0-9.]{1,64}")
-_MALFORMED: Final = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    StructError,
-    TypeError,
-    ValueError,
-)
 
 
 class ProcedureSteps:
@@ -275,7 +263,7 @@ def _calling(event: evt.Event) -> str:
 def _understood() -> Generator[None]:
     try:
         yield
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise InvalidStudy("malformed", type(error).__name__) from error
 
 

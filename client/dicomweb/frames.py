@@ -13,7 +13,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from client.dicom.decode import check_codestream
-from client.dicomweb.part10 import MALFORMED, Part10, Pixels, find_pixels, quiet, read_header
+from client.dicom.malformed import MALFORMED
+from client.dicomweb.part10 import Part10, Pixels, find_pixels, quiet, read_header
 from models.errors import InvalidStudy, NotFound
 
 OCTETS: Final = "application/octet-stream"

@@ -13,8 +13,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from client.dicom.malformed import MALFORMED
 from client.dicomweb.matching import Element
-from client.dicomweb.part10 import MALFORMED, Pixels
+from client.dicomweb.part10 import Pixels
 
 Address = Callable[[str], str]
 """From where a value lies in its dataset (`00540220/0/0040A30A`) to where it can be had."""

@@ -13,34 +13,16 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from struct import error as StructError
 from typing import BinaryIO, Final
 
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 
+from client.dicom.malformed import MALFORMED
 from models.errors import InvalidStudy
 
-MALFORMED: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    StructError,
-    TypeError,
-    ValueError,
-    zlib.error,
-)
 _FIRST_READ: Final = 4 << 10
 _MOST_META: Final = 64 << 10
 _MAX_INFLATED: Final = 1 << 30

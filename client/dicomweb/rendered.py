@@ -19,8 +19,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut
 
 from client.dicom import decode
+from client.dicom.malformed import MALFORMED
 from client.dicomweb.frames import Image, Undecodable
-from client.dicomweb.part10 import MALFORMED, quiet
+from client.dicomweb.part10 import quiet
 from models.errors import InvalidStudy
 
 OFFERED: Final = ("image/jpeg", "image/png")

@@ -18,10 +18,11 @@ import pydicom
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from client.dicom.malformed import MALFORMED
 from client.dicomweb import accept, json_model, multipart
 from client.dicomweb.frames import OCTETS, Image, media_type, native
 from client.dicomweb.holdings import Held, Holdings
-from client.dicomweb.part10 import MALFORMED, find_pixels, opened, quiet, read_header
+from client.dicomweb.part10 import find_pixels, opened, quiet, read_header
 from models.errors import InvalidStudy, NotFound
 
 DICOM: Final = "application/dicom"

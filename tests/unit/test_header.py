@@ -1,5 +1,6 @@
 """What is filed of a dataset does not depend on which of two readers has read it."""
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -90,3 +91,22 @@ def test_the_file_meta_is_what_pydicom_writes() -> None:
         buffer.write(b"\0" * 128 + b"DICM")
         write_file_meta_info(buffer, meta, enforce_standard=False)
         assert intake._file_meta("1.2.840.10008.5.1.4.1.1.1.1", uid, ExplicitVRLittleEndian) == buffer.getvalue()
+
+
+def test_a_value_of_an_impossible_length_is_refused_and_not_thrown() -> None:
+    def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+        return struct.pack("<HH2sH", group, number, vr, len(value)) + value
+
+    content = b"".join(
+        (
+            element(0x0008, 0x0016, b"UI", b"1.2.840.10008.5.1.4.1.1.1\0"),
+            element(0x0008, 0x0018, b"UI", b"2.25.1"),
+            element(0x0020, 0x000D, b"UI", b"2.25.2"),
+            element(0x0020, 0x000E, b"UI", b"2.25.3"),
+            element(0x0028, 0x0010, b"US", b"abc"),
+            element(0x0028, 0x0011, b"US", b"\1\0"),
+        )
+    )
+
+    with pytest.raises(InvalidStudy, match="not-dicom"):
+        intake.read_header(BytesIO(content), ExplicitVRLittleEndian)
