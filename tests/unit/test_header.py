@@ -55,14 +55,15 @@ def test_both_readers_agree(dataset: Dataset, implicit: bool, change: tuple[floa
     if found is None:
         return
     syntax = UID(ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
+    # which fault of several is named may differ, whether there is one may not
     try:
         expected: Any = intake.read_header(BytesIO(content), syntax)
-    except InvalidStudy as error:
-        expected = error.reason
+    except InvalidStudy:
+        expected = "refused"
     try:
         filed: Any = intake._header(found)
-    except InvalidStudy as error:
-        filed = error.reason
+    except InvalidStudy:
+        filed = "refused"
     assert filed == expected
 
 
