@@ -27,15 +27,15 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Column, func, select
 
+from client.delivery.sender import RESULT_CLASSES
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
-from client.dicom.results import derive_uid, put
-from client.dicom.sender import RESULT_CLASSES
 from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.serving import Scoring
 from client.inference.trial import try_folder
+from client.results.results import derive_uid, put
 from client.store.site import Site
 from client.store.tables import delivery, study
 from models.errors import VigieError

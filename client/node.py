@@ -25,9 +25,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from client import logs
-from client.dicom.gateway import Gateway
-from client.dicom.priors import Fetcher
-from client.dicom.receive import Completion
+from client.arrival.gateway import Gateway
+from client.arrival.priors import Fetcher
+from client.arrival.receive import Completion
 from client.review.api import create_app
 from client.store.site import Site
 from models.children import keep_quiet

@@ -319,7 +319,7 @@ def priors(
     """
     import time
 
-    from client.dicom.priors import ask
+    from client.arrival.priors import ask
     from client.review.worklist import one
     from models.errors import ConfigurationError
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, settings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -29,6 +30,17 @@ from configs.schema import PeerConfig, SiteConfig
 from models.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
+
+# The suite answers the same question each time; `HYPOTHESIS_PROFILE=search` looks for new answers.
+for _profile, _repeats in (("suite", True), ("search", False)):
+    settings.register_profile(
+        _profile,
+        derandomize=_repeats,
+        deadline=None,
+        max_examples=60 if _repeats else 2000,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def _load(path: Path) -> ModuleType:
@@ -175,8 +187,8 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
     report and picture lie in the archive and wait for the PACS."""
     from sqlalchemy import insert, select, update
 
-    from client.dicom.archive import Archive
-    from client.dicom.results import Finding, make
+    from client.results.results import Finding, make
+    from client.store.archive import Archive
     from client.store.tables import delivery, outcome, patient, study
 
     def put(
@@ -263,7 +275,7 @@ def served(site: Site) -> Iterator[str]:
     """The hospital's interface and pages on a free port, without the rest of the node: the base URL."""
     import uvicorn
 
-    from client.dicom.intake import Intake
+    from client.arrival.intake import Intake
     from client.review.api import create_app
 
     intake = Intake(site)

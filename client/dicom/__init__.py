@@ -1,1 +1,1 @@
-"""DICOM in and out of a hospital: gateway, archive, decoding, result objects, sending."""
+"""What every DICOM peer of a node needs: listening, asking, decoding, the geometry of a series."""

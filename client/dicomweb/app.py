@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from client.dicom.intake import Intake
+from client.arrival.intake import Intake
 from client.dicomweb import accept, frames, qido, rendered, stow, wado
 from client.dicomweb.holdings import Held, Holdings
 from client.dicomweb.matching import BadQuery, Query, parse

@@ -17,9 +17,9 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
-from client.dicom.archive import Archive
 from client.dicomweb import json_model, part10
 from client.dicomweb.matching import Element
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome
 from models.errors import InvalidStudy, NotFound

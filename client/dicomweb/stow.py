@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 
-from client.dicom.intake import STATUS, Header, Intake, NotKept, Offer, read_header
+from client.arrival.intake import STATUS, Header, Intake, NotKept, Offer, read_header
 from client.dicomweb.multipart import Malformed, Parser, Part, TooLarge
 from client.dicomweb.part10 import split
 from models.errors import InvalidStudy

@@ -7,8 +7,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.archive import Archive
 from client.inference.tensors import Tensors
+from client.store.archive import Archive
 from client.store.site import Fold, Site
 from client.vigilance.register import Case
 from client.vigilance.register import cases as validated

@@ -1,8 +1,8 @@
 """The DICOM objects of an outcome."""
 
-from client.dicom import outlines, results
-from client.dicom.results import ResultObject
 from client.inference.pipeline import Scored, ScoredVolumes
+from client.results import outlines, results
+from client.results.results import ResultObject
 
 
 def objects(outcome: Scored | ScoredVolumes) -> list[ResultObject]:

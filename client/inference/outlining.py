@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 
 from client.dicom import decode, series
-from client.dicom.outlines import Outlined
 from client.inference.measure import Growth, Measured, grown, measure
 from client.inference.scope import Reason
 from client.inference.segment import Mask, segment
 from client.inference.study import Image, Study, study_day
+from client.results.outlines import Outlined
 from models.errors import InvalidStudy
 
 if TYPE_CHECKING:

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom import decode
-from client.dicom.results import Finding
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
+from client.results.results import Finding
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
-    from client.dicom.outlines import Outlined
     from client.inference.outlining import Priors
+    from client.results.outlines import Outlined
 
 
 Fitting = Sequence[tuple[Image, FileDataset]]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dicom import decode
-from client.dicom.archive import Archive
+from client.store.archive import Archive
 from models.preprocessing import Preprocessing
 
 

@@ -19,9 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from client import logs
-from client.dicom.archive import Archive
-from client.dicom.commitment import Committer
-from client.dicom.sender import Sender
+from client.delivery.commitment import Committer
+from client.delivery.sender import Sender
 from client.inference import outcomes, shadow
 from client.inference.objects import objects
 from client.inference.panel import Panel
@@ -31,6 +30,7 @@ from client.inference.scope import Reason
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.lean import without_mlflow
+from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
 from models.errors import BundleRefused

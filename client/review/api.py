@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
-from client.dicom.intake import Intake
+from client.arrival.intake import Intake
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
 from client.inference.outcomes import retry

@@ -1,7 +1,7 @@
 """Results that did not get to the PACS, and what a person can do about them.
 
 A `failed` one was refused by the PACS, a `quarantined` one was never offered, because the check before sending
-(`client/dicom/conformity.py`) found it wanting. The first is sent again once the PACS is mended. The second is made
+(`client/results/conformity.py`) found it wanting. The first is sent again once the PACS is mended. The second is made
 anew once the node is mended, or sent as it is, on somebody's word.
 """
 

@@ -14,11 +14,11 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from client.dicom.amend import QUALITY, SAFETY, Opinion, local, withdraw
-from client.dicom.archive import Archive
-from client.dicom.results import ResultObject
+from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
+from client.results.results import ResultObject
 from client.review.verdict import Decision, Verdict, names, read, standing
 from client.store import versions
+from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict

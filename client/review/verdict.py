@@ -16,9 +16,9 @@ from typing import Any, Final
 from pydicom.filereader import read_partial
 from sqlalchemy import Connection, insert, literal_column, select, update
 
-from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
-from client.dicom.archive import Archive
-from client.dicom.results import COMPUTED, ResultObject
+from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.results.results import COMPUTED, ResultObject
+from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict

@@ -16,10 +16,12 @@ import pydicom
 from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or_, select, tuple_
 
-from client.dicom import decode, heatmap, priors
-from client.dicom.archive import Archive
+from client.arrival import priors
+from client.dicom import decode
+from client.results import heatmap
 from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, prior, prior_search, study, verdict, version
 from models.bundle import Facts

@@ -54,7 +54,7 @@ study = Table(
     Column("received_at", Float, nullable=False, doc="first instance durable"),
     Column("touched_at", Float, nullable=False, doc="last instance durable"),
     Column("completed_at", Float, nullable=True, doc="when it was called complete last"),
-    Column("completed_by", String(16), nullable=False, server_default="", doc="see client.dicom.completeness.Basis"),
+    Column("completed_by", String(16), nullable=False, server_default="", doc="see client.arrival.completeness.Basis"),
     CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed', 'prior')", name="state"),
     Index(None, "state", "touched_at"),
 )
@@ -102,7 +102,7 @@ habit = Table(
     metadata,
     Column("calling_ae", String(16), primary_key=True),
     Column("modality", String(16), primary_key=True),
-    Column("basis", String(16), primary_key=True, doc="see client.dicom.completeness"),
+    Column("basis", String(16), primary_key=True, doc="see client.arrival.completeness"),
     Column("seen", Float, nullable=False),
     Column("clean", Integer, nullable=False),
     Column("late", Float, nullable=False),

@@ -1,6 +1,6 @@
 """When a study is called complete: 200 replayed studies a seed through the code that decides, against a 60 s timer.
 
-The clock is simulated, so that hours pass in a second; `client/dicom/completeness.py` is the real one, from a start
+The clock is simulated, so that hours pass in a second; `client/arrival/completeness.py` is the real one, from a start
 without any habit, and once more for the 200 studies after those. A close is wrong when an image comes after it that
 had not come before; the delay is that of the last close, from the last image on.
 
@@ -19,7 +19,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from client.dicom.completeness import Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
+from client.arrival.completeness import Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
 from scripts.benchmarks.report import Claim, Report, at_most
 from scripts.benchmarks.senders import FIRST, SECOND, Image, Script, drawn, studies
 

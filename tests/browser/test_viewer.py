@@ -17,7 +17,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, JPEGLSLossless, generate_uid
 
-from client.dicom.intake import Intake, Offer
+from client.arrival.intake import Intake, Offer
 from client.dicomweb import viewer
 from client.review import readers
 from client.store.site import Site

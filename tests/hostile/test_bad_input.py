@@ -23,9 +23,9 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
+from client.arrival.gateway import Gateway
+from client.arrival.intake import STATUS
 from client.dicom import decode
-from client.dicom.gateway import Gateway
-from client.dicom.intake import STATUS
 from client.inference.scope import Acquisition, OutOfScope, check
 from client.store.site import Site
 from client.store.tables import instance, outcome
@@ -118,7 +118,7 @@ def test_file_meta_smuggled_into_a_dataset_is_refused(site: Site, gateway: Gatew
 
 
 def test_a_deflate_bomb_does_not_fill_the_memory(gateway: Gateway, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from client.dicom import intake as module
+    from client.arrival import intake as module
 
     monkeypatch.setattr(module, "MAX_INFLATED", 1 << 20)
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -18,10 +18,10 @@ from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from sqlalchemy import select
 
-from client.dicom import commitment
-from client.dicom.commitment import MOST_ASKS, Committer, Waits
-from client.dicom.gateway import Gateway
-from client.dicom.sender import Pace, Sender
+from client.arrival.gateway import Gateway
+from client.delivery import commitment
+from client.delivery.commitment import MOST_ASKS, Committer, Waits
+from client.delivery.sender import Pace, Sender
 from client.store.site import Site
 from client.store.tables import commitment as transactions
 from client.store.tables import delivery

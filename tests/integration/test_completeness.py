@@ -17,10 +17,10 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import insert, select
 
-from client.dicom.census import Census
-from client.dicom.completeness import MOST_HABITS, Basis, Bounds
-from client.dicom.gateway import Gateway
-from client.dicom.receive import Receiving
+from client.arrival.census import Census
+from client.arrival.completeness import MOST_HABITS, Basis, Bounds
+from client.arrival.gateway import Gateway
+from client.arrival.receive import Receiving
 from client.store.site import Site
 from client.store.tables import announcement, habit, instance, study
 from configs.schema import PeerConfig

@@ -13,11 +13,11 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from client.dicom.archive import Archive
-from client.dicom.sender import Pace, Sender
+from client.delivery.sender import Pace, Sender
 from client.review import deadletters, readers
 from client.review.deadletters import Override
 from client.review.verdict import Answer, Decision, TruthTier, record
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, study
 from configs.schema import PeerConfig

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from sqlalchemy import func, select
 
-from client.dicom.gateway import Gateway
-from client.dicom.sender import Pace, Sender
+from client.arrival.gateway import Gateway
+from client.delivery.sender import Pace, Sender
 from client.store.site import Site
 from client.store.tables import delivery, instance
 from configs.schema import PeerConfig, SiteConfig, TlsConfig

@@ -26,7 +26,7 @@ import alone
 import wire
 from needles import SIGNATURES, Needles
 
-from client.dicom.archive import Archive
+from client.store.archive import Archive
 from client.store.site import Site
 from models import exchange
 from scripts.demonstration.summary import Summary

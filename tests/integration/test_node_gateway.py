@@ -17,7 +17,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import func, select
 
-from client.dicom.gateway import Gateway
+from client.arrival.gateway import Gateway
 from client.store.site import Site
 from client.store.tables import delivery, instance, ledger, outcome, study
 

@@ -16,11 +16,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from sqlalchemy import func, select
 
-from client.dicom.archive import Archive
-from client.dicom.completeness import Bounds
-from client.dicom.gateway import Gateway
-from client.dicom.receive import Receiving
+from client.arrival.completeness import Bounds
+from client.arrival.gateway import Gateway
+from client.arrival.receive import Receiving
 from client.inference import outcomes
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, study
 

@@ -19,10 +19,10 @@ from pynetdicom.sop_class import (
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
-from client.dicom.completeness import Bounds
-from client.dicom.gateway import Gateway
-from client.dicom.priors import Fetcher, ask
-from client.dicom.receive import Receiving
+from client.arrival.completeness import Bounds
+from client.arrival.gateway import Gateway
+from client.arrival.priors import Fetcher, ask
+from client.arrival.receive import Receiving
 from client.inference import outcomes
 from client.review import worklist
 from client.store.site import Site

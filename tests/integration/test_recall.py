@@ -16,14 +16,14 @@ from pydicom.uid import generate_uid
 from sqlalchemy import delete, func, insert, select
 from typer.testing import CliRunner
 
-from client.dicom.archive import Archive
-from client.dicom.conformity import examine
-from client.dicom.results import Finding
 from client.inference import outcomes
+from client.results.conformity import examine
+from client.results.results import Finding
 from client.review import readers, worklist
 from client.review.recall import named, reconcile, take_back
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store import versions
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict
 from models.bundle import verify

@@ -20,11 +20,11 @@ from pynetdicom import AE
 from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
-from client.dicom import gateway as module
-from client.dicom import intake
-from client.dicom.archive import Archive
-from client.dicom.gateway import Gateway
-from client.dicom.intake import STATUS
+from client.arrival import gateway as module
+from client.arrival import intake
+from client.arrival.gateway import Gateway
+from client.arrival.intake import STATUS
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import instance
 from scripts.benchmarks.modality import RELEASE, request, value
@@ -309,7 +309,7 @@ def test_a_dataset_takes_no_more_memory_than_a_block(site: Site, radiograph: Cal
     """The gateway in a process of its own takes a dataset of 128 MiB."""
     program = (
         "import sys; from pathlib import Path; from client.store.site import Site; "
-        "from client.dicom.gateway import Gateway; gateway = Gateway(Site(Path(sys.argv[1]))); "
+        "from client.arrival.gateway import Gateway; gateway = Gateway(Site(Path(sys.argv[1]))); "
         "print(gateway.port, flush=True); sys.stdin.read(); gateway.close()"
     )
     with subprocess.Popen(

@@ -18,7 +18,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy import func, select, update
 
-from client.dicom.sender import Pace, Sender
+from client.delivery.sender import Pace, Sender
 from client.review.deadletters import resend
 from client.store.site import Site
 from client.store.tables import delivery
@@ -216,7 +216,7 @@ def test_kill_9_loses_nothing_and_repeats_the_same_object(
         for _ in range(15):
             scored(objects=True)
         program = (
-            "import sys, pathlib; from client.store.site import Site; from client.dicom.sender import Sender, Pace; "
+            "import sys, pathlib; from client.store.site import Site; from client.delivery.sender import Sender, Pace; "
             "from configs.schema import PeerConfig; site = Site(pathlib.Path(sys.argv[1])); "
             "site.config.pacs = PeerConfig('127.0.0.1', int(sys.argv[2]), 'PACS'); "
             "Sender(site, Pace(poll=0.05)).run()"

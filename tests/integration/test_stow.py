@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from sqlalchemy import select
 
-from client.dicom.sender import Pace, Sender
+from client.delivery.sender import Pace, Sender
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig

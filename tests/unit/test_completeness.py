@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.dicom.completeness import (
+from client.arrival.completeness import (
     LONGEST_HOLD_SECONDS,
     Announced,
     Basis,

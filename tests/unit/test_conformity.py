@@ -16,11 +16,11 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from sqlalchemy import select
 
-from client.dicom.archive import Archive
-from client.dicom.conformity import examine
-from client.dicom.dciodvfy import Checker, errors
+from client.results.conformity import examine
+from client.results.dciodvfy import Checker, errors
 from client.review import readers
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery
 

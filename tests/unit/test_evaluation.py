@@ -15,9 +15,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from client.dicom import decode
-from client.dicom.archive import Archive
 from client.inference.engine import Engine
 from client.inference.evaluation import evaluate
+from client.store.archive import Archive
 from models.bundle import verify
 from models.errors import ConfigurationError
 from models.manifest import read

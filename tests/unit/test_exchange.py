@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import ValidationError
@@ -27,9 +27,6 @@ from models.exchange import (
     parse,
 )
 from models.hyperparameters import Hyperparameters
-
-settings.register_profile("exchange", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("exchange")
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)

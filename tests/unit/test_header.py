@@ -13,8 +13,8 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom.dsutils import encode
 
-from client.dicom import intake
-from client.dicom.header import scan
+from client.arrival import intake
+from client.arrival.header import scan
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from models.errors import InvalidStudy
 

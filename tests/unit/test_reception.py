@@ -1,4 +1,4 @@
-"""The private parts of pynetdicom that `client/dicom/reception.py` takes over from are as they were."""
+"""The private parts of pynetdicom that `client/arrival/reception.py` takes over from are as they were."""
 
 import inspect
 

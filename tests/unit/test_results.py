@@ -15,10 +15,10 @@ import pytest
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
-from client.dicom import heatmap
-from client.dicom.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
-from client.dicom.results import Finding, Predecessor, ResultObject, make
+from client.results import heatmap
+from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.results.results import Finding, Predecessor, ResultObject, make
 from models.bundle import Bundle
 from models.coding import Coding
 

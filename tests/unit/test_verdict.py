@@ -9,10 +9,10 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select, update
 
-from client.dicom.archive import Archive
 from client.review import readers
 from client.review.readers import Role
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, check, history, record, standing
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, study, verdict
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn

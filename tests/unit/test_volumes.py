@@ -17,8 +17,6 @@ from highdicom.sr import srread
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from client.dicom import conformity, outlines
-from client.dicom.results import ResultObject
 from client.inference.measure import grown, measure
 from client.inference.objects import objects
 from client.inference.outlining import Prior
@@ -26,6 +24,8 @@ from client.inference.pipeline import Outcome, Pipeline, Refused, ScoredVolumes
 from client.inference.serving import Outlining
 from client.inference.study import Image, Study
 from client.inference.volume_engine import VolumeEngine
+from client.results import conformity, outlines
+from client.results.results import ResultObject
 from models.bundle import Bundle
 from models.errors import BundleRefused
 from models.preprocessing import Preprocessing

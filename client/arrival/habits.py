@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from client.dicom.completeness import MOST_HABITS, Basis, Habit, Key, Sender
+from client.arrival.completeness import MOST_HABITS, Basis, Habit, Key, Sender
 from client.store.tables import habit
 
 

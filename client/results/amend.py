@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
-from client.dicom.results import (
+from client.results.results import (
     ABSENT,
     PRESENT,
     SCHEME,

@@ -5,8 +5,7 @@ be quiet depends on what is known in the pause (`Basis`) and is learned for each
 whose images never came after a pause of a second is not waited for a minute, one that splits its studies over several
 associations is. The start values of a sender that nobody knows follow `Bounds`.
 
-Pure: no clock, no database; `client/dicom/receive.py` brings the facts, `scripts/benchmarks/completeness.py` simulates
-them.
+Pure: no clock, no database; `receive.py` brings the facts, `scripts/benchmarks/completeness.py` simulates them.
 """
 
 import bisect

@@ -12,9 +12,9 @@ from typing import Any, Final
 import httpx
 from sqlalchemy import Row
 
-from client.dicom.archive import Archive
-from client.dicom.carrier import Answer, Unreachable
+from client.delivery.carrier import Answer, Unreachable
 from client.dicom.listener import client_tls
+from client.store.archive import Archive
 from client.store.site import Site
 
 _TOGETHER: Final = 16

@@ -53,9 +53,11 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from client.dicom import heatmap
 from client.dicom.identity import MANUFACTURER
-from client.dicom.results import (
+from client.dicom.series import Stack
+from client.inference.measure import Growth, Measured
+from client.results import heatmap
+from client.results.results import (
     ABSENT,
     PRESENT,
     SCHEME,
@@ -76,8 +78,6 @@ from client.dicom.results import (
     to_part10,
     uid_of,
 )
-from client.dicom.series import Stack
-from client.inference.measure import Growth, Measured
 from models.bundle import Bundle
 from models.segmentation import Label
 

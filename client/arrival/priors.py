@@ -36,10 +36,10 @@ from pynetdicom.sop_class import (
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from client.dicom.archive import Archive
-from client.dicom.carrier import caller
+from client.delivery.carrier import caller
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
+from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site
@@ -47,7 +47,7 @@ from client.store.tables import instance, patient, prior, prior_search, study
 from models.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
-    from client.dicom.intake import Header, Offer
+    from client.arrival.intake import Header, Offer
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from pynetdicom.sop_class import (
     Verification,  # type: ignore[attr-defined]
 )
 
-from client.dicom import commitment
+from client.arrival.intake import STATUS, STORAGE_CLASSES, SUCCESS, Instance, Intake, NotKept, Offer
+from client.arrival.procedure_steps import STEP_CLASSES, ProcedureSteps
+from client.arrival.reception import Announcement, Reception, hand_over
+from client.delivery import commitment
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.intake import STATUS, STORAGE_CLASSES, SUCCESS, Instance, Intake, NotKept, Offer
 from client.dicom.listener import Listener, networks, server_tls
-from client.dicom.procedure_steps import STEP_CLASSES, ProcedureSteps
-from client.dicom.reception import Announcement, Reception, hand_over
 from client.dicom.requestor import no_delay
 from client.store.site import Site
 

@@ -28,13 +28,13 @@ from pydicom.uid import UID, UID_dictionary
 from pynetdicom import AllStoragePresentationContexts
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.dicom import priors
-from client.dicom.archive import Archive, Draft
-from client.dicom.header import LAST_TAG, NUMBERS, TAGS, scan
+from client.arrival import priors
+from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
+from client.arrival.index import Arrival, Index
+from client.arrival.room import Room
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
-from client.dicom.index import Arrival, Index
 from client.dicom.malformed import MALFORMED
-from client.dicom.room import Room
+from client.store.archive import Archive, Draft
 from client.store.site import Site
 from models.errors import InvalidStudy
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, or_, select, update
 
-from client.dicom import habits
-from client.dicom.census import Census
-from client.dicom.completeness import NO_IMAGE, Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
-from client.dicom.procedure_steps import announced, changed
+from client.arrival import habits
+from client.arrival.census import Census
+from client.arrival.completeness import NO_IMAGE, Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
+from client.arrival.procedure_steps import announced, changed
 from client.store import ledger
 from client.store.database import Watch
 from client.store.site import Site

@@ -21,11 +21,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, update
 
-from client.dicom import conformity
-from client.dicom.archive import Archive
-from client.dicom.carrier import RESULT_CLASSES, Answer, Carrier, Lost, StoreCarrier, Unreachable
-from client.dicom.dciodvfy import Checker
-from client.dicom.stow import StowCarrier
+from client.delivery.carrier import RESULT_CLASSES, Answer, Carrier, Lost, StoreCarrier, Unreachable
+from client.delivery.stow import StowCarrier
+from client.results import conformity
+from client.results.dciodvfy import Checker
+from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site

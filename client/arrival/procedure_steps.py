@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.dicom.completeness import Announced
+from client.arrival.completeness import Announced
 from client.dicom.malformed import MALFORMED
 from client.store.site import Site
 from client.store.tables import announcement, delivery, instance

@@ -25,10 +25,10 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import Connection, Row, insert, select, update
 
-from client.dicom.archive import Archive
-from client.dicom.carrier import caller
+from client.delivery.carrier import caller
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
+from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site

@@ -54,8 +54,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from client.dicom import heatmap
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER
+from client.results import heatmap
 from models.bundle import Bundle
 from models.coding import Coding
 

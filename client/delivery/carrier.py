@@ -30,10 +30,10 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Row
 
-from client.dicom.archive import Archive
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
+from client.store.archive import Archive
 from client.store.site import Site
 
 RESULT_CLASSES: Final = (

@@ -1,0 +1,1 @@
+"""How studies come in: gateway, intake, index, completeness, priors."""

@@ -1,0 +1,1 @@
+"""How results reach the PACS: sending, STOW-RS, storage commitment."""

@@ -1,0 +1,1 @@
+"""The DICOM objects of an outcome: made, checked, amended."""
