@@ -3,10 +3,16 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, ingest, volume
+from scripts.benchmarks import completeness, demo, inference, ingest, volume
 from scripts.benchmarks.report import show, write
 
-BENCHMARKS = {"completeness": completeness.run, "demo": demo.run, "ingest": ingest.run, "volume": volume.run}
+BENCHMARKS = {
+    "completeness": completeness.run,
+    "demo": demo.run,
+    "inference": inference.run,
+    "ingest": ingest.run,
+    "volume": volume.run,
+}
 
 
 def main() -> int:
