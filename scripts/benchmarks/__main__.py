@@ -3,7 +3,7 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, inference, ingest, volume
+from scripts.benchmarks import completeness, demo, inference, ingest, latency, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "demo": demo.run,
     "inference": inference.run,
     "ingest": ingest.run,
+    "latency": latency.run,
     "volume": volume.run,
 }
 
