@@ -3,7 +3,7 @@
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, inference, ingest, latency, volume
+from scripts.benchmarks import completeness, demo, inference, ingest, latency, load, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "inference": inference.run,
     "ingest": ingest.run,
     "latency": latency.run,
+    "load": load.run,
     "volume": volume.run,
 }
 

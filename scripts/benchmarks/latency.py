@@ -13,9 +13,9 @@ CT with a threshold at -420 HU where a network would stand, so that everything b
 - node: receives 300 slices, is told as above; from the last answer to the SEG stored at the PACS, beside it report,
   presentation state and capture, checked. Cold: the slices are acknowledged, node and worker killed and started
   again; from the start of the process. From the first slice on is shown too.
-- MONAI Deploy App SDK 4.0.0 in an environment of its own: DICOMDataLoader, DICOMSeriesSelector, DICOMSeriesToVolume, the
-  threshold, DICOMSegmentationWriter, from files that lie there to a SEG file that lies there; it neither receives nor
-  sends, nor is anything durable. Cold: from the start of a process; warm: `run` again in a process that stays.
+- MONAI Deploy App SDK 4.0.0 in an environment of its own: DICOMDataLoader, DICOMSeriesSelector, DICOMSeriesToVolume,
+  the threshold, DICOMSegmentationWriter, from files that lie there to a SEG file that lies there; it neither receives
+  nor sends, nor is anything durable. Cold: from the start of a process; warm: `run` again in a process that stays.
   The slices are the same but for their UIDs.
 
 The SDK is looked for with `--contender PYTHON`, else in `runs/bench/monai-deploy`, which is made with pip where it is
@@ -40,9 +40,6 @@ from typing import Any
 import pydicom
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
-from pynetdicom.sop_class import ModalityPerformedProcedureStep  # type: ignore[attr-defined]  # made at import
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
@@ -51,7 +48,7 @@ from client.store.site import Site
 from client.store.tables import outcome, study
 from scripts.benchmarks import pictures, versions
 from scripts.benchmarks.hospital import AE_TITLE, THREADS, Hospital
-from scripts.benchmarks.modality import Association, prepare
+from scripts.benchmarks.modality import Association, announce, prepare
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
 
 _PATIENCE_SECONDS = 120.0
@@ -167,7 +164,7 @@ def _send(port: int, images: Sequence[Dataset], *, tell: bool) -> Sent:
     """Send a study as a modality does; with `tell`, its procedure step says before which images there are."""
     messages = [prepare(image) for image in images]
     if tell:
-        _tell(port, images)
+        announce(port, AE_TITLE, images)
     association = Association(port, AE_TITLE, str(images[0].SOPClassUID))
     began = time.time()
     for message in messages:
@@ -176,33 +173,6 @@ def _send(port: int, images: Sequence[Dataset], *, tell: bool) -> Sent:
     answered = time.time()
     association.release()
     return Sent(str(images[0].StudyInstanceUID), began, answered)
-
-
-def _tell(port: int, images: Sequence[Dataset]) -> None:
-    """Create and complete a performed procedure step (PS3.4 F.7)."""
-    entity = AE("MODALITY")
-    entity.add_requested_context(ModalityPerformedProcedureStep, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", port, ae_title=AE_TITLE)
-    begun, scheduled, ended, series = Dataset(), Dataset(), Dataset(), Dataset()
-    scheduled.StudyInstanceUID = images[0].StudyInstanceUID
-    begun.ScheduledStepAttributesSequence = [scheduled]
-    begun.PerformedProcedureStepStatus, begun.PerformedSeriesSequence = "IN PROGRESS", []
-    series.SeriesInstanceUID = images[0].SeriesInstanceUID
-    series.ReferencedImageSequence = [_reference(image) for image in images]
-    ended.PerformedProcedureStepStatus, ended.PerformedSeriesSequence = "COMPLETED", [series]
-    uid = generate_uid(prefix=None)
-    first, _ = association.send_n_create(begun, ModalityPerformedProcedureStep, uid)
-    second, _ = association.send_n_set(ended, ModalityPerformedProcedureStep, uid)
-    association.release()
-    if first.get("Status") != 0 or second.get("Status") != 0:
-        raise RuntimeError("the node did not take the procedure step")
-
-
-def _reference(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = image.SOPClassUID
-    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
-    return reference
 
 
 def _stored(hospital: Hospital, uid: str, wanted: str) -> float:
@@ -270,7 +240,9 @@ def _volumes(
             stays.close()
         hospital.close()
     runs |= {f"CT, {name}": found for name, found in rows.items()}
-    table = Table(f"CT of {options.slices} slices", "median s", "longest s", "complete", "read", "delivered", "first on")
+    table = Table(
+        f"CT of {options.slices} slices", "median s", "longest s", "complete", "read", "delivered", "first on"
+    )
     for name, found in rows.items():
         parts = ("complete", "read", "delivered", "from the first image")
         cells = [f"{_p50(found, part) / 1000:.2f}" if part in found[0] else "" for part in parts]

@@ -12,14 +12,18 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
-from pynetdicom import build_context
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
+from pynetdicom.sop_class import ModalityPerformedProcedureStep  # type: ignore[attr-defined]  # made at import
+
+from client.dicom.requestor import no_delay
 
 ROWS, COLUMNS = 1024, 1024
 IMAGE_BYTES = ROWS * COLUMNS * 2
@@ -130,6 +134,37 @@ class Association:
     def drop(self) -> None:
         """End it at once."""
         self._peer.close()
+
+
+def announce(port: int, called: str, images: Sequence[Dataset], calling: str = "MODALITY") -> None:
+    """Create and complete a performed procedure step that names a study's images (PS3.4 F.7).
+
+    Raises:
+        RuntimeError: it is not taken, or nobody listens.
+    """
+    entity = AE(calling)
+    entity.add_requested_context(ModalityPerformedProcedureStep, ExplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)])
+    begun, scheduled, ended, series = Dataset(), Dataset(), Dataset(), Dataset()
+    scheduled.StudyInstanceUID = images[0].StudyInstanceUID
+    begun.ScheduledStepAttributesSequence = [scheduled]
+    begun.PerformedProcedureStepStatus, begun.PerformedSeriesSequence = "IN PROGRESS", []
+    series.SeriesInstanceUID = images[0].SeriesInstanceUID
+    series.ReferencedImageSequence = [_reference(image) for image in images]
+    ended.PerformedProcedureStepStatus, ended.PerformedSeriesSequence = "COMPLETED", [series]
+    uid = generate_uid(prefix=None)
+    first, _ = association.send_n_create(begun, ModalityPerformedProcedureStep, uid)
+    second, _ = association.send_n_set(ended, ModalityPerformedProcedureStep, uid)
+    association.release()
+    if first.get("Status") != 0 or second.get("Status") != 0:
+        raise RuntimeError("the procedure step was not taken")
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
 
 
 def send(port: int, called: str, message: Message, images: int, first: int, go: threading.Barrier) -> None:

@@ -1,9 +1,12 @@
 """The MONAI Deploy contender of `latency`: outlines a CT with the App SDK's own operators, in its own environment.
 
 Nothing of ours is imported here. DICOMDataLoader → DICOMSeriesSelector → DICOMSeriesToVolume → a threshold at -420 HU
-→ DICOMSegmentationWriter, as the SDK's example of the spleen does it, the network replaced by a comparison. Each line on
-standard input is one `run`, whose seconds become a line of JSON in a file: on standard output the SDK itself talks.
+→ DICOMSegmentationWriter, as the SDK's example of the spleen does it, the network replaced by a comparison. Each line
+on standard input is one `run`, whose seconds become a line of JSON in a file: on standard output the SDK itself talks.
 """
+
+# pyright: basic, reportMissingImports=false
+# its imports are another environment's
 
 import json
 import logging
