@@ -39,6 +39,7 @@ _VOLUME = Preprocessing(
 )
 _NODULE = Coding(value="27925004", scheme="SCT", meaning="Nodule")
 _SOP_CLASS = {"CT": CT, "MR": MR}
+_SIDE = {"CT": 512, "MR": 256}
 
 
 def network() -> torch.nn.Module:
@@ -75,7 +76,9 @@ def radiographs(folder: Path, key: Ed25519PrivateKey) -> Bundle:
 def volumes(folder: Path, key: Ed25519PrivateKey, modality: str = "CT") -> Bundle:
     """A version that outlines whatever is above -420 in volumes of a modality."""
     label = Label(value=1, name="Nodule", category=LESION, finding=_NODULE, diameters=True)
-    declared = Segmentation(labels=(label,), axes="SPL", window=(32, 256, 256), overlap=0.0, activation="sigmoid")
+    # a threshold asks nothing of its neighbours: whole planes, none of them twice
+    window = (32, _SIDE[modality], _SIDE[modality])
+    declared = Segmentation(labels=(label,), axes="SPL", window=window, overlap=0.0, activation="sigmoid")
     facts = Facts(
         name=f"threshold-{modality.lower()}",
         number=1,
