@@ -24,7 +24,7 @@ from monai.deploy.operators.dicom_seg_writer_operator import (
 )
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 from monai.deploy.operators.dicom_series_to_volume_operator import DICOMSeriesToVolumeOperator
-from pydicom.sr.codedict import Code
+from pydicom.sr.coding import Code
 
 
 class Threshold(Operator):
