@@ -10,12 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from monai.networks.nets.resnet import ResNet
 from numpy.typing import NDArray
 from torch import nn
 
 from models.errors import ExportMismatch
-from models.networks.residual import WithActivationMap
+from models.networks import with_activation_map
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +32,15 @@ def export_onnx(network: nn.Module, example_shape: tuple[int, int], path: Path) 
     Raises:
         ExportMismatch: the architecture has no exact activation map.
     """
-    if not isinstance(network, ResNet):
+    mapped = with_activation_map(copy.deepcopy(network).to(memory_format=torch.contiguous_format))  # pyright: ignore[reportCallIssue]
+    if mapped is None:
         raise ExportMismatch(f"{type(network).__name__} has no exact activation map")
-    mapped = WithActivationMap(copy.deepcopy(network).to(memory_format=torch.contiguous_format)).eval()  # pyright: ignore[reportCallIssue]
     # Two images: with one, the exporter would take the batch's size for a constant.
     example = torch.zeros(2, 1, *example_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         program: Any = torch.onnx.export(
-            mapped,
+            mapped.eval(),
             (example,),
             input_names=["image"],
             output_names=["logit", "cam"],

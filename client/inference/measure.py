@@ -84,10 +84,9 @@ def grown(now_ml: float, then_ml: float, days: float, prior_uid: str) -> Growth 
 
 
 def _measured(mask: NDArray[np.bool_], spacing: tuple[float, float, float], label: Label) -> Measured | None:
-    where = ndimage.find_objects(mask.astype(np.uint8))
-    if not where:
+    box = _box(mask)
+    if box is None:
         return None
-    box: tuple[slice, ...] = where[0]
     mask = mask[box]  # what follows costs by the box, not by the volume
     counts = mask.sum(axis=(1, 2))
     volume = float(counts.sum()) * float(np.prod(spacing)) / 1000
@@ -98,12 +97,23 @@ def _measured(mask: NDArray[np.bool_], spacing: tuple[float, float, float], labe
     if label.diameters:
         largest = mask if parts == 1 else pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
         plane, ends, long_mm, short_mm = _longest(largest, spacing[1:])
-    corner = (int(box[1].start), int(box[2].start))
+    corner = (box[1].start, box[2].start)
     placed = None
     if ends is not None:
         (a, b), (c, d) = ends
         placed = ((a + corner[0], b + corner[1]), (c + corner[0], d + corner[1]))
-    return Measured(label.value, label.name, volume, parts, long_mm, short_mm, plane + int(box[0].start), placed)
+    return Measured(label.value, label.name, volume, parts, long_mm, short_mm, plane + box[0].start, placed)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box around what is set; None where nothing is."""
+    planes = np.flatnonzero([plane.any() for plane in mask])
+    if len(planes) == 0:
+        return None
+    depth = slice(int(planes[0]), int(planes[-1]) + 1)
+    flat = mask[depth].any(axis=0)
+    rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
+    return depth, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _pieces(mask: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:

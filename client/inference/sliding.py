@@ -7,7 +7,7 @@ that no further window touches are finished and handed on.
 """
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 import numpy as np
@@ -47,12 +47,22 @@ def slide(
     starts = [_starts(side, size, overlap) for side, size in zip(padded, window, strict=True)]
     weight = importance(window)
     slab = _Slab(shape, before, padded, weight, list(product(starts[1], starts[2])), finished)
+    apart = all(_apart(some, size) for some, size in zip(starts[1:], window[1:], strict=True))
     for number, first in enumerate(starts[0]):
+        around = starts[0][max(number - 1, 0) : number + 2]
+        alone = apart and _apart(around, window[0])
         for at in range(0, len(slab.places), batch):
             some = slab.places[at : at + batch]
-            images = np.stack([_cut((first, *place), shape, window, before, cut) for place in some])[:, None]
+            cuts = [_cut((first, *place), shape, window, before, cut) for place in some]
+            images = cuts[0][None, None] if len(cuts) == 1 else np.stack(cuts)[:, None]
             for place, output in zip(some, predict(images), strict=True):
-                slab.add(place, output)
+                if alone:
+                    slab.put(place, output)
+                else:
+                    slab.add(place, output)
+        if alone:
+            slab.pass_on(first)
+            continue
         slab.turn(first)
         slab.finish(starts[0][number + 1] if number + 1 < len(starts[0]) else padded[0])
 
@@ -74,6 +84,11 @@ def _starts(side: int, size: int, overlap: float) -> list[int]:
     while (count - 1) * interval + size < side:
         count += 1
     return [min(number * interval, side - size) for number in range(count)]
+
+
+def _apart(starts: list[int], size: int) -> bool:
+    """No two of these windows see the same voxel."""
+    return all(after - before >= size for before, after in pairwise(starts))
 
 
 def _cut(
@@ -115,6 +130,7 @@ class _Slab:
         self._turns: list[int] = []
         self._sums: Floats | None = None
         self._product = np.empty_like(weight)
+        self._whole: Floats | None = None
         self.places = places
 
     def add(self, place: tuple[int, int], output: Floats) -> None:
@@ -125,6 +141,28 @@ class _Slab:
             part = sums[:, *self._area(place)]
             np.add(part, np.multiply(channel, self._weight, out=self._product), out=part)
 
+    def put(self, place: tuple[int, int], output: Floats) -> None:
+        """Take a window's output at its row and column as it is: no other window sees anything of it."""
+        if len(self.places) == 1:
+            self._whole = output
+            return
+        if self._whole is None:
+            self._whole = np.empty((len(output), len(self._weight), *self._padded[1:]), np.float32)
+        self._whole[:, :, *self._area(place)] = output
+
+    def pass_on(self, first: int) -> None:
+        """Hand on the planes of windows that begin at this plane, all of which were put."""
+        assert self._whole is not None
+        low, high = self._before[0], self._before[0] + self._shape[0]
+        until = first + len(self._weight)
+        begin, end = max(first, low), min(until, high)
+        rows, columns = self._inside()
+        for at in range(begin, end, _TOGETHER):
+            planes = slice(at - first, min(at + _TOGETHER, end) - first)
+            self._finished(at - low, self._whole[:, planes, rows, columns])
+        self._whole = None
+        self._first = until
+
     def turn(self, first: int) -> None:
         """All windows that begin at this plane have been added."""
         self._turns = [begun for begun in self._turns if begun + len(self._weight) > self._first] + [first]
@@ -134,7 +172,7 @@ class _Slab:
         assert self._sums is not None  # a turn has at least one window
         low, high = self._before[0], self._before[0] + self._shape[0]
         begin, end = max(self._first, low), min(until, high)
-        rows, columns = (slice(pad, pad + side) for pad, side in zip(self._before[1:], self._shape[1:], strict=True))
+        rows, columns = self._inside()
         for at in range(begin, end, _TOGETHER):
             planes = range(at, min(at + _TOGETHER, end))
             blended = self._sums[:, planes.start - self._first : planes.stop - self._first, rows, columns].copy()
@@ -155,6 +193,11 @@ class _Slab:
         for place in self.places:
             total[self._area(place)] += weight
         return total
+
+    def _inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the volume, without what was put around it."""
+        rows, columns = (slice(pad, pad + side) for pad, side in zip(self._before[1:], self._shape[1:], strict=True))
+        return rows, columns
 
     def _area(self, place: tuple[int, int]) -> tuple[slice, slice]:
         _, height, width = self._weight.shape

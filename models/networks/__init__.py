@@ -9,7 +9,7 @@ from models.errors import UnknownNetwork
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = ("residual",)
+NAMES = ("residual", "densenet121")
 
 
 def build(name: str, **facts: Any) -> nn.Module:
@@ -25,11 +25,26 @@ def build(name: str, **facts: Any) -> nn.Module:
     Raises:
         UnknownNetwork: no such architecture, or facts that it does not have.
     """
-    if name != "residual":
+    if name not in NAMES:
         raise UnknownNetwork(f"no architecture is called {name!r}; known: {', '.join(NAMES)}")
-    from models.networks.residual import Residual, network  # torch stays out until a network is wanted
+    from models.networks import densenet, residual  # torch stays out until a network is wanted
 
     try:
-        return network(Residual.of(**facts))
+        if name == "densenet121":
+            return densenet.DenseNet(densenet.DenseNet121.of(**facts))
+        return residual.network(residual.Residual.of(**facts))
     except (TypeError, ValueError) as error:
         raise UnknownNetwork(f"{name} cannot be built from these facts: {error}") from error
+
+
+def with_activation_map(network: nn.Module) -> nn.Module | None:
+    """The same network, giving logits (N, 1) and the map (N, h, w) that each is the mean of; None where it has none."""
+    from monai.networks.nets.resnet import ResNet
+
+    from models.networks import densenet, residual
+
+    if isinstance(network, ResNet):
+        return residual.WithActivationMap(network)
+    if isinstance(network, densenet.DenseNet):
+        return densenet.WithActivationMap(network)
+    return None

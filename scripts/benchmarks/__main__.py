@@ -1,12 +1,21 @@
 """`scripts/bench NAME`: finds the benchmark, runs it, and ends with 1 where a claim does not hold."""
 
+import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, ingest, volume
+from scripts.benchmarks import completeness, demo, inference, ingest, latency, load, volume
 from scripts.benchmarks.report import show, write
 
-BENCHMARKS = {"completeness": completeness.run, "demo": demo.run, "ingest": ingest.run, "volume": volume.run}
+BENCHMARKS = {
+    "completeness": completeness.run,
+    "demo": demo.run,
+    "inference": inference.run,
+    "ingest": ingest.run,
+    "latency": latency.run,
+    "load": load.run,
+    "volume": volume.run,
+}
 
 
 def main() -> int:
@@ -15,6 +24,8 @@ def main() -> int:
     if name not in BENCHMARKS:
         print(f"usage: scripts/bench NAME [options]; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    # told to end, a bench still stops what it started and removes what it wrote
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         report = BENCHMARKS[name](arguments)
     except VigieError as error:

@@ -12,14 +12,18 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
-from pynetdicom import build_context
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
+from pynetdicom.sop_class import ModalityPerformedProcedureStep  # type: ignore[attr-defined]  # made at import
+
+from client.dicom.requestor import no_delay
 
 ROWS, COLUMNS = 1024, 1024
 IMAGE_BYTES = ROWS * COLUMNS * 2
@@ -42,12 +46,11 @@ class Message:
         self.uid = uid
 
 
-def prepare(study: str, pdu: int) -> Message:
-    """A request whose dataset is cut into PDUs of at most `pdu` bytes."""
-    uid = _uid(0)
+def radiograph(study: str) -> Dataset:
+    """The image that is sent: 2 MB of nothing in particular."""
     image = Dataset()
     image.SOPClassUID = DigitalXRayImageStorageForPresentation
-    image.SOPInstanceUID = uid.decode()
+    image.SOPInstanceUID = _uid(0).decode()
     image.StudyInstanceUID, image.SeriesInstanceUID = study, f"{study}.1"
     image.Modality, image.BodyPartExamined, image.ViewPosition = "DX", "CHEST", "PA"
     image.PatientID, image.PatientName, image.PatientSex, image.PatientAge = "BENCH", "Bench^Mark", "O", "050Y"
@@ -56,6 +59,12 @@ def prepare(study: str, pdu: int) -> Message:
     image.Rows, image.Columns = ROWS, COLUMNS
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
     image.PixelData = os.urandom(IMAGE_BYTES)
+    return image
+
+
+def prepare(image: Dataset, pdu: int = LARGEST_PDU) -> Message:
+    """A request for an image, explicit little endian, cut into PDUs of at most `pdu` bytes."""
+    uid = str(image.SOPInstanceUID).encode()
     command = Dataset()
     command.AffectedSOPClassUID = image.SOPClassUID
     command.CommandField, command.MessageID, command.Priority, command.CommandDataSetType = 0x0001, 1, 0, 0x0001
@@ -75,6 +84,89 @@ def prepare(study: str, pdu: int) -> Message:
     return Message(content, found, uid)
 
 
+class Association:
+    """One association, for one kind of image.
+
+    Args:
+        sop_class: what will be sent, in explicit little endian.
+        patience: seconds until an answer is given up.
+
+    Raises:
+        OSError, RuntimeError: nobody listens, or it is not accepted.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        called: str,
+        sop_class: str = DigitalXRayImageStorageForPresentation,
+        calling: str = "MODALITY",
+        patience: float = 120.0,
+    ) -> None:
+        self._peer = socket.create_connection(("127.0.0.1", port), patience)
+        try:
+            self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._peer.sendall(request(called, sop_class, calling))
+            _pdu(self._peer, 2)
+        except BaseException:
+            self._peer.close()
+            raise
+
+    def store(self, message: Message) -> int:
+        """Send one image; the status of the answer.
+
+        Raises:
+            OSError, RuntimeError: the association is lost.
+        """
+        self._peer.sendall(message.content)
+        answer = _pdu(self._peer, 4)
+        status = answer.find(struct.pack("<HHL", 0, 0x0900, 2))
+        if status < 0:
+            raise RuntimeError("an answer without a status")
+        return int.from_bytes(answer[status + 8 : status + 10], "little")
+
+    def release(self) -> None:
+        """End it in order."""
+        with self._peer:
+            self._peer.sendall(RELEASE)
+            _pdu(self._peer, 6)
+
+    def drop(self) -> None:
+        """End it at once."""
+        self._peer.close()
+
+
+def announce(port: int, called: str, images: Sequence[Dataset], calling: str = "MODALITY") -> None:
+    """Create and complete a performed procedure step that names a study's images (PS3.4 F.7).
+
+    Raises:
+        RuntimeError: it is not taken, or nobody listens.
+    """
+    entity = AE(calling)
+    entity.add_requested_context(ModalityPerformedProcedureStep, ExplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)])
+    begun, scheduled, ended, series = Dataset(), Dataset(), Dataset(), Dataset()
+    scheduled.StudyInstanceUID = images[0].StudyInstanceUID
+    begun.ScheduledStepAttributesSequence = [scheduled]
+    begun.PerformedProcedureStepStatus, begun.PerformedSeriesSequence = "IN PROGRESS", []
+    series.SeriesInstanceUID = images[0].SeriesInstanceUID
+    series.ReferencedImageSequence = [_reference(image) for image in images]
+    ended.PerformedProcedureStepStatus, ended.PerformedSeriesSequence = "COMPLETED", [series]
+    uid = generate_uid(prefix=None)
+    first, _ = association.send_n_create(begun, ModalityPerformedProcedureStep, uid)
+    second, _ = association.send_n_set(ended, ModalityPerformedProcedureStep, uid)
+    association.release()
+    if first.get("Status") != 0 or second.get("Status") != 0:
+        raise RuntimeError("the procedure step was not taken")
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
+
+
 def send(port: int, called: str, message: Message, images: int, first: int, go: threading.Barrier) -> None:
     """One association: `images` requests, each after the answer to the one before.
 
@@ -82,27 +174,19 @@ def send(port: int, called: str, message: Message, images: int, first: int, go: 
         RuntimeError: an answer that is no success.
     """
     go.wait()
-    with socket.create_connection(("127.0.0.1", port)) as peer:
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peer.settimeout(120)
-        peer.sendall(request(called))
-        _pdu(peer, 2)
-        for number in range(first, first + images):
-            message.rename(_uid(number))
-            peer.sendall(message.content)
-            answer = _pdu(peer, 4)
-            status = answer.find(struct.pack("<HHL", 0, 0x0900, 2))
-            if status < 0 or answer[status + 8 : status + 10] != b"\0\0":
-                raise RuntimeError(f"an image was not stored: {answer[status + 8 : status + 10].hex()}")
-        peer.sendall(RELEASE)
-        _pdu(peer, 6)
+    association = Association(port, called)
+    for number in range(first, first + images):
+        message.rename(_uid(number))
+        if status := association.store(message):
+            raise RuntimeError(f"an image was not stored: {status:04X}")
+    association.release()
 
 
 def announced_pdu(port: int, called: str) -> int:
     """The longest PDU that a receiver takes, as it says when it accepts; 0 is any."""
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.settimeout(30)
-        peer.sendall(request(called))
+        peer.sendall(request(called, DigitalXRayImageStorageForPresentation))
         accepted = A_ASSOCIATE_AC()
         accepted.decode(_pdu(peer, 2))
         peer.sendall(RELEASE)
@@ -110,12 +194,12 @@ def announced_pdu(port: int, called: str) -> int:
     return int(accepted.user_information.maximum_length or 0) if accepted.user_information else 0
 
 
-def request(called: str) -> bytes:
-    """An A-ASSOCIATE-RQ PDU: one context, number 1, for radiographs in explicit little endian."""
+def request(called: str, sop_class: str, calling: str = "MODALITY") -> bytes:
+    """An A-ASSOCIATE-RQ PDU: one context, number 1, in explicit little endian."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"  # type: ignore[assignment]
-    primitive.calling_ae_title, primitive.called_ae_title = "MODALITY", called
-    context = build_context(DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian)
+    primitive.calling_ae_title, primitive.called_ae_title = calling, called
+    context = build_context(sop_class, ExplicitVRLittleEndian)
     context.context_id = 1
     primitive.presentation_context_definition_list = [context]
     longest, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
@@ -162,7 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     share = options.images // options.associations
     if options.sink:
-        message = prepare("1.2.3", options.pdu)
+        message = prepare(radiograph("1.2.3"), options.pdu)
         began = time.perf_counter()
         with socket.create_connection(("127.0.0.1", options.port)) as peer:
             for number in range(options.images):
@@ -179,7 +263,7 @@ def main() -> None:
 
     def association(number: int) -> None:
         try:
-            message = prepare(f"2.25.{os.getpid()}{time.time_ns()}{number}", pdu)
+            message = prepare(radiograph(f"2.25.{os.getpid()}{time.time_ns()}{number}"), pdu)
             send(options.port, options.called, message, share, number * share, go)
         except BaseException as error:
             failures.append(error)

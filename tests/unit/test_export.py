@@ -34,6 +34,15 @@ def test_exported_network_gives_the_same_scores_for_any_batch(tmp_path: Path) ->
         parity(network, path, np.zeros((1, 1, 64, 64), dtype=np.float32))
 
 
+def test_densenet_is_exported_as_it_was_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("densenet121", norm="batch")
+    path = tmp_path / "model.onnx"
+    export_onnx(network, (64, 64), path)
+    images = np.random.default_rng(0).normal(size=(3, 1, 64, 64)).astype(np.float32)
+    assert parity(network, path, images) <= 1e-4
+
+
 def test_a_network_without_an_exact_map_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ExportMismatch):
         export_onnx(torch.nn.Flatten(), (8, 8), tmp_path / "model.onnx")

@@ -1,0 +1,44 @@
+"""The bare contender of `latency`: each path on standard input is read, scored and written; prints the milliseconds."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from client.dicom import decode
+from client.inference.engine import Engine
+from client.results import results
+from models.bundle import verify
+from models.preprocessing import Preprocessing
+from models.signing import load_trust
+
+
+def main() -> None:
+    version, trust, target, threads = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    bundle = verify(version, load_trust(trust))
+    engine, preprocessing = Engine(bundle, threads), Preprocessing(bundle.preprocessing)
+    target.mkdir(parents=True, exist_ok=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        radiograph = decode.read(Path(line.strip()))
+        answer = engine.run(preprocessing(radiograph.pixels))
+        finding = results.Finding(
+            source=radiograph.header,
+            input_digest="0" * 64,
+            revision=1,
+            pixels=radiograph.pixels,
+            score=answer.score,
+            threshold=bundle.facts.threshold,
+            positive=answer.score >= bundle.facts.threshold,
+            cam=answer.cam,
+            bundle=bundle,
+            institution="Hospital",
+            created_at=time.time(),
+        )
+        for item in results.make(finding):
+            (target / f"{item.sop_uid}.dcm").write_bytes(item.content)
+        print(json.dumps({"ms": 1000 * (time.perf_counter() - began)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
