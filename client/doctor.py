@@ -35,7 +35,8 @@ from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.serving import Scoring
 from client.inference.trial import try_folder
-from client.results.results import derive_uid, put
+from client.results.attributes import put
+from client.results.result import derive_uid
 from client.store.site import Site
 from client.store.tables import delivery, study
 from models.errors import VigieError

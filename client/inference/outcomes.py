@@ -19,7 +19,7 @@ from sqlalchemy import Connection, insert, select, update
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
-from client.results.results import Predecessor, ResultObject
+from client.results.result import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
@@ -27,7 +27,7 @@ from client.store.tables import delivery, instance, outcome, study, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from client.results.outlines import Outlined
+    from client.results.outlined import Outlined
 
 log = logging.getLogger(__name__)
 

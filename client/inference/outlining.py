@@ -21,7 +21,7 @@ from client.inference.measure import Growth, Measured, grown, measure
 from client.inference.scope import Reason
 from client.inference.segment import Mask, segment
 from client.inference.study import Image, Study, study_day
-from client.results.outlines import Outlined
+from client.results.outlined import Outlined
 from models.errors import InvalidStudy
 
 if TYPE_CHECKING:

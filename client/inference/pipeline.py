@@ -21,14 +21,14 @@ from client.inference.choice import Candidate, Choice, Record, choose, stratum_o
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
-from client.results.results import Finding
+from client.results.radiograph import Finding
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.outlining import Priors
-    from client.results.outlines import Outlined
+    from client.results.outlined import Outlined
 
 
 Fitting = Sequence[tuple[Image, FileDataset]]

@@ -18,21 +18,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
-from client.results.results import (
-    ABSENT,
-    PRESENT,
-    SCHEME,
-    ResultObject,
-    concept,
-    copy_identity,
-    derive_uid,
-    dicom_time,
-    encode,
-    evidence,
-    put,
-    reference,
-    to_part10,
-)
+from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
+from client.results.report import ABSENT, PRESENT, SCHEME
+from client.results.result import ResultObject, derive_uid
+from client.results.source import copy_identity
 from models.coding import Coding
 
 _CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
@@ -71,7 +60,7 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
     Args:
-        first: the unverified report as `results.make` made it, a Part 10 file.
+        first: the unverified report as it was made, a Part 10 file.
     """
     border = first.index(_CONTENT)
     dataset = pydicom.dcmread(io.BytesIO(first[:border]))

@@ -25,7 +25,9 @@ from client.inference.serving import Outlining
 from client.inference.study import Image, Study
 from client.inference.volume_engine import VolumeEngine
 from client.results import conformity, outlines
-from client.results.results import ResultObject
+from client.results.contours import contours
+from client.results.outlined import Outlined
+from client.results.result import ResultObject
 from models.bundle import Bundle
 from models.errors import BundleRefused
 from models.preprocessing import Preprocessing
@@ -96,7 +98,7 @@ def read(version: Bundle, engine: VolumeEngine, volumes: ModuleType, tmp_path: P
     return run
 
 
-def one(outcome: Outcome) -> outlines.Outlined:
+def one(outcome: Outcome) -> Outlined:
     assert isinstance(outcome, ScoredVolumes), outcome
     assert len(outcome.outlined) == 1
     return outcome.outlined[0]
@@ -107,7 +109,7 @@ def expected(images: Sequence[Dataset], volumes: ModuleType) -> dict[str, NDArra
     return {str(image.SOPInstanceUID): volumes.inside(volumes.grid(image)) for image in images}
 
 
-def found(outlined: outlines.Outlined) -> dict[str, NDArray[np.bool_]]:
+def found(outlined: Outlined) -> dict[str, NDArray[np.bool_]]:
     return {
         str(plane.header.SOPInstanceUID): mask == 1
         for plane, mask in zip(outlined.stack.planes, outlined.labels, strict=True)
@@ -390,7 +392,7 @@ def test_diameters_are_those_of_the_largest_piece(volumes: ModuleType) -> None:
 def test_contours_enclose_the_mask(seed: int) -> None:
     mask = np.random.default_rng(seed).random((12, 15)) > 0.5
 
-    lines = outlines.contours(mask)
+    lines = contours(mask)
 
     # signed areas: outer lines one way, holes the other
     area = sum(float((line[:-1, 0] * line[1:, 1] - line[1:, 0] * line[:-1, 1]).sum()) / 2 for line in lines)
