@@ -85,6 +85,19 @@ class GateConfig:
 
 
 @dataclass
+class ResultsConfig:
+    """Result objects that not every PACS takes, or that are large: made only where the site asks for them.
+
+    Attributes:
+        heat_maps: parametric maps of cross-sectional images; the secondary capture is made in any case.
+        structure_sets: contours for radiotherapy, of versions that declare that use.
+    """
+
+    heat_maps: bool = False
+    structure_sets: bool = False
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder."""
 
@@ -95,6 +108,7 @@ class SiteConfig:
     dicom_port: int = 11112
     api_port: int = 8080
     pacs: PeerConfig = field(default_factory=PeerConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
     calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
     calling_addresses: list[str] = field(default_factory=lambda: list[str]())
     tls: TlsConfig = field(default_factory=TlsConfig)

@@ -58,6 +58,7 @@ class Worker:
         self._archive = archive
         self._panel = panel
         self._stop = stop
+        self._objects = partial(objects, wanted=site.config.results)
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
@@ -123,7 +124,7 @@ class Worker:
             self._room.release()
 
     def _conclude(self, study: Study, result: Outcome) -> None:
-        if outcomes.conclude(self._site, self._archive, study, result, objects):
+        if outcomes.conclude(self._site, self._archive, study, result, self._objects):
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
@@ -161,7 +162,13 @@ def run(site: Site) -> None:
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
         pipeline = Pipeline(
-            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+            archive,
+            tensors,
+            panel.members,
+            site.config.institution,
+            partial(earlier, site),
+            panel.record,
+            heat_maps=site.config.results.heat_maps,
         )
         sender = Sender(site)
         sender.start()

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -66,12 +66,12 @@ def evidence(study_uid: str, series: dict[str, list[tuple[str, str]]]) -> Sequen
     return Sequence([study])
 
 
-def to_part10(dataset: Dataset) -> bytes:
-    """A Part 10 file in Explicit VR Little Endian, written under our own implementation's name."""
+def to_part10(dataset: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:
+    """A Part 10 file, written under our own implementation's name."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta

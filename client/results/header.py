@@ -62,7 +62,7 @@ def finish(result: Computed, made: Dataset, kind: Kind, what: str) -> ResultObje
     """Give an object of highdicom's the header that all our results have."""
     for element in shell(result, made.SOPClassUID, kind, what):
         made[element.tag] = element
-    return ResultObject(kind, str(made.SOPInstanceUID), to_part10(made))
+    return ResultObject(kind, str(made.SOPInstanceUID), to_part10(made, made.file_meta.TransferSyntaxUID))
 
 
 def _contribution(finding: Computed, at: str) -> Dataset:

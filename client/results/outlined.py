@@ -1,5 +1,6 @@
-"""A series that a version outlined, with all that its result objects say."""
+"""What a version outlined in a series and in a study, with all that the result objects say."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,8 @@ class Outlined:
         bundle: the version that computed it.
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
+        chances: (n, rows, columns) uint8, 255 times the highest probability of any label; None where nobody asked for
+            them.
         partial: another series of the study fits and could not be read.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
     """
@@ -45,6 +48,7 @@ class Outlined:
     bundle: Bundle
     institution: str
     created_at: float
+    chances: NDArray[np.uint8] | None = None
     partial: bool = False
     predecessor: Predecessor | None = None
 
@@ -74,6 +78,52 @@ class Outlined:
         assert declared is not None  # no other version outlines
         by_value = {label.value: label for label in declared.labels}
         return tuple((by_value[one.value], one) for one in self.measured)
+
+
+@dataclass(frozen=True)
+class OutlinedStudy:
+    """Everything that was outlined in one study: what its one report speaks of.
+
+    Attributes:
+        series: at least one; the first is the one to look at first, and its answer is the study's.
+    """
+
+    series: tuple[Outlined, ...]
+
+    @property
+    def first(self) -> Outlined:
+        return self.series[0]
+
+    @property
+    def source(self) -> Dataset:
+        return self.first.source
+
+    @property
+    def input_digest(self) -> str:
+        """Of the one series, or SHA-256 over those of all of them, in whatever order they were read."""
+        if len(self.series) == 1:
+            return self.first.input_digest
+        return hashlib.sha256("\n".join(sorted(one.input_digest for one in self.series)).encode()).hexdigest()
+
+    @property
+    def revision(self) -> int:
+        return self.first.revision
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.first.bundle
+
+    @property
+    def institution(self) -> str:
+        return self.first.institution
+
+    @property
+    def created_at(self) -> float:
+        return self.first.created_at
+
+    @property
+    def predecessor(self) -> Predecessor | None:
+        return self.first.predecessor
 
 
 def described(label: Label, one: Measured) -> str:

@@ -1,29 +1,52 @@
-"""Makes the objects that an outlined series leaves in the PACS: segmentation, presentation state, picture, report.
+"""Makes the objects that an outlined study leaves in the PACS.
+
+Of each series a segmentation, a presentation state and a picture; a heat map and contours for radiotherapy where they
+are asked for; and one report of them all.
 
 All are born UNVERIFIED and say so; UIDs follow from version, input and revision.
 """
 
 import warnings
+from collections.abc import Iterator
 
 from client.results import heatmap
 from client.results.capture import secondary_capture
 from client.results.header import UNVERIFIED
-from client.results.outlined import Outlined, described
+from client.results.outlined import Outlined, OutlinedStudy, described
+from client.results.parametric_map import mapped_planes, probability_map
 from client.results.presentation import presentation
 from client.results.result import ResultObject
 from client.results.segmentation import segmentation
+from client.results.source import text_of
+from client.results.structure_set import structure_set
 from client.results.volume_report import report
 
 
-def make(outlined: Outlined) -> list[ResultObject]:
-    """The objects in the order in which to send them: what the report refers to comes first.
+def make(study: OutlinedStudy, *, structure_sets: bool = False) -> list[ResultObject]:
+    """The objects in the order in which to send them: what the report refers to comes first, the report last.
 
     Where nothing was found there is no segmentation and no presentation state, and the report says that there is none.
+
+    Args:
+        structure_sets: contours for radiotherapy are wanted, of a version that declares that use.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a modality wrote into the tags that we copy is not ours to refuse
-        drawn = [segmentation(outlined), presentation(outlined)] if outlined.positive else []
-        return [*drawn, _capture(outlined), report(outlined)]
+        made = [item for outlined in study.series for item in _of_series(outlined, structure_sets)]
+        return [*made, report(study)]
+
+
+def _of_series(outlined: Outlined, structure_sets: bool) -> Iterator[ResultObject]:
+    if outlined.positive:
+        yield segmentation(outlined)
+        yield presentation(outlined)
+        declared = outlined.bundle.facts.segmentation
+        # contours without a frame of reference lie nowhere
+        if structure_sets and declared and declared.radiotherapy and text_of(outlined.source, "FrameOfReferenceUID"):
+            yield structure_set(outlined)
+    if len(mapped_planes(outlined)):
+        yield probability_map(outlined)
+    yield _capture(outlined)
 
 
 def _capture(outlined: Outlined) -> ResultObject:

@@ -16,7 +16,7 @@ from highdicom.pr import (
 from pydicom.dataset import Dataset
 
 from client.inference.measure import Measured
-from client.results.attributes import put
+from client.results.attributes import dicom_time, put
 from client.results.contours import contours
 from client.results.header import UNVERIFIED, equipment, finish
 from client.results.outlined import Outlined, described
@@ -44,6 +44,9 @@ def presentation(outlined: Outlined) -> ResultObject:
         graphic_layers=[layer],
         institution_name=outlined.institution[:64],
     )
+    date, moment = dicom_time(outlined.created_at)  # highdicom takes the clock's, and a repeat would be other bytes
+    put(made, "PresentationCreationDate", date)
+    put(made, "PresentationCreationTime", moment)
     put(made, "Laterality", text_of(outlined.source, "Laterality"))
     return finish(outlined, made, "gsps", "Contours")
 

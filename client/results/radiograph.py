@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
-import numpy as np
 from highdicom.sr import (
     CodedConcept,
     Comprehensive3DSR,
-    ImageContentItem,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
@@ -26,64 +24,45 @@ from highdicom.sr import (
     SourceImageForMeasurementGroup,
     TrackingIdentifier,
 )
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, SecondaryCaptureImageStorage
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ParametricMapStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
 from client.results import heatmap
 from client.results.attributes import encode, evidence, put, to_part10
 from client.results.capture import secondary_capture
+from client.results.finding import Finding
 from client.results.header import UNVERIFIED
-from client.results.report import ABSENT, PRESENT, SCHEME, algorithm, coded, observed_by, report_header
-from client.results.result import Predecessor, ResultObject, uid_of
+from client.results.parametric_map import activation_map, lies
+from client.results.report import (
+    ABSENT,
+    PRESENT,
+    SCHEME,
+    algorithm,
+    coded,
+    observed_by,
+    report_header,
+    visual_explanation,
+)
+from client.results.result import ResultObject, uid_of
 from client.results.source import PATIENT, STUDY, text_of
-from models.bundle import Bundle
 from models.coding import Coding
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One scored radiograph, with all that its result objects say.
-
-    Attributes:
-        source: the scored image's dataset; pixel data may be left out.
-        input_digest: SHA-256 of the image's file, hex.
-        revision: of the study.
-        pixels: (H, W) float32 presentation values, larger is whiter.
-        score: 0..1.
-        threshold: that was applied, 0..1.
-        positive: score reached the threshold.
-        cam: (h, w) float32 class activation map over the whole image.
-        bundle: the version that computed it.
-        institution: the hospital, as the site's configuration names it.
-        created_at: seconds since the epoch; the only clock that reaches the objects.
-        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
-    """
-
-    source: Dataset
-    input_digest: str
-    revision: int
-    pixels: NDArray[np.float32]
-    score: float
-    threshold: float
-    positive: bool
-    cam: NDArray[np.float32]
-    bundle: Bundle
-    institution: str
-    created_at: float
-    predecessor: Predecessor | None = None
-
-
-def make(finding: Finding) -> list[ResultObject]:
+def make(finding: Finding, *, heat_map: bool = False) -> list[ResultObject]:
     """The structured report and the picture of the map, in the order in which to send them: the picture first, so
     that the report's reference is never to an object that the PACS does not have yet.
+
+    Args:
+        heat_map: the map itself is wanted too, where the image lies somewhere in the patient.
     """
+    mapped = heat_map and lies(finding.source)
     with warnings.catch_warnings():
         # what a modality wrote into the tags that we copy is not ours to refuse
         warnings.simplefilter("ignore")
-        return [_capture(finding), _report(finding)]
+        maps = [activation_map(finding)] if mapped else []
+        return [*maps, _capture(finding), _report(finding, mapped)]
 
 
 # ---------------------------------------------------------------- the picture
@@ -100,19 +79,15 @@ def _capture(finding: Finding) -> ResultObject:
 # ---------------------------------------------------------------- the report
 
 
-def _report(finding: Finding) -> ResultObject:
+def _report(finding: Finding, mapped: bool) -> ResultObject:
     facts, source = finding.bundle.facts, finding.source
     dataset = report_header(finding)
     image = (text_of(source, "SOPClassUID"), text_of(source, "SOPInstanceUID"))
     picture = (str(SecondaryCaptureImageStorage), uid_of(finding, "sc"))
-    put(
-        dataset,
-        "CurrentRequestedProcedureEvidenceSequence",
-        evidence(
-            str(dataset.StudyInstanceUID),
-            {text_of(source, "SeriesInstanceUID"): [image], uid_of(finding, "sc-series"): [picture]},
-        ),
-    )
+    named = {text_of(source, "SeriesInstanceUID"): [image], uid_of(finding, "sc-series"): [picture]}
+    if mapped:
+        named[uid_of(finding, "pm-series")] = [(str(ParametricMapStorage), uid_of(finding, "pm"))]
+    put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), named))
 
     content = _content(
         _Constant(
@@ -125,6 +100,7 @@ def _report(finding: Finding) -> ResultObject:
             facts.finding,
             finding.threshold,
             finding.positive,
+            mapped,
         )
     )
     for placeholder, element in (
@@ -132,6 +108,7 @@ def _report(finding: Finding) -> ResultObject:
         (_IMAGE, _short(0x00081155, "UI", image[1])),
         (_IMAGE_CLASS, _short(0x00081150, "UI", image[0])),
         (_PICTURE, _short(0x00081155, "UI", picture[1])),
+        (_MAP, _short(0x00081155, "UI", uid_of(finding, "pm"))),
         (_SCORE, _short(0x0040A30A, "DS", f"{finding.score:.6f}")),
         (_SCORE_FLOAT, _short(0x0040A161, "FD", struct.pack("<d", finding.score))),
     ):
@@ -153,6 +130,7 @@ class _Constant:
     finding: Coding
     threshold: float
     positive: bool
+    mapped: bool
 
 
 def _short(tag: int, vr: str, value: str | bytes) -> bytes:
@@ -167,6 +145,7 @@ _TRACKING: Final = _short(0x0040A124, "UI", "2.25.30003")
 _IMAGE: Final = _short(0x00081155, "UI", "2.25.10001")
 _IMAGE_CLASS: Final = _short(0x00081150, "UI", DigitalXRayImageStorageForPresentation)
 _PICTURE: Final = _short(0x00081155, "UI", "2.25.20002")
+_MAP: Final = _short(0x00081155, "UI", "2.25.20004")  # where there is one
 _SCORE: Final = _short(0x0040A30A, "DS", "0.123456789")
 _SCORE_FLOAT: Final = _short(0x0040A161, "FD", struct.pack("<d", 0.123456789))
 
@@ -204,14 +183,10 @@ def _content(constant: _Constant) -> bytes:
             QualitativeEvaluation(name=coded(constant.finding), value=coded(call)),
         ],
     )
-    cast(Any, group)[0].ContentSequence.append(
-        ImageContentItem(
-            name=CodedConcept("130401", "DCM", "Visual explanation"),
-            referenced_sop_class_uid=SecondaryCaptureImageStorage,
-            referenced_sop_instance_uid="2.25.20002",
-            relationship_type="CONTAINS",
-        )
-    )
+    pictures: list[tuple[UID, str]] = [(SecondaryCaptureImageStorage, "2.25.20002")]
+    if constant.mapped:
+        pictures.append((ParametricMapStorage, "2.25.20004"))
+    cast(Any, group)[0].ContentSequence.extend(visual_explanation(*picture) for picture in pictures)
     report = MeasurementReport(
         observation_context=observed_by(constant.device_uid, constant.title, constant.number, constant.vendor),
         procedure_reported=CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
@@ -219,7 +194,7 @@ def _content(constant: _Constant) -> bytes:
         title=codes.DCM.ImagingMeasurementReport,
     )
     document = Comprehensive3DSR(
-        evidence=[image, _placeholder(SecondaryCaptureImageStorage, "2.25.20002")],
+        evidence=[image, *(_placeholder(*picture) for picture in pictures)],
         content=report,
         series_instance_uid="2.25.4",
         series_number=1,
@@ -231,7 +206,8 @@ def _content(constant: _Constant) -> bytes:
     tree = Dataset()
     tree["ContentSequence"] = document["ContentSequence"]
     encoded = encode(tree)
-    for placeholder in (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, _SCORE, _SCORE_FLOAT):
+    maps = (_MAP,) if constant.mapped else ()
+    for placeholder in (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, *maps, _SCORE, _SCORE_FLOAT):
         if encoded.count(placeholder) != 1:
             raise RuntimeError("this release of highdicom encodes the report's content in another way")
     return encoded

@@ -6,13 +6,14 @@ from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
+    ImageContentItem,
     ObservationContext,
     ObserverContext,
 )
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage
 
 from client.results.attributes import concept, evidence, put
 from client.results.header import shell
@@ -72,3 +73,13 @@ def algorithm(title: str, number: int, threshold: float, digest: str, *, certifi
 def coded(coding: Coding) -> CodedConcept:
     """A coding as highdicom takes it."""
     return CodedConcept(coding.value, coding.scheme, coding.meaning)
+
+
+def visual_explanation(sop_class: UID, sop_uid: str) -> ImageContentItem:
+    """A picture or map that shows what a group's answer rests on (PS3.16 TID 1501, 130401)."""
+    return ImageContentItem(
+        name=CodedConcept("130401", "DCM", "Visual explanation"),
+        referenced_sop_class_uid=sop_class,
+        referenced_sop_instance_uid=sop_uid,
+        relationship_type="CONTAINS",
+    )

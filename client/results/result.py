@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 
 from models.bundle import Bundle
 
-Kind = Literal["sr", "sc", "seg", "gsps", "verified", "kos"]
-COMPUTED: Final[tuple[Kind, ...]] = ("sr", "sc", "seg", "gsps")  # what a version made, as against a person
+Kind = Literal["sr", "sc", "seg", "gsps", "pm", "rtstruct", "verified", "kos"]
+# what a version made, as against a person
+COMPUTED: Final[tuple[Kind, ...]] = ("sr", "sc", "seg", "gsps", "pm", "rtstruct")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 
 from highdicom.sr import (
     CodedConcept,
-    ImageContentItem,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
@@ -21,38 +20,53 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    UID,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from client.inference.measure import Growth, Measured
 from client.results.attributes import encode, evidence, put, to_part10
-from client.results.outlined import Outlined
-from client.results.report import ABSENT, PRESENT, SCHEME, algorithm, coded, observed_by, report_header
-from client.results.result import ResultObject, uid_of
+from client.results.outlined import Outlined, OutlinedStudy
+from client.results.parametric_map import mapped_planes
+from client.results.report import (
+    ABSENT,
+    PRESENT,
+    SCHEME,
+    algorithm,
+    coded,
+    observed_by,
+    report_header,
+    visual_explanation,
+)
+from client.results.result import Kind, ResultObject, uid_of
 from client.results.source import text_of
 from models.segmentation import Label
+
+Evidence = dict[str, list[tuple[str, str]]]
+"""By series UID, what of it: (SOP class, SOP instance)."""
 
 _ML: Final = CodedConcept("mL", "UCUM", "milliliter")
 
 
-def report(outlined: Outlined) -> ResultObject:
-    facts = outlined.bundle.facts
-    dataset = report_header(outlined)
-    read: dict[str, list[tuple[str, str]]] = {}
-    for plane in outlined.stack.planes:
-        one = text_of(plane.header, "SOPClassUID"), text_of(plane.header, "SOPInstanceUID")
-        listed = read.setdefault(outlined.stack.series_uid, [])
-        if one not in listed[-1:]:  # the frames of one instance
-            listed.append(one)
-    read[uid_of(outlined, "sc-series")] = [(str(SecondaryCaptureImageStorage), uid_of(outlined, "sc"))]
-    if outlined.positive:
-        read[uid_of(outlined, "seg-series")] = [(str(SegmentationStorage), uid_of(outlined, "seg"))]
-        state = str(GrayscaleSoftcopyPresentationStateStorage)
-        read[uid_of(outlined, "gsps-series")] = [(state, uid_of(outlined, "gsps"))]
+def report(study: OutlinedStudy) -> ResultObject:
+    """One report of a study: its answer with the first series, then each series with what was found in it."""
+    facts = study.bundle.facts
+    dataset = report_header(study)
+    read: Evidence = {}
+    for outlined in study.series:
+        read |= _evidence(outlined)
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), read))
-    groups = [_summary(outlined), *(_group(outlined, number, one) for number, one in enumerate(outlined.found, 1))]
+    groups: list[Any] = []
+    for outlined in study.series:
+        groups.append(_summary(outlined, answers=outlined is study.first))
+        groups += [_group(outlined, number, one) for number, one in enumerate(outlined.found, 1)]
     report = MeasurementReport(
-        observation_context=observed_by(outlined.bundle.device_uid, facts.title, facts.number, facts.vendor),
-        procedure_reported=_procedure(text_of(outlined.source, "Modality")),
+        observation_context=observed_by(study.bundle.device_uid, facts.title, facts.number, facts.vendor),
+        procedure_reported=_procedure(text_of(study.source, "Modality")),
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -60,6 +74,23 @@ def report(outlined: Outlined) -> ResultObject:
     tree["ContentSequence"] = cast(Any, report)[0]["ContentSequence"]
     # the content tree has the highest tag of the document, so it may simply follow the header
     return ResultObject("sr", str(dataset.SOPInstanceUID), to_part10(dataset) + encode(tree))
+
+
+def _evidence(outlined: Outlined) -> Evidence:
+    """The images of a series that were read, and what was made of them."""
+    read: Evidence = {outlined.stack.series_uid: []}
+    for plane in outlined.stack.planes:
+        one = text_of(plane.header, "SOPClassUID"), text_of(plane.header, "SOPInstanceUID")
+        if one not in read[outlined.stack.series_uid][-1:]:  # the frames of one instance
+            read[outlined.stack.series_uid].append(one)
+    made: dict[Kind, UID] = {"sc": SecondaryCaptureImageStorage}
+    if outlined.positive:
+        made |= {"seg": SegmentationStorage, "gsps": GrayscaleSoftcopyPresentationStateStorage}
+    if len(mapped_planes(outlined)):
+        made |= {"pm": ParametricMapStorage}
+    for kind, sop_class in made.items():
+        read[uid_of(outlined, f"{kind}-series")] = [(str(sop_class), uid_of(outlined, kind))]
+    return read
 
 
 _PROCEDURES: Final = {
@@ -86,7 +117,9 @@ _SUMMARIES: Final = {
 }
 
 
-def _summary(outlined: Outlined) -> MeasurementsAndQualitativeEvaluations:
+def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitativeEvaluations:
+    # the finding stands once in a document, so that a reader's answer to it is one for the study
+    answer = coded(PRESENT if outlined.positive else ABSENT)
     facts = outlined.bundle.facts
     image = outlined.source
     summary = _SUMMARIES[outlined.partial, outlined.positive]
@@ -105,17 +138,14 @@ def _summary(outlined: Outlined) -> MeasurementsAndQualitativeEvaluations:
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
-            QualitativeEvaluation(name=coded(facts.finding), value=coded(PRESENT if outlined.positive else ABSENT)),
+            *([QualitativeEvaluation(name=coded(facts.finding), value=answer)] if answers else []),
         ],
     )
-    cast(Any, group)[0].ContentSequence.append(
-        ImageContentItem(
-            name=CodedConcept("130401", "DCM", "Visual explanation"),
-            referenced_sop_class_uid=SecondaryCaptureImageStorage,
-            referenced_sop_instance_uid=uid_of(outlined, "sc"),
-            relationship_type="CONTAINS",
-        )
-    )
+    pictures: dict[Kind, UID] = {"sc": SecondaryCaptureImageStorage}
+    if len(mapped_planes(outlined)):
+        pictures["pm"] = ParametricMapStorage
+    for kind, sop_class in pictures.items():
+        cast(Any, group)[0].ContentSequence.append(visual_explanation(sop_class, uid_of(outlined, kind)))
     return group
 
 

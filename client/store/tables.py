@@ -168,7 +168,7 @@ delivery = Table(
     metadata,
     Column("sop_uid", String(64), primary_key=True, doc="of the result object; derived, so a retry is the same"),
     Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
-    Column("kind", String(8), nullable=False, doc="sr | sc | seg | gsps | verified | kos"),
+    Column("kind", String(8), nullable=False, doc="see client.results.result.Kind"),
     Column("sha256", String(64), nullable=False, doc="names the file in the archive"),
     Column("state", String(11), nullable=False, doc="pending | sent | committed | failed | quarantined | dropped"),
     Column("attempts", Integer, nullable=False, default=0),
