@@ -21,11 +21,13 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
+from client.results.attributes import put
 from client.results.finding import Finding
 from client.results.header import UNVERIFIED, equipment, finish
 from client.results.outlined import Outlined
 from client.results.planes import cleaned, frames_of, positions, sources
 from client.results.result import Computed, ResultObject
+from client.results.source import text_of
 
 FLOOR: Final = 13  # of 255: below one chance in twenty nothing is shown
 _FULL: Final = 255
@@ -102,7 +104,7 @@ def _map(
     qualified = ContentQualificationValues.PRODUCT if facts.certified else ContentQualificationValues.RESEARCH
     made = ParametricMap(
         source_images=images,
-        pixel_array=values,
+        pixel_array=values.astype(np.uint16),  # the module has no other whole numbers (C.8.32.2)
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[scale],
         voi_lut_transformations=[window],
@@ -112,4 +114,5 @@ def _map(
         content_qualification=qualified,
         **equipment(result, "pm", 9907),
     )
+    put(made, "Laterality", text_of(result.source, "Laterality"))
     return finish(result, made, "pm", what)
