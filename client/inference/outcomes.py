@@ -16,6 +16,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import Connection, insert, select, update
 
+from client.delivery import workflow
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
@@ -75,6 +76,8 @@ def take(site: Site, skip: Collection[str] = ()) -> Study | Exhausted | None:
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
         connection.execute(update(study).where(study.c.uid == row.uid).values(attempts=row.attempts + 1))
+        if site.config.ups.url:
+            workflow.begin(connection, row.uid, row.revision)
     return taken
 
 

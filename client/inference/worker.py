@@ -21,6 +21,7 @@ from pathlib import Path
 from client import logs
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
+from client.delivery.workflow import Follower
 from client.inference import outcomes, shadow
 from client.inference.objects import objects
 from client.inference.panel import Panel
@@ -175,10 +176,14 @@ def run(site: Site) -> None:
         committer = Committer(site)
         if site.config.pacs.commitment:
             committer.start()
+        follower = Follower(site)
+        if site.config.ups.url:
+            follower.start()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
         Worker(site, pipeline, archive, panel, stop).run()
+        follower.stop(timeout=0.5)
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")

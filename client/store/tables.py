@@ -194,6 +194,25 @@ commitment = Table(
     Index(None, "state", "asked_at"),
 )
 
+workitem = Table(
+    "workitem",
+    metadata,
+    Column("study_uid", String(64), ForeignKey("study.uid"), primary_key=True),
+    Column("revision", Integer, primary_key=True, doc="of the study; a step that has ended is never opened again"),
+    Column("uid", String(64), nullable=False, server_default="", doc="of the step at the worklist server, once known"),
+    Column("transaction_uid", String(64), nullable=False, doc="the lock under which it is claimed"),
+    Column("state", String(9), nullable=False, doc="what the server was told; absent: it has none; lost: another's"),
+    Column("told", Integer, nullable=True, doc="percent"),
+    Column("attempts", Integer, nullable=False, server_default="0", doc="refusals"),
+    Column("not_before", Float, nullable=False, server_default="0"),
+    Column("problem", String, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    CheckConstraint(
+        "state in ('due', 'scheduled', 'claimed', 'completed', 'canceled', 'absent', 'lost', 'failed')", name="state"
+    ),
+    Index(None, "state", "not_before"),
+)
+
 prior_search = Table(
     "prior_search",
     metadata,
