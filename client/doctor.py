@@ -27,7 +27,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Column, func, select
 
-from client.delivery.sender import RESULT_CLASSES
+from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
@@ -35,7 +35,8 @@ from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.serving import Scoring
 from client.inference.trial import try_folder
-from client.results.results import derive_uid, put
+from client.results.attributes import put
+from client.results.result import derive_uid
 from client.store.site import Site
 from client.store.tables import delivery, study
 from models.errors import VigieError
@@ -194,7 +195,11 @@ def _pacs(site: Site) -> Check:
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = _ANSWER_SECONDS
     entity.add_requested_context(Verification)
-    for sop_class in RESULT_CLASSES:
+    wanted = [
+        *RESULT_CLASSES,
+        *(sop_class for switch, sop_class in OPTIONAL_CLASSES.items() if getattr(site.config.results, switch)),
+    ]
+    for sop_class in wanted:
         entity.add_requested_context(sop_class)
     association = associate(entity, peer.host, peer.port, peer.ae_title, client_tls(site))
     if not association.is_established:
@@ -208,7 +213,7 @@ def _pacs(site: Site) -> Check:
         return Check("PACS", False, f"{where} does not answer", "check host, port and firewall in site.yaml; is it up?")
     try:
         taken = {str(context.abstract_syntax) for context in association.accepted_contexts}
-        refused = [sop_class.name for sop_class in RESULT_CLASSES if str(sop_class) not in taken]
+        refused = [sop_class.name for sop_class in wanted if str(sop_class) not in taken]
         echoes = str(Verification) in taken
         status = association.send_c_echo().get("Status") if echoes else 0x0000
     finally:

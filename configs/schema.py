@@ -85,6 +85,46 @@ class GateConfig:
 
 
 @dataclass
+class UpsConfig:
+    """The hospital's worklist server, where it has one (UPS-RS).
+
+    A bearer token, where the server wants one, lies in the site's `secrets/ups.token`.
+
+    Attributes:
+        url: its root, before `/workitems`; empty: no worklist is told.
+        create: schedule a step for a study that has none.
+        station: code value of the station name that steps for us are scheduled for; empty: our AE title.
+        label: of the worklist that our own steps stand in.
+    """
+
+    url: str = ""
+    create: bool = False
+    station: str = ""
+    label: str = "AI"
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.url or self.url.startswith(("http://", "https://")),
+            f"ups.url {self.url!r}: an address that begins with https:// or http://",
+        )
+        _require(len(self.station) <= 16, "ups.station: 16 characters at most")
+        _require(bool(self.label), "ups.label cannot be empty")
+
+
+@dataclass
+class ResultsConfig:
+    """Result objects that not every PACS takes, or that are large: made only where the site asks for them.
+
+    Attributes:
+        heat_maps: parametric maps of cross-sectional images; the secondary capture is made in any case.
+        structure_sets: contours for radiotherapy, of versions that declare that use.
+    """
+
+    heat_maps: bool = False
+    structure_sets: bool = False
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder."""
 
@@ -95,6 +135,8 @@ class SiteConfig:
     dicom_port: int = 11112
     api_port: int = 8080
     pacs: PeerConfig = field(default_factory=PeerConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
+    ups: UpsConfig = field(default_factory=UpsConfig)
     calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
     calling_addresses: list[str] = field(default_factory=lambda: list[str]())
     tls: TlsConfig = field(default_factory=TlsConfig)

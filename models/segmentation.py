@@ -46,6 +46,7 @@ class Segmentation(BaseModel):
         spacing_mm: of the grid that the network was trained on, in the order of `axes`; None: as it was acquired.
         window: voxels that the network sees at once, in the order of `axes`.
         overlap: share of a window that the next one sees again.
+        radiotherapy: planning radiotherapy is among the uses that the vendor names: contours may be made for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +57,7 @@ class Segmentation(BaseModel):
     window: tuple[int, int, int]
     overlap: float = Field(default=0.25, ge=0, lt=1)
     activation: Literal["sigmoid", "softmax"]
+    radiotherapy: bool = False
 
     @model_validator(mode="after")
     def _sound(self) -> "Segmentation":

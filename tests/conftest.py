@@ -187,7 +187,8 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
     report and picture lie in the archive and wait for the PACS."""
     from sqlalchemy import insert, select, update
 
-    from client.results.results import Finding, make
+    from client.results.finding import Finding
+    from client.results.radiograph import make
     from client.store.archive import Archive
     from client.store.tables import delivery, outcome, patient, study
 

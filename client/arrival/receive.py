@@ -147,7 +147,7 @@ class Receiving:
         query = (
             select(func.count())
             .select_from(delivery.join(outcome, outcome.c.id == delivery.c.outcome_id))
-            .where(outcome.c.study_uid == row.uid, delivery.c.kind == "sc", delivery.c.state == "sent")
+            .where(outcome.c.study_uid == row.uid, delivery.c.kind.in_(("sc", "pm")), delivery.c.state == "sent")
         )
         ours = int(connection.execute(query).scalar() or 0)
         here = sum(one.instances for one in series if one.modality not in NO_IMAGE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
@@ -21,10 +22,13 @@ from pydicom.uid import (
     GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    RLELossless,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, build_context
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
@@ -43,6 +47,9 @@ RESULT_CLASSES: Final = (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
+"""What every hospital gets."""
+OPTIONAL_CLASSES: Final = {"heat_maps": ParametricMapStorage, "structure_sets": RTStructureSetStorage}
+"""By the switch in `results` of `site.yaml`, what is made only where the site asks for it."""
 
 Lost = Literal["", "broken", "silent"]
 """Why there is no answer: the association broke off, or nothing came for as long as is waited."""
@@ -142,8 +149,10 @@ class StoreCarrier:
 
     def _associate(self) -> Association:
         entity = caller(self._site, self._answer)
-        for sop_class in RESULT_CLASSES:
+        # the optional ones always: what waits from before a switch was turned off still goes, and is withdrawn
+        for sop_class in (*RESULT_CLASSES, *OPTIONAL_CLASSES.values()):
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        entity.requested_contexts = [*entity.requested_contexts, build_context(ParametricMapStorage, RLELossless)]
         entity.add_requested_context(Verification)
         peer = self._site.config.pacs
         return associate(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site))
@@ -168,7 +177,7 @@ def _release(association: Association) -> None:
 def _store(association: Association, path: Path, patience: float) -> Answer:
     try:
         meta = read_file_meta_info(path)
-        agreed = _agreed(association, meta.MediaStorageSOPClassUID)
+        agreed = _agreed(association, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
     except (AttributeError, EOFError, InvalidDicomError, OSError):
         return Answer(False, "its file in the archive is missing or damaged")
     if agreed is None:
@@ -176,7 +185,7 @@ def _store(association: Association, path: Path, patience: float) -> Answer:
     began = time.monotonic()
     try:
         # another transfer syntax than it lies in has to be written first
-        status = association.send_c_store(path if agreed == meta.TransferSyntaxUID else pydicom.dcmread(path))
+        status = association.send_c_store(path if agreed == meta.TransferSyntaxUID else _rewritten(path))
     except ValueError:
         return Answer(False, "it cannot be written in the transfer syntax that the PACS takes")
     except RuntimeError:
@@ -190,9 +199,18 @@ def _store(association: Association, path: Path, patience: float) -> Answer:
     return Answer(code & 0xF000 == 0xB000, f"status {code:04X}")
 
 
-def _agreed(association: Association, sop_class: UID) -> UID | None:
-    """The transfer syntax that the PACS took for a class, None where it takes no such object."""
-    for context in association.accepted_contexts:
-        if context.abstract_syntax == sop_class:
-            return context.transfer_syntax[0]
-    return None
+def _agreed(association: Association, sop_class: UID, lies_in: UID) -> UID | None:
+    """The transfer syntax that the PACS took for a class, the one that the object lies in where it took several; None
+    where it takes no such object uncompressed.
+    """
+    taken = [
+        context.transfer_syntax[0] for context in association.accepted_contexts if context.abstract_syntax == sop_class
+    ]
+    return lies_in if lies_in in taken else next((one for one in taken if not one.is_compressed), None)
+
+
+def _rewritten(path: Path) -> Dataset:
+    dataset = pydicom.dcmread(path)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.decompress(generate_instance_uid=False)
+    return dataset

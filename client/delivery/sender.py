@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, update
 
-from client.delivery.carrier import RESULT_CLASSES, Answer, Carrier, Lost, StoreCarrier, Unreachable
+from client.delivery.carrier import Answer, Carrier, Lost, StoreCarrier, Unreachable
 from client.delivery.stow import StowCarrier
 from client.results import conformity
 from client.results.dciodvfy import Checker
@@ -30,8 +30,6 @@ from client.store.database import Watch
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery
-
-__all__ = ["RESULT_CLASSES", "Pace", "Sender"]
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import Connection, insert, select, update
 
+from client.delivery import workflow
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
-from client.results.results import Predecessor, ResultObject
+from client.results.result import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
@@ -27,7 +28,7 @@ from client.store.tables import delivery, instance, outcome, study, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from client.results.outlines import Outlined
+    from client.results.outlined import Outlined
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ def take(site: Site, skip: Collection[str] = ()) -> Study | Exhausted | None:
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
         connection.execute(update(study).where(study.c.uid == row.uid).values(attempts=row.attempts + 1))
+        if site.config.ups.url:
+            workflow.begin(connection, row.uid, row.revision)
     return taken
 
 

@@ -21,7 +21,7 @@ from client.inference.measure import Growth, Measured, grown, measure
 from client.inference.scope import Reason
 from client.inference.segment import Mask, segment
 from client.inference.study import Image, Study, study_day
-from client.results.outlines import Outlined
+from client.results.outlined import Outlined
 from models.errors import InvalidStudy
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ def outline(
     files: Files,
     institution: str,
     priors: Priors,
+    heat_maps: bool = False,
 ) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
     """Outline every series of the fitting images.
+
+    Args:
+        heat_maps: keep the probabilities.
 
     Returns:
         What was outlined, at least one series, and why a series that fits was not.
@@ -72,7 +76,9 @@ def outline(
             if all(plane.localizer for plane in planes):
                 continue
             volume = series.read(series.stack(planes), files)
-            mask = segment(volume, version.declared, version.preprocessing, version.threshold, version.engine.predict)
+            mask = segment(
+                volume, version.declared, version.preprocessing, version.threshold, version.engine.predict, heat_maps
+            )
         except InvalidStudy as error:
             problems.append(error)
             continue
@@ -108,6 +114,7 @@ def _outlined(
     return Outlined(
         stack=stack,
         labels=mask.labels,
+        chances=mask.chances,
         key_pixels=pixels,
         measured=tuple(found),
         growth=growth,

@@ -21,14 +21,14 @@ from client.inference.choice import Candidate, Choice, Record, choose, stratum_o
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
-from client.results.results import Finding
+from client.results.finding import Finding
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.outlining import Priors
-    from client.results.outlines import Outlined
+    from client.results.outlined import Outlined
 
 
 Fitting = Sequence[tuple[Image, FileDataset]]
@@ -107,6 +107,7 @@ class Pipeline:
         institution: as results name it.
         priors: gives what was measured in earlier studies of a patient.
         record: gives what is known of the versions here.
+        heat_maps: keep the probabilities of what is outlined, for a map of them.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Pipeline:
         institution: str,
         priors: Priors = lambda _study, _name: (),
         record: Callable[[], Record] = dict,
+        heat_maps: bool = False,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -124,6 +126,7 @@ class Pipeline:
         self._institution = institution
         self._priors = priors
         self._record = record
+        self._heat_maps = heat_maps
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -180,7 +183,7 @@ class Pipeline:
     def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
-        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
+        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors, self._heat_maps)
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))

@@ -7,7 +7,7 @@ own: voxel (n, row, column) of it is pixel (row, column) of plane n.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from models.segmentation import Segmentation
 MAX_GROWTH: Final = 4.0  # of one axis: more would invent detail
 _DIRECTIONS: Final = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 _FULL: Final = 255.0
+_Number = TypeVar("_Number", np.float32, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,12 @@ class Mask:
     Attributes:
         labels: (n, rows, columns) uint8 on the stack's planes: 0, or the value of a label.
         score: 0..1, the highest probability of any label at any voxel.
+        chances: of the shape of `labels`, 255 times the highest probability of any label; None unless asked for.
     """
 
     labels: NDArray[np.uint8]
     score: float
+    chances: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,14 @@ def segment(
     preprocessing: Preprocessing,
     threshold: float,
     predict: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    keep_chances: bool = False,
 ) -> Mask:
     """Outline a version's labels in a volume.
 
     Args:
         threshold: of a voxel's probability, for labels that stand by themselves (sigmoid).
         predict: (n, 1, *window) float32 to logits (n, channels, *window).
+        keep_chances: of each voxel, at the cost of the exponentials of a whole volume.
 
     Raises:
         InvalidStudy: `too-coarse` where the network's grid is more than four times finer than the volume's.
@@ -82,6 +87,7 @@ def segment(
     parts = _Parts(turned, preprocessing)
     highest = -np.inf if not resampled else 0.0
     kept = np.zeros((declared.channels, *wanted) if resampled else wanted, np.uint8)
+    chances_kept = np.zeros(wanted, np.uint8) if keep_chances and not resampled else None
 
     def finished(first: int, logits: NDArray[np.float32]) -> None:
         nonlocal highest
@@ -93,6 +99,9 @@ def segment(
         else:
             kept[planes], strongest = decide_logits(logits, declared, threshold)
             highest = max(highest, strongest)
+            if chances_kept is not None:
+                strong = _foreground(activate(logits, declared), declared).max(axis=0)
+                chances_kept[planes] = np.rint(strong * np.float32(_FULL)).astype(np.uint8)
 
     slide(wanted, declared.window, declared.overlap, parts.cut, predict, finished)
     score = highest if resampled else float(1 / (1 + np.exp(-np.clip(highest, -80, 80))))
@@ -101,7 +110,13 @@ def segment(
         # plane by plane of the network's first axis, so that the probabilities of the whole are never there as floats
         back = np.stack([resample(channel, spacing, grid.spacing, shape) for channel in kept])
         labels = decide(back.astype(np.float32) / np.float32(_FULL), declared, threshold)
-    return Mask(_bent_back(np.ascontiguousarray(grid.turned_back(labels)), found, shift), score)
+        if keep_chances:
+            chances_kept = _foreground(back, declared).max(axis=0)
+
+    def placed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return _bent_back(np.ascontiguousarray(grid.turned_back(array)), found, shift)
+
+    return Mask(placed(labels), score, None if chances_kept is None else placed(chances_kept))
 
 
 def activate(logits: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
@@ -160,7 +175,7 @@ def _log_sum(*parts: NDArray[np.float32]) -> NDArray[np.float32]:
     return top + np.log(np.exp(together - top).sum(axis=0))
 
 
-def _foreground(chances: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
+def _foreground(chances: NDArray[_Number], declared: Segmentation) -> NDArray[_Number]:
     shift = 0 if declared.activation == "softmax" else 1
     wanted = [label.value - shift for label in declared.labels]
     return chances if wanted == list(range(len(chances))) else chances[wanted]

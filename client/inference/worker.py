@@ -21,6 +21,7 @@ from pathlib import Path
 from client import logs
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
+from client.delivery.workflow import Follower
 from client.inference import outcomes, shadow
 from client.inference.objects import objects
 from client.inference.panel import Panel
@@ -58,6 +59,7 @@ class Worker:
         self._archive = archive
         self._panel = panel
         self._stop = stop
+        self._objects = partial(objects, wanted=site.config.results)
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
@@ -123,7 +125,7 @@ class Worker:
             self._room.release()
 
     def _conclude(self, study: Study, result: Outcome) -> None:
-        if outcomes.conclude(self._site, self._archive, study, result, objects):
+        if outcomes.conclude(self._site, self._archive, study, result, self._objects):
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
@@ -161,17 +163,27 @@ def run(site: Site) -> None:
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
         pipeline = Pipeline(
-            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+            archive,
+            tensors,
+            panel.members,
+            site.config.institution,
+            partial(earlier, site),
+            panel.record,
+            heat_maps=site.config.results.heat_maps,
         )
         sender = Sender(site)
         sender.start()
         committer = Committer(site)
         if site.config.pacs.commitment:
             committer.start()
+        follower = Follower(site)
+        if site.config.ups.url:
+            follower.start()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
         Worker(site, pipeline, archive, panel, stop).run()
+        follower.stop(timeout=0.5)
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")

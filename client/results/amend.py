@@ -15,29 +15,19 @@ from typing import Any, Final
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
+from pydicom.uid import KeyObjectSelectionDocumentStorage, ParametricMapStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
-from client.results.results import (
-    ABSENT,
-    PRESENT,
-    SCHEME,
-    ResultObject,
-    concept,
-    copy_identity,
-    derive_uid,
-    dicom_time,
-    encode,
-    evidence,
-    put,
-    reference,
-    to_part10,
-)
+from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
+from client.results.report import ABSENT, PRESENT, SCHEME
+from client.results.result import ResultObject, derive_uid
+from client.results.source import copy_identity
 from models.coding import Coding
 
 _CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
 _END_OF_SEQUENCE: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 QUALITY: Final = Coding(value="113001", scheme="DCM", meaning="Rejected for Quality Reasons")
+_IMAGES: Final = (SecondaryCaptureImageStorage, ParametricMapStorage)
 SAFETY: Final = Coding(value="113037", scheme="DCM", meaning="Rejected for Patient Safety Reasons")
 
 
@@ -71,7 +61,7 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
     Args:
-        first: the unverified report as `results.make` made it, a Part 10 file.
+        first: the unverified report as it was made, a Part 10 file.
     """
     border = first.index(_CONTENT)
     dataset = pydicom.dcmread(io.BytesIO(first[:border]))
@@ -149,7 +139,7 @@ def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, o
     for sop_class, sop_uid, _series in objects:
         item = Dataset()
         put(item, "RelationshipType", "CONTAINS")
-        put(item, "ValueType", "IMAGE" if sop_class == SecondaryCaptureImageStorage else "COMPOSITE")
+        put(item, "ValueType", "IMAGE" if sop_class in _IMAGES else "COMPOSITE")
         put(item, "ReferencedSOPSequence", Sequence([reference(sop_class, sop_uid)]))
         content.append(item)
     put(dataset, "ContentSequence", Sequence(content))

@@ -8,7 +8,8 @@ Content trees of reports are nearly the same from study to study. What differs i
 their bytes each time; what is left is parsed and judged once and remembered.
 
 Source: DICOM PS3.3 A.8.1 (secondary capture), A.35.13 (Comprehensive 3D SR), A.35.4 (key object selection), A.51
-(segmentation), A.75 (parametric map); PS3.5 9.1 (UIDs); PS3.16 TID 1500, 1501, 2010, 4019, CID 6047, CID 217.
+(segmentation), A.75 (parametric map), A.19 (RT structure set); PS3.5 9.1 (UIDs); PS3.16 TID 1500, 1501, 2010, 4019,
+CID 6047, CID 217.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from pydicom.uid import (
     Comprehensive3DSRStorage,
     KeyObjectSelectionDocumentStorage,
     ParametricMapStorage,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -40,6 +42,7 @@ LABELMAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 CID_6047: Final = ("111241", "111242", "111243", "111244", "111245")
 NOT_ATTEMPTED: Final = "111225"
 CID_217: Final = ("130402", "130403", "130404")
+_PROBABILITY: Final = "110854"  # of CID 7180
 _REJECTIONS: Final = ("113001", "113037", "113038", "113039")
 
 _STRICT_UID: Final = re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
@@ -124,6 +127,7 @@ def _of_its_class(dataset: Dataset, tree: bytes) -> Iterator[str]:
         str(SegmentationStorage): _segmentation,
         LABELMAP_SEGMENTATION: _segmentation,
         str(ParametricMapStorage): _map,
+        str(RTStructureSetStorage): _structures,
     }
     rule = rules.get(str(dataset.get("SOPClassUID")))
     return rule(dataset, tree) if rule else iter(())
@@ -391,9 +395,45 @@ def _map(dataset: Dataset, _tree: bytes) -> Iterator[str]:
         for mapping in mappings
         for item in mapping.get("QuantityDefinitionSequence") or []
     }
-    if not said & set(CID_217):
-        yield "the mapped quantity is not of CID 217"
+    if not said & {*CID_217, _PROBABILITY}:
+        yield "the mapped quantity is neither of CID 217 nor a probability"
+    if "UNVERIFIED" not in str(dataset.get("SeriesDescription", "")):
+        yield "the map is not described as UNVERIFIED"
     yield from _pixels(dataset)
+
+
+def _structures(dataset: Dataset, _tree: bytes) -> Iterator[str]:
+    if dataset.get("Modality") != "RTSTRUCT":
+        yield "Modality is not RTSTRUCT"
+    yield from _filled(dataset, "StructureSetLabel", "StructureSetDate", "StructureSetTime")
+    if dataset.get("ApprovalStatus") != "UNAPPROVED":
+        yield "the structures are not UNAPPROVED"
+    frames = {str(item.get("FrameOfReferenceUID")) for item in dataset.get("ReferencedFrameOfReferenceSequence") or []}
+    regions = list(dataset.get("StructureSetROISequence") or [])
+    numbers = [region.get("ROINumber") for region in regions]
+    if not regions or len(set(numbers)) < len(numbers):
+        yield "regions are missing or not told apart by their numbers"
+    for region in regions:
+        yield from _filled(region, "ROINumber", "ROIName", "ROIGenerationAlgorithm")
+        if str(region.get("ReferencedFrameOfReferenceUID")) not in frames:
+            yield "a region lies in a frame of reference that is not named"
+    contoured = list(dataset.get("ROIContourSequence") or [])
+    for what in (contoured, dataset.get("RTROIObservationsSequence") or []):
+        if [item.get("ReferencedROINumber") for item in what] != numbers:
+            yield "contours or observations are not those of the regions"
+    for contour in (one for item in contoured for one in item.get("ContourSequence") or []):
+        yield from _contour(contour)
+
+
+def _contour(contour: Dataset) -> Iterator[str]:
+    if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
+        yield "a contour is not closed and planar"
+    if not contour.get("ContourImageSequence"):
+        yield "a contour does not name its image"
+    raw = contour.get_item("ContourData").value if "ContourData" in contour else b""
+    given = raw.count(b"\\") + 1 if isinstance(raw, bytes) else len(raw)
+    if given != 3 * int(contour.get("NumberOfContourPoints") or 0) or given < 9:
+        yield "a contour has more or fewer points than it says"
 
 
 def _equipment(dataset: Dataset) -> Iterator[str]:

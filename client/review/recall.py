@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
-from client.results.results import ResultObject
+from client.results.result import ResultObject
 from client.review.verdict import Decision, Verdict, names, read, standing
 from client.store import versions
 from client.store.archive import Archive

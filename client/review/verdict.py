@@ -17,7 +17,7 @@ from pydicom.filereader import read_partial
 from sqlalchemy import Connection, insert, literal_column, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
-from client.results.results import COMPUTED, ResultObject
+from client.results.result import COMPUTED, ResultObject
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import pydicom
 from PIL import Image
-from sqlalchemy import Connection, Select, and_, case, exists, func, literal, or_, select, tuple_
+from sqlalchemy import Connection, Select, and_, case, exists, func, literal, literal_column, or_, select, tuple_
 
 from client.arrival import priors
 from client.dicom import decode
@@ -352,6 +352,7 @@ def _picture(site: Site, uid: str) -> pydicom.Dataset:
         .join(outcome, outcome.c.id == delivery.c.outcome_id)
         .join(study, and_(study.c.uid == outcome.c.study_uid, study.c.revision == outcome.c.revision))
         .where(study.c.uid == uid, delivery.c.kind == "sc")
+        .order_by(literal_column("delivery.rowid"))  # of several series the first, which is the one to look at first
     )
     with site.database.read() as connection:
         row = connection.execute(query).first()

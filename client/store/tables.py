@@ -168,7 +168,7 @@ delivery = Table(
     metadata,
     Column("sop_uid", String(64), primary_key=True, doc="of the result object; derived, so a retry is the same"),
     Column("outcome_id", Integer, ForeignKey("outcome.id"), nullable=False),
-    Column("kind", String(8), nullable=False, doc="sr | sc | seg | gsps | verified | kos"),
+    Column("kind", String(8), nullable=False, doc="see client.results.result.Kind"),
     Column("sha256", String(64), nullable=False, doc="names the file in the archive"),
     Column("state", String(11), nullable=False, doc="pending | sent | committed | failed | quarantined | dropped"),
     Column("attempts", Integer, nullable=False, default=0),
@@ -192,6 +192,25 @@ commitment = Table(
     Column("asked_at", Float, nullable=False),
     CheckConstraint("state in ('asked', 'reported', 'unanswered')", name="state"),
     Index(None, "state", "asked_at"),
+)
+
+workitem = Table(
+    "workitem",
+    metadata,
+    Column("study_uid", String(64), ForeignKey("study.uid"), primary_key=True),
+    Column("revision", Integer, primary_key=True, doc="of the study; a step that has ended is never opened again"),
+    Column("uid", String(64), nullable=False, server_default="", doc="of the step at the worklist server, once known"),
+    Column("transaction_uid", String(64), nullable=False, doc="the lock under which it is claimed"),
+    Column("state", String(9), nullable=False, doc="what the server was told; absent: it has none; lost: another's"),
+    Column("told", Integer, nullable=True, doc="percent"),
+    Column("attempts", Integer, nullable=False, server_default="0", doc="refusals"),
+    Column("not_before", Float, nullable=False, server_default="0"),
+    Column("problem", String, nullable=False, server_default=""),
+    Column("created_at", Float, nullable=False),
+    CheckConstraint(
+        "state in ('due', 'scheduled', 'claimed', 'completed', 'canceled', 'absent', 'lost', 'failed')", name="state"
+    ),
+    Index(None, "state", "not_before"),
 )
 
 prior_search = Table(

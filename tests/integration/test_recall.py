@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from client.inference import outcomes
 from client.results.conformity import examine
-from client.results.results import Finding
+from client.results.finding import Finding
 from client.review import readers, worklist
 from client.review.recall import named, reconcile, take_back
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record

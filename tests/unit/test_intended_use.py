@@ -19,7 +19,7 @@ from client.inference.example import headers
 from client.inference.pipeline import Pipeline, Refused
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, check, missing_series
 from client.inference.study import Image, Study
-from client.results.results import put
+from client.results.attributes import put
 from models.anatomy import PROJECTION_CODES, REGION_CODES, projections_of, regions_of
 from models.errors import ConfigurationError
 from models.intended_use import IntendedUse, Quantity, problems, sentences

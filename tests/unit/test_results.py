@@ -18,7 +18,9 @@ from pydicom.dataset import Dataset
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.results import heatmap
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
-from client.results.results import Finding, Predecessor, ResultObject, make
+from client.results.finding import Finding
+from client.results.radiograph import make
+from client.results.result import Predecessor, ResultObject
 from models.bundle import Bundle
 from models.coding import Coding
 

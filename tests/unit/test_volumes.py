@@ -25,7 +25,10 @@ from client.inference.serving import Outlining
 from client.inference.study import Image, Study
 from client.inference.volume_engine import VolumeEngine
 from client.results import conformity, outlines
-from client.results.results import ResultObject
+from client.results.contours import contours
+from client.results.outlined import Outlined, OutlinedStudy
+from client.results.result import ResultObject
+from configs.schema import ResultsConfig
 from models.bundle import Bundle
 from models.errors import BundleRefused
 from models.preprocessing import Preprocessing
@@ -96,7 +99,7 @@ def read(version: Bundle, engine: VolumeEngine, volumes: ModuleType, tmp_path: P
     return run
 
 
-def one(outcome: Outcome) -> outlines.Outlined:
+def one(outcome: Outcome) -> Outlined:
     assert isinstance(outcome, ScoredVolumes), outcome
     assert len(outcome.outlined) == 1
     return outcome.outlined[0]
@@ -107,7 +110,7 @@ def expected(images: Sequence[Dataset], volumes: ModuleType) -> dict[str, NDArra
     return {str(image.SOPInstanceUID): volumes.inside(volumes.grid(image)) for image in images}
 
 
-def found(outlined: outlines.Outlined) -> dict[str, NDArray[np.bool_]]:
+def found(outlined: Outlined) -> dict[str, NDArray[np.bool_]]:
     return {
         str(plane.header.SOPInstanceUID): mask == 1
         for plane, mask in zip(outlined.stack.planes, outlined.labels, strict=True)
@@ -165,7 +168,7 @@ def test_an_enhanced_multi_frame_image_is_read_as_its_planes_lie(read: Read, vol
     assert [plane.frame for plane in outlined.stack.planes] == np.argsort(order).tolist()
     truth = np.stack([volumes.inside(volumes.grid(image)) for image in images])
     assert np.array_equal(outlined.labels == 1, truth)
-    segmentation = _segmentation(outlines.make(outlined))
+    segmentation = _segmentation(outlines.make(OutlinedStudy((outlined,))))
     assert {item.ReferencedSOPInstanceUID for item in _referenced(segmentation)} == {
         outlined.stack.planes[0].header.SOPInstanceUID
     }
@@ -233,7 +236,7 @@ def test_every_series_that_fits_is_read_and_one_that_cannot_be_is_named(read: Re
     assert [reason.code for reason in outcome.reasons] == ["missing-slices"]
     codes = {
         item.ConceptCodeSequence[0].CodeValue
-        for made in objects(outcome)
+        for made in objects(outcome, ResultsConfig())
         if made.kind == "sr"
         for group in _groups(made)
         for item in group.ContentSequence
@@ -276,7 +279,7 @@ def _groups(report: ResultObject) -> list[Dataset]:
 @pytest.mark.parametrize("many", [False, True], ids=["classic", "enhanced"])
 def test_the_objects_are_what_the_standard_says(read: Read, volumes: ModuleType, many: bool, tmp_path: Path) -> None:
     images = volumes.series(directions=DIRECTIONS["oblique"])
-    made = outlines.make(one(read([volumes.enhanced(images)] if many else images)))
+    made = outlines.make(OutlinedStudy((one(read([volumes.enhanced(images)] if many else images)),)))
 
     assert [item.kind for item in made] == ["seg", "gsps", "sc", "sr"]
     for item in made:
@@ -293,7 +296,7 @@ def test_the_objects_are_what_the_standard_says(read: Read, volumes: ModuleType,
 
 def test_the_segmentation_read_back_is_the_mask(read: Read, volumes: ModuleType) -> None:
     images = volumes.series(directions=DIRECTIONS["sagittal"])
-    segmentation = HighdicomSegmentation.from_dataset(_segmentation(outlines.make(one(read(images)))))
+    segmentation = HighdicomSegmentation.from_dataset(_segmentation(outlines.make(OutlinedStudy((one(read(images)),)))))
     truth = expected(images, volumes)
     uids = [uid for uid, mask in truth.items() if mask.any()]
 
@@ -309,7 +312,7 @@ def test_the_segmentation_read_back_is_the_mask(read: Read, volumes: ModuleType)
 
 def test_the_report_measures_what_the_segmentation_holds(read: Read, volumes: ModuleType, tmp_path: Path) -> None:
     prior = Prior("1.2.9", date(2023, 7, 5), {1: volumes.VOLUME_ML / 2})
-    made = outlines.make(one(read(volumes.series(), priors=(prior,))))
+    made = outlines.make(OutlinedStudy((one(read(volumes.series(), priors=(prior,))),)))
     path = tmp_path / "sr.dcm"
     path.write_bytes(made[-1].content)
 
@@ -337,7 +340,7 @@ def test_nothing_found_says_so_and_draws_nothing(read: Read, volumes: ModuleType
         image.PixelData = np.full((image.Rows, image.Columns), 1024 + volumes.OUTSIDE, np.uint16).tobytes()
 
     outlined = one(read(images))
-    made = outlines.make(outlined)
+    made = outlines.make(OutlinedStudy((outlined,)))
 
     assert not outlined.positive
     assert outlined.score < 0.5
@@ -390,7 +393,7 @@ def test_diameters_are_those_of_the_largest_piece(volumes: ModuleType) -> None:
 def test_contours_enclose_the_mask(seed: int) -> None:
     mask = np.random.default_rng(seed).random((12, 15)) > 0.5
 
-    lines = outlines.contours(mask)
+    lines = contours(mask)
 
     # signed areas: outer lines one way, holes the other
     area = sum(float((line[:-1, 0] * line[1:, 1] - line[1:, 0] * line[:-1, 1]).sum()) / 2 for line in lines)

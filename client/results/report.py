@@ -1,0 +1,85 @@
+"""What every structured report of ours says, of whatever kind of result (PS3.16 TID 1500, 1001, 4019)."""
+
+from typing import Final
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    DeviceObserverIdentifyingAttributes,
+    ImageContentItem,
+    ObservationContext,
+    ObserverContext,
+)
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, Comprehensive3DSRStorage
+
+from client.results.attributes import concept, evidence, put
+from client.results.header import shell
+from client.results.result import Computed
+from models.coding import Coding
+
+SCHEME: Final = "99VIGIE"
+PRESENT: Final = Coding(value="52101004", scheme="SCT", meaning="Present")
+ABSENT: Final = Coding(value="2667000", scheme="SCT", meaning="Absent")
+
+
+def report_header(result: Computed) -> Dataset:
+    """Everything of an unverified report but its evidence and its content."""
+    dataset = shell(result, Comprehensive3DSRStorage, "sr", "Report")
+    put(dataset, "Modality", "SR")
+    put(dataset, "SeriesNumber", "9901")
+    put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
+    put(dataset, "PerformedProcedureCodeSequence", Sequence([]))
+    put(dataset, "CompletionFlag", "COMPLETE")
+    put(dataset, "VerificationFlag", "UNVERIFIED")
+    put(dataset, "PreliminaryFlag", "PRELIMINARY")
+    put(dataset, "ValueType", "CONTAINER")
+    put(dataset, "ConceptNameCodeSequence", Sequence([concept("126000", "DCM", "Imaging Measurement Report")]))
+    put(dataset, "ContinuityOfContent", "CONTINUOUS")
+    template = Dataset()
+    put(template, "MappingResource", "DCMR")
+    put(template, "TemplateIdentifier", "1500")
+    put(dataset, "ContentTemplateSequence", Sequence([template]))
+    if before := result.predecessor:
+        named = {before.series_uid: [(before.sop_class, before.sop_uid)]}
+        put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), named))
+    return dataset
+
+
+def observed_by(device_uid: str, title: str, number: int, vendor: str) -> ObservationContext:
+    """The version as the device that observed (TID 1001 to 1004)."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=device_uid, name=f"{title} v{number}", manufacturer_name=vendor, model_name=title
+    )
+    context = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=context)
+
+
+def algorithm(title: str, number: int, threshold: float, digest: str, *, certified: bool) -> AlgorithmIdentification:
+    """Who computed it, and with what (TID 4019)."""
+    return AlgorithmIdentification(
+        name=title,
+        version=str(number),
+        parameters=[
+            f"threshold={threshold:.6f}",
+            f"digest={digest}",
+            f"certified={'yes' if certified else 'no, for research'}",
+        ],
+    )
+
+
+def coded(coding: Coding) -> CodedConcept:
+    """A coding as highdicom takes it."""
+    return CodedConcept(coding.value, coding.scheme, coding.meaning)
+
+
+def visual_explanation(sop_class: UID, sop_uid: str) -> ImageContentItem:
+    """A picture or map that shows what a group's answer rests on (PS3.16 TID 1501, 130401)."""
+    return ImageContentItem(
+        name=CodedConcept("130401", "DCM", "Visual explanation"),
+        referenced_sop_class_uid=sop_class,
+        referenced_sop_instance_uid=sop_uid,
+        relationship_type="CONTAINS",
+    )

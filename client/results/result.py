@@ -1,0 +1,71 @@
+"""An object that a version leaves in the PACS, what it is called, and what it says of where it comes from.
+
+UIDs follow from input, version and revision, so that a repeat after a crash is the same object, which a PACS stores
+once.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from models.bundle import Bundle
+
+Kind = Literal["sr", "sc", "seg", "gsps", "pm", "rtstruct", "verified", "kos"]
+# what a version made, as against a person
+COMPUTED: Final[tuple[Kind, ...]] = ("sr", "sc", "seg", "gsps", "pm", "rtstruct")
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A document of the same study that a later one takes the place of (PS3.3 C.17.2)."""
+
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+
+
+class Computed(Protocol):
+    """What every result says of where it comes from; the scored radiograph and the outlined series are two."""
+
+    @property
+    def source(self) -> Dataset: ...
+    @property
+    def input_digest(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def institution(self) -> str: ...
+    @property
+    def created_at(self) -> float: ...
+    @property
+    def predecessor(self) -> Predecessor | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """A DICOM object ready to be kept and sent; `content` is a Part 10 file."""
+
+    kind: Kind
+    sop_uid: str
+    content: bytes
+
+    @property
+    def dataset(self) -> Dataset:
+        return pydicom.dcmread(io.BytesIO(self.content))
+
+
+def derive_uid(kind: str, *parts: object) -> str:
+    """A UID that the same facts always give (PS3.5 B.2)."""
+    digest = hashlib.sha256("|".join((kind, *map(str, parts))).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16])}"
+
+
+def uid_of(finding: Computed, kind: str) -> str:
+    """The UID of a result's object or series, the same each time it is made."""
+    return derive_uid(kind, finding.bundle.digest, finding.input_digest, finding.revision)

@@ -1,0 +1,69 @@
+"""What a result takes over from the image that it was made of: whose it is, and where it lies."""
+
+from typing import Final
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+from client.results.attributes import put
+
+PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+STUDY: Final = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID")
+_OPTIONAL: Final = (
+    "IssuerOfPatientID",
+    "PatientAge",
+    "StudyDescription",
+    "TimezoneOffsetFromUTC",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+)
+_SHAPED: Final = {"DA": (8,), "TM": (2, 4, 6, 8, 9, 10, 11, 12, 13)}
+_CLOSED: Final = {"PatientSex": ("M", "F", "O")}
+
+
+def copy_identity(source: Dataset, target: Dataset) -> None:
+    """Copy whose image it is, so that the PACS files the result beside it.
+
+    Type 2 attributes that are missing or cannot be read stand empty, text is brought into UTF-8; a date, time or sex
+    that the standard has no room for is left empty rather than handed on.
+    """
+    put(target, "SpecificCharacterSet", "ISO_IR 192")
+    put(target, "StudyInstanceUID", text_of(source, "StudyInstanceUID"))
+    for keyword in (*PATIENT, *STUDY):
+        put(target, keyword, text_of(source, keyword))
+    for keyword in _OPTIONAL:
+        if value := text_of(source, keyword):
+            put(target, keyword, value)
+    if "FrameOfReferenceUID" in target and "PositionReferenceIndicator" not in target:
+        put(target, "PositionReferenceIndicator", "")
+    issuers = source.get("IssuerOfAccessionNumberSequence")
+    if issuers:
+        item = Dataset()
+        for keyword in ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType"):
+            if value := text_of(issuers[0], keyword):
+                put(item, keyword, value)
+        if len(item):
+            put(target, "IssuerOfAccessionNumberSequence", Sequence([item]))
+
+
+def text_of(source: Dataset, keyword: str) -> str:
+    """An attribute's first value as it may be handed on; empty where it cannot."""
+    try:
+        value = source.get(keyword)
+    except (BytesLengthException, ValueError, TypeError, LookupError, OverflowError, NotImplementedError):
+        return ""  # an attribute that pydicom cannot decode; the rest of the header stands
+    if value is None:
+        return ""
+    if isinstance(value, MultiValue):
+        value = value[0] if len(value) else ""
+    text = str(value).strip().strip("\0")
+    if keyword in _CLOSED:
+        return text if text in _CLOSED[keyword] else ""
+    vr = dictionary_VR(keyword)
+    if vr in _SHAPED:
+        fits = len(text) in _SHAPED[vr] and text.replace(".", "", 1).isdigit()
+        return text if fits and (vr == "TM" or "." not in text) else ""
+    return text

@@ -1,0 +1,207 @@
+"""However many series of a study were outlined, it has one report: verified, amended and withdrawn as one."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr import srread
+from pydicom.dataset import Dataset
+from sqlalchemy import insert, select, update
+
+from client.dicom import series
+from client.inference import outcomes
+from client.inference.measure import measure
+from client.inference.objects import objects
+from client.inference.pipeline import ScoredVolumes
+from client.inference.study import Image
+from client.results import conformity, outlines
+from client.results.amend import Opinion, verify
+from client.results.outlined import Outlined, OutlinedStudy
+from client.results.result import ResultObject
+from client.review import readers, recall
+from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.store.archive import Archive
+from client.store.site import Site
+from client.store.tables import delivery, study, version
+from configs.schema import ResultsConfig
+from models.bundle import Bundle
+
+DIGEST = "ab" * 32
+STUDY = "1.2.826.77"
+
+
+@pytest.fixture
+def outlined(volumes: ModuleType) -> tuple[Outlined, ...]:
+    """Two series of a study with the structure and one without it, as they were read: positive first."""
+
+    def read(number: int, **cut: Any) -> Outlined:
+        images = volumes.series(count=12, shape=(64, 64), StudyInstanceUID=STUDY, **cut)
+        found = series.stack(
+            [plane for n, image in enumerate(images) for plane in series.planes(f"{number:032}{n:032}", image)]
+        )
+        labels = np.stack([volumes.inside(volumes.grid(image)) for image in images]).astype(np.uint8)
+        facts = volumes.facts(volumes.declared(radiotherapy=True))
+        measured = tuple(measure(labels, found.spacing, volumes.declared()))
+        key = np.zeros(found.shape[1:], np.float32)
+        bundle = Bundle(Path("nowhere"), DIGEST, "vendor", facts)
+        chances = labels * np.uint8(255)
+        return Outlined(
+            found, labels, key, measured, {}, float(labels.max()), 0.5, 1, bundle, "Hospital", 1.7e9, chances=chances
+        )
+
+    empty = read(3)
+    nothing = np.zeros_like(empty.labels)
+    return read(1), read(2, step=2.0), replace(empty, labels=nothing, chances=nothing, measured=(), score=0.1)
+
+
+def groups(report: Dataset) -> list[Dataset]:
+    library = next(item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010")
+    return list(library.ContentSequence)
+
+
+def coded(group: Dataset) -> dict[str, str]:
+    return {
+        item.ConceptNameCodeSequence[0].CodeValue: item.ConceptCodeSequence[0].CodeValue
+        for item in group.ContentSequence
+        if item.ValueType == "CODE"
+    }
+
+
+def one_report(made: list[ResultObject]) -> ResultObject:
+    (report,) = (item for item in made if item.kind == "sr")
+    return report
+
+
+def test_one_report_says_the_study_s_answer_once_and_of_each_series_what_was_found(
+    outlined: tuple[Outlined, ...], tmp_path: Path
+) -> None:
+    made = outlines.make(OutlinedStudy(outlined))
+    report = one_report(made)
+
+    assert made[-1] is report
+    assert conformity.examine(report.content).problems == ()
+    found = [coded(group) for group in groups(report.dataset)]
+    finding = outlined[0].bundle.facts.finding.value
+    # by series: its summary, then its structures
+    assert [group.get("111017") for group in found] == ["111242", None, "111242", None, "111241"]
+    assert [group.get(finding) for group in found if finding in group] == ["52101004"]
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(report.content)
+    rois = srread(path).content.get_volumetric_roi_measurement_groups()
+    segmentations = [item.sop_uid for item in made if item.kind == "seg"]
+    assert [
+        roi.referenced_segment[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID for roi in rois
+    ] == segmentations
+    tracked = [roi.tracking_uid for roi in rois]
+    assert len(set(tracked)) == 2
+    evidence = report.dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert {one.stack.series_uid for one in outlined} <= {item.SeriesInstanceUID for item in evidence}
+
+
+def test_the_report_is_the_same_in_whatever_order_the_series_were_read(outlined: tuple[Outlined, ...]) -> None:
+    first, second, third = outlined
+    made = [OutlinedStudy(order) for order in ((first, second, third), (second, third, first))]
+
+    assert len({one_report(outlines.make(one)).sop_uid for one in made}) == 1
+    alone = OutlinedStudy((first,))
+    assert one_report(outlines.make(alone)).sop_uid != one_report(outlines.make(made[0])).sop_uid
+
+
+@pytest.mark.parametrize(("positive", "answer"), [(True, "52101004"), (False, "2667000")])
+def test_a_signature_answers_for_the_study_and_invents_nothing_for_a_series(
+    outlined: tuple[Outlined, ...], positive: bool, answer: str
+) -> None:
+    first = one_report(outlines.make(OutlinedStudy(outlined)))
+    signed = verify(first.content, Opinion("Ada Lovelace", "Hospital", 1.7e9, positive, (), 1))
+
+    finding = outlined[0].bundle.facts.finding.value
+    assert [coded(group)[finding] for group in groups(signed.dataset) if finding in coded(group)] == [answer]
+    assert conformity.examine(signed.content).problems == ()
+    named = signed.dataset.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in named] == [first.sop_uid]
+
+
+@pytest.fixture
+def concluded(site: Site, outlined: tuple[Outlined, ...]) -> Callable[[int], str]:
+    """Conclude a revision of the study with all its series: gives its UID."""
+    archive = Archive(site.archive)
+
+    def conclude(revision: int) -> str:
+        with site.database.write() as connection:
+            if revision == 1:
+                connection.execute(
+                    insert(version).values(
+                        digest=DIGEST, name="nodule", number=1, state="adopted", received_at=1.0, adopted_at=1.0
+                    )
+                )
+                connection.execute(insert(study).values(uid=STUDY, state="queued", received_at=1.0, touched_at=1.0))
+            connection.execute(update(study).where(study.c.uid == STUDY).values(state="queued", revision=revision))
+        taken = outcomes.take(site)
+        assert taken is not None
+        assert not isinstance(taken, outcomes.Exhausted)
+        read = tuple(replace(one, revision=revision) for one in outlined)
+        result = ScoredVolumes(read, Image("1.2.3", "1.2", "c" * 64), "cpu", ())
+        wanted = ResultsConfig(heat_maps=True, structure_sets=True)
+        assert outcomes.conclude(site, archive, taken, result, partial(objects, wanted=wanted))
+        return STUDY
+
+    return conclude
+
+
+def sent(site: Site) -> list[tuple[str, str, Dataset]]:
+    archive = Archive(site.archive)
+    with site.database.read() as connection:
+        rows = connection.execute(select(delivery)).all()
+    return [(row.kind, row.sop_uid, pydicom.dcmread(io.BytesIO(archive.read(row.sha256)))) for row in rows]
+
+
+def withdrawn(selection: Dataset) -> set[str]:
+    return {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in selection.ContentSequence
+        if "ReferencedSOPSequence" in item
+    }
+
+
+def test_a_later_revision_s_report_takes_the_place_of_the_one_before(
+    site: Site, concluded: Callable[[int], str]
+) -> None:
+    concluded(1)
+    concluded(2)
+
+    before, after = (dataset for kind, _, dataset in sent(site) if kind == "sr")
+    named = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert [item.ReferencedSOPInstanceUID for item in named] == [before.SOPInstanceUID]
+
+
+@pytest.mark.parametrize("by", ["rejection", "recall"])
+def test_a_withdrawal_takes_back_everything_of_every_series(
+    site: Site, concluded: Callable[[int], str], by: str
+) -> None:
+    uid = concluded(1)
+    made = {sop_uid for _, sop_uid, _ in sent(site)}
+    kinds = [kind for kind, _, _ in sent(site)]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "seg": 2, "gsps": 2, "rtstruct": 2, "pm": 2, "sc": 3, "sr": 1,
+    }  # fmt: skip
+
+    if by == "recall":
+        told = recall.take_back(site, "nodule@1", "Ada Lovelace")
+        assert told.exact
+        assert told.withdrawn == 1
+    else:
+        readers.add(site, "Ada Lovelace", "clinician")
+        record(
+            site, uid, "Ada Lovelace", revision=1, decision=Decision.REJECT, answer=Answer.NOT_ASSESSABLE,
+            tier=TruthTier.AI_VISIBLE, reason=Reason.WRONG_PLACE,
+        )  # fmt: skip
+
+    (selection,) = (dataset for kind, _, dataset in sent(site) if kind == "kos")
+    assert withdrawn(selection) == made
