@@ -36,6 +36,7 @@ from models.novelty import Novelty
 from models.novelty import load as load_novelty
 from models.segmentation import Segmentation
 from models.signing import Trusted, holds
+from models.stats.calibration import Calibration
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -58,6 +59,9 @@ class Facts(BaseModel):
     threshold_rule: Literal["balanced"] = Field(
         description="how a site sets its own threshold on its training patients: balanced is where sensitivity and "
         "specificity are closest"
+    )
+    calibration: Calibration | None = Field(
+        default=None, description="of these very weights, on patients whom they were not trained on"
     )
     input_shape: tuple[int, int, int] | tuple[int, int, int, int] = Field(
         description="(channels, rows, columns), or (channels, *window) of a version that outlines in volumes"

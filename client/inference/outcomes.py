@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, select, update
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
+from client.results.confidence import Confidence
 from client.results.results import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
@@ -192,6 +193,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "positive": finding.positive,
             "engine": result.engine,
             **_choice(result),
+            **_confidence(finding.confidence),
         }
         facts: dict[str, ledger.Fact] = {
             "version": finding.bundle.digest,
@@ -229,6 +231,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "positive": highest.positive,
         "engine": result.engine,
         **_choice(result),
+        **_confidence(highest.confidence),
         "measurements": {
             "day": day.isoformat() if day else None,
             "series": [_measurements(one) for one in result.outlined],
@@ -248,6 +251,10 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
 def _choice(result: Scored | ScoredVolumes) -> dict[str, str]:
     chosen = result.choice
     return {"stratum": result.stratum} | ({"chosen": chosen.why, "chosen_text": chosen.text} if chosen else {})
+
+
+def _confidence(confidence: Confidence | None) -> dict[str, Any]:
+    return {"confidence": confidence.model_dump(mode="json")} if confidence else {}
 
 
 def _measurements(outlined: Outlined) -> dict[str, Any]:

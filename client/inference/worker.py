@@ -33,6 +33,7 @@ from client.lean import without_mlflow
 from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
+from client.vigilance.calibration import Calibrations
 from models.errors import BundleRefused
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,13 @@ def run(site: Site) -> None:
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
         pipeline = Pipeline(
-            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+            archive,
+            tensors,
+            panel.members,
+            site.config.institution,
+            partial(earlier, site),
+            panel.record,
+            Calibrations(site).confidence,
         )
         sender = Sender(site)
         sender.start()

@@ -57,6 +57,7 @@ from client.dicom.identity import MANUFACTURER
 from client.dicom.series import Stack
 from client.inference.measure import Growth, Measured
 from client.results import heatmap
+from client.results.confidence import Confidence
 from client.results.results import (
     ABSENT,
     PRESENT,
@@ -70,6 +71,8 @@ from client.results.results import (
     encode,
     evidence,
     observed_by,
+    prediction_set,
+    probability,
     put,
     report_header,
     secondary_capture,
@@ -104,6 +107,7 @@ class Outlined:
         created_at: seconds since the epoch; the only clock that reaches the objects.
         partial: another series of the study fits and could not be read.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        confidence: what the study's score means; on its best series alone.
     """
 
     stack: Stack
@@ -119,6 +123,7 @@ class Outlined:
     created_at: float
     partial: bool = False
     predecessor: Predecessor | None = None
+    confidence: Confidence | None = None
 
     @property
     def positive(self) -> bool:
@@ -433,7 +438,14 @@ def _procedure(modality: str) -> CodedConcept:
 
 def _by(outlined: Outlined) -> Any:
     facts = outlined.bundle.facts
-    return algorithm(facts.title, facts.number, outlined.threshold, outlined.bundle.digest, certified=facts.certified)
+    return algorithm(
+        facts.title,
+        facts.number,
+        outlined.threshold,
+        outlined.bundle.digest,
+        certified=facts.certified,
+        confidence=outlined.confidence,
+    )
 
 
 _SUMMARIES: Final = {
@@ -459,11 +471,13 @@ def _summary(outlined: Outlined) -> MeasurementsAndQualitativeEvaluations:
                 name=CodedConcept("SCORE", SCHEME, "AI score"),
                 value=round(outlined.score, 6),
                 unit=CodedConcept("{0:1}", "UCUM", "0 to 1"),
-            )
+            ),
+            *probability(outlined.confidence),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
             QualitativeEvaluation(name=coded(facts.finding), value=coded(PRESENT if outlined.positive else ABSENT)),
+            *prediction_set(outlined.confidence),
         ],
     )
     cast(Any, group)[0].ContentSequence.append(

@@ -56,6 +56,7 @@ from pydicom.uid import (
 
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER
 from client.results import heatmap
+from client.results.confidence import Confidence
 from models.bundle import Bundle
 from models.coding import Coding
 
@@ -90,6 +91,7 @@ class Finding:
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        confidence: what the score means; None where nobody asked.
     """
 
     source: Dataset
@@ -104,6 +106,7 @@ class Finding:
     institution: str
     created_at: float
     predecessor: Predecessor | None = None
+    confidence: Confidence | None = None
 
 
 class Computed(Protocol):
@@ -436,8 +439,10 @@ def _report(finding: Finding) -> ResultObject:
             facts.finding,
             finding.threshold,
             finding.positive,
+            finding.confidence.model_copy(update={"probability": _LIKELY}) if finding.confidence else None,
         )
     )
+    likely = finding.confidence.probability if finding.confidence else None
     for placeholder, element in (
         (_TRACKING, _short(0x0040A124, "UI", uid_of(finding, "tracking"))),
         (_IMAGE, _short(0x00081155, "UI", image[1])),
@@ -445,6 +450,14 @@ def _report(finding: Finding) -> ResultObject:
         (_PICTURE, _short(0x00081155, "UI", picture[1])),
         (_SCORE, _short(0x0040A30A, "DS", f"{finding.score:.6f}")),
         (_SCORE_FLOAT, _short(0x0040A161, "FD", struct.pack("<d", finding.score))),
+        *(
+            (
+                (_PROBABILITY, _short(0x0040A30A, "DS", f"{likely:.6f}")),
+                (_PROBABILITY_FLOAT, _short(0x0040A161, "FD", struct.pack("<d", likely))),
+            )
+            if likely is not None
+            else ()
+        ),
     ):
         content = content.replace(placeholder, element)
     # the content tree has the highest tag of the document, so it may simply follow the header
@@ -478,6 +491,7 @@ class _Constant:
     finding: Coding
     threshold: float
     positive: bool
+    confidence: Confidence | None
 
 
 def _short(tag: int, vr: str, value: str | bytes) -> bytes:
@@ -494,6 +508,9 @@ _IMAGE_CLASS: Final = _short(0x00081150, "UI", DigitalXRayImageStorageForPresent
 _PICTURE: Final = _short(0x00081155, "UI", "2.25.20002")
 _SCORE: Final = _short(0x0040A30A, "DS", "0.123456789")
 _SCORE_FLOAT: Final = _short(0x0040A161, "FD", struct.pack("<d", 0.123456789))
+_LIKELY: Final = 0.987654321
+_PROBABILITY: Final = _short(0x0040A30A, "DS", f"{_LIKELY}")
+_PROBABILITY_FLOAT: Final = _short(0x0040A161, "FD", struct.pack("<d", _LIKELY))
 
 
 @lru_cache(maxsize=16)
@@ -514,7 +531,12 @@ def _content(constant: _Constant) -> bytes:
         tracking_identifier=TrackingIdentifier(uid="2.25.30003", identifier=f"AI: {constant.finding.meaning}"),
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
         algorithm_id=algorithm(
-            constant.title, constant.number, constant.threshold, constant.digest, certified=constant.certified
+            constant.title,
+            constant.number,
+            constant.threshold,
+            constant.digest,
+            certified=constant.certified,
+            confidence=constant.confidence,
         ),
         measurements=[
             Measurement(name=CodedConcept("SCORE", SCHEME, "AI score"), value=0.123456789, unit=number),
@@ -523,10 +545,12 @@ def _content(constant: _Constant) -> bytes:
                 value=round(constant.threshold, 6),
                 unit=number,
             ),
+            *probability(constant.confidence),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
             QualitativeEvaluation(name=coded(constant.finding), value=coded(call)),
+            *prediction_set(constant.confidence),
         ],
     )
     cast(Any, group)[0].ContentSequence.append(
@@ -556,7 +580,9 @@ def _content(constant: _Constant) -> bytes:
     tree = Dataset()
     tree["ContentSequence"] = document["ContentSequence"]
     encoded = encode(tree)
-    for placeholder in (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, _SCORE, _SCORE_FLOAT):
+    said = bool(probability(constant.confidence))
+    variable = (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, _SCORE, _SCORE_FLOAT)
+    for placeholder in (*variable, *((_PROBABILITY, _PROBABILITY_FLOAT) if said else ())):
         if encoded.count(placeholder) != 1:
             raise RuntimeError("this release of highdicom encodes the report's content in another way")
     return encoded
@@ -571,7 +597,34 @@ def observed_by(device_uid: str, title: str, number: int, vendor: str) -> Observ
     return ObservationContext(observer_device_context=context)
 
 
-def algorithm(title: str, number: int, threshold: float, digest: str, *, certified: bool) -> AlgorithmIdentification:
+def probability(confidence: Confidence | None) -> list[Measurement]:
+    """The calibrated probability of the finding, where there is a calibration."""
+    if confidence is None or confidence.source == "none" or confidence.probability is None:
+        return []
+    unit = CodedConcept("{0:1}", "UCUM", "0 to 1")
+    return [Measurement(name=codes.DCM.Probability, value=confidence.probability, unit=unit)]
+
+
+def prediction_set(confidence: Confidence | None) -> list[QualitativeEvaluation]:
+    """The answers that are not ruled out: present, absent, indeterminate where both or none is left."""
+    if confidence is None or confidence.level is None:
+        return []
+    name = CodedConcept("PREDICTION_SET", SCHEME, f"Prediction set at {100 * confidence.level:g} %")
+    match confidence.answers:
+        case ("positive",):
+            value = coded(PRESENT)
+        case ("negative",):
+            value = coded(ABSENT)
+        case ():
+            value = CodedConcept("NEITHER", SCHEME, "Indeterminate: unlike cases of either kind")
+        case _:
+            value = codes.SCT.Indeterminate
+    return [QualitativeEvaluation(name=name, value=value)]
+
+
+def algorithm(
+    title: str, number: int, threshold: float, digest: str, *, certified: bool, confidence: Confidence | None = None
+) -> AlgorithmIdentification:
     """Who computed it, and with what (TID 4019)."""
     return AlgorithmIdentification(
         name=title,
@@ -580,6 +633,7 @@ def algorithm(title: str, number: int, threshold: float, digest: str, *, certifi
             f"threshold={threshold:.6f}",
             f"digest={digest}",
             f"certified={'yes' if certified else 'no, for research'}",
+            *([f"calibration={confidence.source}: {confidence.basis}"] if confidence else []),
         ],
     )
 

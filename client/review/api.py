@@ -21,6 +21,7 @@ from client.arrival.intake import Intake
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
 from client.inference.outcomes import retry
+from client.results.confidence import Confidence
 from client.review import deadletters, objections, pages, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate
@@ -73,7 +74,7 @@ class VerdictOut(_Model):
 
 
 class ResultOut(_Model):
-    """A scored study's present result; `positive` is score against threshold."""
+    """A scored study's present result; `positive` is score against threshold, `confidence` what the score means."""
 
     score: float
     threshold: float
@@ -84,6 +85,7 @@ class ResultOut(_Model):
     chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
+    confidence: Confidence | None
     at: float
 
 
@@ -425,6 +427,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             chosen=result.chosen,
             structures=result.structures,
             unread=result.unread,
+            confidence=result.confidence,
             at=result.at,
         ),
         "verified_by": line.verified_by,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _whole(path: Path) -> None:
     held.close()
 
 
-@pytest.mark.parametrize(("before", "revision"), list(zip(REVISIONS, REVISIONS[1:], strict=False)))
+@pytest.mark.parametrize(("before", "revision"), list(pairwise(REVISIONS)))
 def test_each_migration_is_whole_or_not_at_all(old: Path, before: str, revision: str) -> None:
     held = Database(old)
     _to(held, before)

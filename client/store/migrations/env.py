@@ -1,7 +1,7 @@
 """Alembic's entry: runs migrations on the connection that `Database.migrate` hands over, all of them or none.
 
-SQLite takes back changes of a schema like any others, as long as they are in a transaction; Alembic does not ask for one
-there, so it is begun here. A node killed in the middle finds the schema of before and migrates again.
+SQLite takes back changes of a schema like any others, as long as they are in a transaction; Alembic does not ask for
+one there, so it is begun here. A node killed in the middle finds the schema of before and migrates again.
 """
 
 from alembic import context

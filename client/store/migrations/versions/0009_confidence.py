@@ -1,4 +1,4 @@
-"""How sure a result is, as it was known when the study was read; how many images a study was called complete without."""
+"""How sure a result is, as known when the study was read; how many images a study was called complete without."""
 
 import sqlalchemy as sa
 from alembic import op
