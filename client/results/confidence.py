@@ -19,7 +19,7 @@ class Confidence(BaseModel):
     Attributes:
         source: on whose patients it was fitted; `none`: on nobody's yet.
         probability: 0..1, that the finding is there, among patients like those; None where there is no calibration.
-        answers: that cannot be ruled out at `level`: one, both, or none (unlike either kind); empty where none is known.
+        answers: that cannot be ruled out at `level`: one, both, or none (unlike either kind); empty if unknown.
         level: of those with the finding at least this share has `positive` in the set, of the others `negative`.
         positives, negatives: validated patients that it was fitted on; of this hospital, too few, where the source is
             none.

@@ -5,8 +5,8 @@ questions: how often is a finding with such a score there, among patients like t
 leave open, when each kind of patient may be answered wrongly no more often than a stated share.
 
 The probability is Platt's: a logistic regression on the logit of the score, with his targets, which keep it off 0 and
-1. It has two parameters and contains "the score is right as it is", which a few dozen cases can bear; isotonic regression
-needs about a thousand before it is better (Niculescu-Mizil & Caruana, ICML 2005).
+1. It has two parameters and contains "the score is right as it is", which a few dozen cases can bear; isotonic
+regression needs about a thousand before it is better (Niculescu-Mizil & Caruana, ICML 2005).
 
 The set is a class-conditional split conformal one. It looks at the order of scores alone, so that it owes nothing to
 the probability's fit and the same cases serve for both: what must be kept apart is what the version was trained on.
@@ -87,7 +87,8 @@ def calibrate(scores: Floats, positive: Bools, level: float = LEVEL) -> Calibrat
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if min(positives, negatives) < FEWEST:
         return None
-    slope, intercept = _platt(scores, positive)
+    order = np.lexsort((positive, scores))  # the same patients give the same numbers, in whatever order they come
+    slope, intercept = _platt(scores[order], positive[order])
     if slope <= 0:
         return None
     lowest, highest = limits(scores[positive], scores[~positive], level)
