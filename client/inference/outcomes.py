@@ -24,7 +24,7 @@ from client.results.results import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study, version
+from client.store.tables import delivery, instance, outcome, recall, study, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -155,23 +155,35 @@ def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | No
 
 
 def retry(site: Site, study_uid: str) -> None:
-    """Queue a study again that failed, or was refused before something was mended: its next outcome supersedes.
+    """Queue a study again that failed, was refused before something was mended, or whose unsigned result was recalled:
+    its next outcome supersedes.
 
     Raises:
         NotFound: no such study.
-        Conflict: it is not failed or refused.
+        Conflict: it is none of these.
     """
     with site.database.write() as connection:
         row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
         if row is None:
             raise NotFound("no such study")
-        if row.state not in ("failed", "refused"):
-            raise Conflict(f"the study is {row.state}; only a failed or refused one is retried")
+        if row.state not in ("failed", "refused") and not _recalled(connection, study_uid, row.revision):
+            raise Conflict(f"the study is {row.state}; only a failed, refused or recalled one is retried")
         connection.execute(
             update(study).where(study.c.uid == study_uid).values(state="queued", revision=row.revision + 1, attempts=0)
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)
+
+
+def _recalled(connection: Connection, study_uid: str, revision: int) -> bool:
+    query = (
+        select(recall.c.outcome_id)
+        .join(outcome, outcome.c.id == recall.c.outcome_id)
+        .join(study, study.c.uid == outcome.c.study_uid)
+        .where(study.c.uid == study_uid, study.c.state == "scored", recall.c.action == "withdrawn")
+        .where(outcome.c.revision == revision)
+    )
+    return connection.execute(query).first() is not None
 
 
 def _suspended(connection: Connection, digest: str) -> bool:
