@@ -115,7 +115,8 @@ def evaluate(
 ) -> None:
     """Score a folder of labelled images with a version, as the node would, and sum up per site.
 
-    Ends with 1 where an image could not be scored: all others are in the file, and it is named there and here.
+    What the node would refuse by its pixels counts in no figure; it is counted beside them and named in the file. Ends
+    with 1 where an image could not be scored: all others are in the file, and it is named there and here.
 
     Example: vigie evaluate --version chest-radiograph@2 --manifest images/manifest.csv --out scores.json
     """
@@ -144,7 +145,8 @@ def evaluate(
         text = (
             f"AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" if area else "AUC - (one class only)"
         )
-        print(f"{site:<20} n {found['n']:>5}  {text}")
+        refused = ", ".join(f"{count} {code}" for code, count in sorted(found["refused"].items()))
+        print(f"{site:<20} n {found['n']:>5}  {text}" + (f"  refused: {refused}" if refused else ""))
     for problem in report["problems"]:
         print(f"line {problem['line']}: {problem['file']}: {problem['reason']}", file=sys.stderr)
     if report["problems"]:
