@@ -37,6 +37,7 @@ from models.novelty import load as load_novelty
 from models.segmentation import Segmentation
 from models.signing import Trusted, holds
 from models.stats.calibration import Calibration
+from models.validation import told
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -179,7 +180,7 @@ def verify(folder: Path, trusted: Trusted) -> Bundle:
     try:
         facts = Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
     except (OSError, ValueError, KeyError, ValidationError) as error:
-        raise BundleRefused(f"{folder.name}: incomplete metadata: {error}") from error
+        raise BundleRefused(f"{folder.name}: incomplete metadata: {told(error)}") from error
     return Bundle(folder, digest, signer, facts)
 
 
