@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from models.errors import ConfigurationError
+from models.validation import told
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent
@@ -226,7 +227,7 @@ def load(path: Path, schema: type[T]) -> T:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
         return cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        raise ConfigurationError(f"{path}: {told(error)}") from error
 
 
 def save(config: SiteConfig | CoordinatorConfig, path: Path) -> None:
@@ -249,7 +250,7 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
             composed = hydra_compose(name, overrides)
         return cast(T, OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(told(error)) from error
 
 
 def _require(condition: bool, problem: str) -> None:

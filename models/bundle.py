@@ -36,6 +36,8 @@ from models.novelty import Novelty
 from models.novelty import load as load_novelty
 from models.segmentation import Segmentation
 from models.signing import Trusted, holds
+from models.stats.calibration import Calibration
+from models.validation import told
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -58,6 +60,9 @@ class Facts(BaseModel):
     threshold_rule: Literal["balanced"] = Field(
         description="how a site sets its own threshold on its training patients: balanced is where sensitivity and "
         "specificity are closest"
+    )
+    calibration: Calibration | None = Field(
+        default=None, description="of these very weights, on patients whom they were not trained on"
     )
     input_shape: tuple[int, int, int] | tuple[int, int, int, int] = Field(
         description="(channels, rows, columns), or (channels, *window) of a version that outlines in volumes"
@@ -175,7 +180,7 @@ def verify(folder: Path, trusted: Trusted) -> Bundle:
     try:
         facts = Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
     except (OSError, ValueError, KeyError, ValidationError) as error:
-        raise BundleRefused(f"{folder.name}: incomplete metadata: {error}") from error
+        raise BundleRefused(f"{folder.name}: incomplete metadata: {told(error)}") from error
     return Bundle(folder, digest, signer, facts)
 
 

@@ -308,6 +308,35 @@ def deliveries(
 
 
 @app.command()
+def missed(
+    folder: Folder,
+    again: Annotated[str, typer.Option(help="UID of a study to read again, or all")] = "",
+) -> None:
+    """List the studies that a version could have read and did not, with the reason, and read them again.
+
+    Example: vigie site missed --folder node --again all
+    """
+    import time
+
+    from client.inference.outcomes import retry
+    from client.review.missed import counts, listed, read_again
+
+    site = _opened(folder)
+    if again == "all":
+        print(f"{read_again(site)} studies are read again")
+    elif again:
+        retry(site, again)
+    found = listed(site)
+    table = Table("study", "accession", "why", "since", "reason")
+    for one in found:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
+        reasons = "; ".join(f"{code}: {text}" for code, text in one.reasons)
+        table.add_row(one.uid, escape(one.accession), one.why, since, escape(reasons))
+    Console().print(table)
+    print(", ".join(f"{number} {why}" for why, number in counts(found).items() if number) or "nothing was missed")
+
+
+@app.command()
 def priors(
     folder: Folder,
     study: Annotated[str, typer.Argument(help="study instance UID")],

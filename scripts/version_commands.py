@@ -24,6 +24,9 @@ def train(
     manifest: Annotated[Path, typer.Option(help="CSV with the columns file,site,label,patient")],
     out: Annotated[Path, typer.Option(help="the bundle's folder, made")],
     key: Annotated[Path, typer.Option(help="signing key; made, with its .pub, if it is not there")],
+    calibration: Annotated[
+        Path | None, typer.Option(help="CSV of other patients: what the version's scores mean among them")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="of configs/version.yaml, KEY=VALUE")] = None,
 ) -> None:
     """Train a first version on labelled images, pack and sign it; the signer's name is the key's file name.
@@ -37,12 +40,13 @@ def train(
 
     config = compose("version", VersionConfig, overrides or [])
     rows = list(read(manifest))
+    held_out = list(read(calibration)) if calibration else []
 
     def progress(step: int, steps: int, loss: float) -> None:
         if step % 20 == 0 or step == steps:
             print(f"step {step} of {steps}, loss {loss:.3f}", flush=True)
 
-    bundle = train_first(config, rows, out, make_key(key), key.stem, progress)
+    bundle = train_first(config, rows, out, make_key(key), key.stem, progress, held_out)
     print(f"{bundle.facts.label} {bundle.digest}")
 
 
@@ -115,7 +119,8 @@ def evaluate(
 ) -> None:
     """Score a folder of labelled images with a version, as the node would, and sum up per site.
 
-    Ends with 1 where an image could not be scored: all others are in the file, and it is named there and here.
+    What the node would refuse by its pixels counts in no figure; it is counted beside them and named in the file. Ends
+    with 1 where an image could not be scored: all others are in the file, and it is named there and here.
 
     Example: vigie evaluate --version chest-radiograph@2 --manifest images/manifest.csv --out scores.json
     """
@@ -144,7 +149,8 @@ def evaluate(
         text = (
             f"AUC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" if area else "AUC - (one class only)"
         )
-        print(f"{site:<20} n {found['n']:>5}  {text}")
+        refused = ", ".join(f"{count} {code}" for code, count in sorted(found["refused"].items()))
+        print(f"{site:<20} n {found['n']:>5}  {text}" + (f"  refused: {refused}" if refused else ""))
     for problem in report["problems"]:
         print(f"line {problem['line']}: {problem['file']}: {problem['reason']}", file=sys.stderr)
     if report["problems"]:
@@ -159,6 +165,7 @@ def _intended_use(bundle: Path | None, overrides: list[str]) -> "IntendedUse":
     from models.bundle import Facts
     from models.errors import ConfigurationError
     from models.intended_use import IntendedUse
+    from models.validation import told
 
     try:
         if bundle is None:
@@ -166,7 +173,7 @@ def _intended_use(bundle: Path | None, overrides: list[str]) -> "IntendedUse":
         metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
         return Facts.model_validate(metadata["vigie"]).intended_use
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ConfigurationError(f"no readable intended use in {bundle or 'the settings'}: {error}") from error
+        raise ConfigurationError(f"no readable intended use in {bundle or 'the settings'}: {told(error)}") from error
 
 
 def _hold_against(use: "IntendedUse", folder: Path) -> None:

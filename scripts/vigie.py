@@ -3,9 +3,11 @@
 import sys
 
 import typer
+from pydantic import ValidationError
 
 from models.children import keep_quiet
 from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
+from models.validation import told
 from scripts import coordinator_commands, retrain_commands, site_commands, version_commands
 from scripts.demonstration import command as demonstration
 
@@ -36,6 +38,9 @@ def main() -> None:
     keep_quiet()
     try:
         app()
+    except ValidationError as error:  # settings that no schema has looked at before
+        print(f"vigie: {ConfigurationError.code}: {told(error)}", file=sys.stderr)
+        sys.exit(EXIT_CODES[ConfigurationError.code])
     except VigieError as error:
         print(f"vigie: {error.code}: {error}", file=sys.stderr)
         sys.exit(EXIT_CODES.get(error.code, 1))

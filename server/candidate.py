@@ -36,6 +36,7 @@ def make(
         update={
             "number": number,
             "threshold": threshold,
+            "calibration": None,  # the base's is of other weights, and the coordinator has no patients
             "parent": base.digest,
             "retraining": plan.name,
             "certified": False,

@@ -7,6 +7,7 @@ from typing import Any
 from configs.schema import RetrainingConfig
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.hyperparameters import Hyperparameters
+from models.validation import told
 from server import journal
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
@@ -52,7 +53,7 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
             }
         )
     except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(told(error)) from error
 
 
 def launch(

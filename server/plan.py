@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Name
 from models.hyperparameters import Hyperparameters
+from models.validation import told
 
 PLAN = "plan.json"
 
@@ -63,7 +65,18 @@ def save(plan: Plan, coordinator: Path) -> Path:
     path, text = folder / PLAN, plan.model_dump_json(indent=2)
     if path.exists() and path.read_text() != text:
         raise Conflict(f"there is another retraining called {plan.name!r}: choose another name, or resume it")
-    path.write_text(text)
+    # a plan that is half there would stop the retraining from being resumed
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
     return folder
 
 
@@ -82,4 +95,4 @@ def load(coordinator: Path, name: str) -> Plan:
     except FileNotFoundError:
         raise NotFound(f"there is no retraining called {name!r}") from None
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        raise ConfigurationError(f"{path}: {told(error)}") from error

@@ -274,8 +274,19 @@ class SuperLink:
             yield client
         except httpx.HTTPStatusError as error:
             raise SuperLinkRefused(f"HTTP {error.response.status_code}: {error.response.text[:300]}") from None
+        except httpx.ConnectError as error:
+            raise SuperLinkRefused(
+                f"nothing answers at {self.address}: start it with `vigie coordinator run --folder {self.folder}`; "
+                f"should it be running, see {self.folder / 'logs' / 'superlink.log'}"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise SuperLinkRefused(
+                f"{self.address} does not answer in time: see {self.folder / 'logs' / 'superlink.log'}, then try again"
+            ) from error
         except httpx.HTTPError as error:
-            raise SuperLinkRefused(type(error).__name__) from error
+            raise SuperLinkRefused(
+                f"the connection to {self.address} broke ({type(error).__name__}): try again"
+            ) from error
         finally:
             client.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
 
 from configs.schema import VersionConfig
 from models.bundle import Bundle, Facts
@@ -19,6 +20,7 @@ from models.networks import build
 from models.novelty_training import fit as fit_novelty
 from models.packing import pack
 from models.preprocessing import Preprocessing
+from models.stats.calibration import FEWEST, Calibration, calibrate
 from models.stats.intervals import auc
 from models.stats.threshold import balanced
 from models.training import fit, scores
@@ -33,6 +35,7 @@ def train_first(
     key: Ed25519PrivateKey,
     signer: str,
     on_progress: Callable[[int, int, float], None] | None = None,
+    held_out: Sequence[Row] = (),
 ) -> Bundle:
     """Train version 1 on labelled images, export it with a parity check, pack and sign it.
 
@@ -42,9 +45,12 @@ def train_first(
         rows: of a manifest; both labels have to be there.
         folder: where the bundle is made; must not exist.
         on_progress: told (steps done, steps in all, running loss).
+        held_out: images of other patients, to calibrate on; without them the version ships no calibration, since its
+            scores on the images it was trained on say more than they will ever say again.
 
     Raises:
-        ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
+        ConfigurationError: a clause of the intended use can never be met, or is no DICOM; a held-out patient was
+            trained on, or there are too few to calibrate on.
         InvalidTraining: a label is missing.
         InvalidStudy: an image cannot be read.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's.
@@ -55,6 +61,8 @@ def train_first(
     positive = np.array([row.positive for row in rows])
     if len(set(positive.tolist())) < 2:
         raise InvalidTraining("training needs normal and abnormal images, and one of them is missing")
+    if known := {row.patient for row in rows} & {row.patient for row in held_out}:
+        raise ConfigurationError(f"{len(known)} of the patients to calibrate on are among those to train on")
     preprocessing = Preprocessing()
     images = np.stack([preprocessing(picture(row.path)) for row in rows])
     network_facts = {key: value for key, value in config.network.items() if key != "name"}
@@ -84,6 +92,7 @@ def train_first(
         finding=Coding.model_validate(config.finding),
         threshold=balanced(found, positive),
         threshold_rule="balanced",
+        calibration=_calibration(network, preprocessing, held_out, config.threads) if held_out else None,
         input_shape=(1, height, width),
         network=config.network["name"],
         network_facts=network_facts,
@@ -92,6 +101,19 @@ def train_first(
     log.info("trained on %d images, AUC on them %.3f", len(rows), auc(found, positive).value)
     card = _card(facts, rows, patients, novelty is not None)
     return pack(folder, facts, network, preprocessing, card, key, signer, novelty)
+
+
+def _calibration(network: nn.Module, preprocessing: Preprocessing, rows: Sequence[Row], threads: int) -> Calibration:
+    one_each = list({row.patient: row for row in rows}.values())
+    images = np.stack([preprocessing(picture(row.path)) for row in one_each])
+    found = scores(network, images, threads=threads).astype(np.float64)
+    fitted = calibrate(found, np.array([row.positive for row in one_each]))
+    if fitted is None:
+        raise ConfigurationError(
+            f"{len(one_each)} patients to calibrate on: {FEWEST} normal and {FEWEST} abnormal ones are needed, whom "
+            "the scores tell apart"
+        )
+    return fitted
 
 
 def _card(facts: Facts, rows: Sequence[Row], patients: int, novelty: bool) -> str:
@@ -117,4 +139,16 @@ hospital measures on its own patients.
 **Certificate.** None; not for clinical use.
 
 **Threshold.** {facts.threshold:.4f} (rule: {facts.threshold_rule}, on the training images).
+
+**Calibration.** {_calibrated(facts.calibration)}
 """
+
+
+def _calibrated(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "None shipped: each hospital gets its own from its validated patients."
+    return (
+        f"On {calibration.positives} abnormal and {calibration.negatives} normal patients who were not trained on; it "
+        "stands in until a hospital has its own. Where the finding is rarer than among them, it is less likely than "
+        "said."
+    )

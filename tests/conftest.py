@@ -183,8 +183,8 @@ def radiograph() -> Callable[..., Dataset]:
 @pytest.fixture
 def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> Callable[..., str]:
     """Put a scored study into the hospital without a worker and give its UID:
-    `scored(uid=…, revision=1, score=0.9, patient_id=…, input_digest=…, objects=False)`; with `objects`, its image,
-    report and picture lie in the archive and wait for the PACS."""
+    `scored(uid=…, revision=1, score=0.9, patient_id=…, input_digest=…, confidence=None, objects=False)`; with
+    `objects`, its image, report and picture lie in the archive and wait for the PACS."""
     from sqlalchemy import insert, select, update
 
     from client.results.finding import Finding
@@ -203,6 +203,8 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
         objects: bool = False,
         received_at: float | None = None,
         accession: str = "",
+        confidence: Any = None,
+        missing: int = 0,
     ) -> str:
         uid = uid or str(generate_uid(prefix=None))
         patient_id = patient_id or f"P-{uid[-12:]}"
@@ -223,6 +225,7 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
             _sealed,
             site.config.institution,
             1_700_000_000.0,
+            confidence=confidence,
         )
         made = [(item, archive.store(item.content)) for item in make(finding)] if objects else []
         now = time.time() if received_at is None else received_at
@@ -239,7 +242,7 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
                         uid=uid, patient_key=key, accession=accession, state="scored", received_at=now, touched_at=now
                     )
                 )
-            connection.execute(update(study).where(study.c.uid == uid).values(revision=revision))
+            connection.execute(update(study).where(study.c.uid == uid).values(revision=revision, missing=missing))
             written = connection.execute(
                 insert(outcome).values(
                     study_uid=uid,
@@ -252,6 +255,7 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
                     score=score,
                     threshold=0.5,
                     positive=score >= 0.5,
+                    confidence=confidence and confidence.model_dump(mode="json"),
                     created_at=now,
                 )
             )

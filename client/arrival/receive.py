@@ -179,17 +179,18 @@ class Receiving:
         with self._site.database.write() as connection:
             for one in ready:
                 row = one.row
+                missing = one.missing if one.basis is Basis.EXPECTED_MISSING else 0
                 done = connection.execute(
                     update(study)
                     .where(study.c.uid == row.uid, study.c.state == "receiving", study.c.touched_at == row.touched_at)
-                    .values(state="queued", completed_at=now, completed_by=str(one.basis))
+                    .values(state="queued", completed_at=now, completed_by=str(one.basis), missing=missing)
                 )
                 if done.rowcount != 1:
                     continue
                 queued.append(one)
                 self._patience.close(row.uid)
                 if one.basis is Basis.EXPECTED_MISSING:
-                    facts: dict[str, ledger.Fact] = {"study": self._site.study_key(row.uid), "missing": one.missing}
+                    facts: dict[str, ledger.Fact] = {"study": self._site.study_key(row.uid), "missing": missing}
                     ledger.append(connection, "study.incomplete", facts)
             habits.keep(connection, self._patience.learned())
         for one in queued:

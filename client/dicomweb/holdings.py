@@ -2,7 +2,8 @@
 
 Of a study only its series are kept in mind, with a count each and one instance that stands for the others; their
 headers are read from the archive when they are first asked for and kept, up to a bound, under the digest of their
-file, so that nothing kept can become wrong. What came in since the last question is read from the index alone.
+file, so that nothing kept can become wrong. What came in since the last question is read from the index alone, which
+does not know the series of the node's own results: their files are opened when their study is looked at.
 
 A conflicting instance (same UID, other content) is in none of this: it is never served in place of the real one.
 """
@@ -11,7 +12,7 @@ import json
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
 from client.dicomweb import json_model, part10
 from client.dicomweb.matching import Element
+from client.dicomweb.outlines import NAME, Outlines
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome
@@ -65,12 +67,13 @@ TAGS: Final = (
     0x00400275,
 )
 _UNTIL: Final = 0x00400276
-OUTLINE: Final = ("00080020", "00080050", "00081030", "00100010", "00100020", "00100030")
-"""What studies are looked for by; kept for many more of them than whole headers are."""
+OUTLINE: Final = ("00080020", "00080050", "00080060", "00081030", "00100010", "00100020", "00100030")
+"""What studies are looked for by; kept for many more of them than whole headers are, and over a restart."""
+_OUTLINE_TAGS: Final = (0x00080005, *(int(tag, 16) for tag in OUTLINE))
+_OUTLINE_UNTIL: Final = 0x00100031
 _SOP_CLASS: Final = 0x00080016
 _SERIES: Final = 0x0020000E
 _MOST_HEADERS: Final = 16_384  # of some 8 kB
-_MOST_OUTLINES: Final = 200_000  # of some 400 bytes
 _ROWID: Final = literal_column("delivery.rowid")
 
 
@@ -97,9 +100,14 @@ class Series:
 
 @dataclass(slots=True)
 class Study:
-    """One study; its series in the order in which they came."""
+    """One study; its series in the order in which they came.
+
+    Attributes:
+        made: UID and digest of the node's own results whose series nobody has looked up yet.
+    """
 
     uid: str
+    made: list[tuple[str, str]] = field(default_factory=lambda: list[tuple[str, str]]())
     series: dict[str, Series] = field(default_factory=lambda: dict[str, Series]())
 
     @property
@@ -116,7 +124,7 @@ class Holdings:
         self._lock = threading.Lock()
         self._forget()
         self._headers: OrderedDict[str, Mapping[str, str]] = OrderedDict()
-        self._outlines: dict[str, str] = {}
+        self._outlines: Outlines | None = None
         self._places: dict[str, tuple[str, str, str]] = {}
         self._headers_lock = threading.Lock()
 
@@ -135,9 +143,20 @@ class Holdings:
         """
         self.studies()
         try:
-            return self._studies[uid]
+            return self.whole(self._studies[uid])
         except KeyError:
             raise NotFound("no such study") from None
+
+    def whole(self, study: Study) -> Study:
+        """The same with the node's own results among its series."""
+        if study.made:
+            with self._lock:
+                for sop_uid, digest in study.made:
+                    held = self._own(study.uid, sop_uid, digest)
+                    if held is not None:
+                        _enter(study, held.series, held.sha256)
+                study.made = []
+        return study
 
     def instances(self, study: str, series: str | None = None) -> list[Held]:
         """The instances of a study or series, in the order in which they came, the node's own last.
@@ -188,18 +207,33 @@ class Holdings:
 
     def outline(self, digest: str) -> dict[str, Element]:
         """Of a header, what `OUTLINE` names: a search of every study reads each file once, and not once a search."""
-        known = self._outlines.get(digest)
+        kept = self._kept()
+        known = kept.get(digest)
         if known is None:
-            header = self.header(digest)
+            header = self._headers.get(digest) or self._read(digest, _OUTLINE_TAGS, _OUTLINE_UNTIL)
             known = json_model.join({tag: header[tag] for tag in OUTLINE if tag in header})
-            if len(self._outlines) < _MOST_OUTLINES:
-                self._outlines[digest] = known
+            kept.put(digest, known)
         return json.loads(known)
 
-    def _read(self, digest: str) -> Mapping[str, str]:
+    def remember(self) -> None:
+        """Keep over a restart what was read."""
+        if self._outlines is not None:
+            self._outlines.flush()
+
+    def _kept(self) -> Outlines:
+        if self._outlines is None:
+            studies = self.studies()
+            with self._lock:
+                if self._outlines is None:
+                    present = {series.digest for study in studies for series in study.series.values()}
+                    present |= {digest for study in studies for _, digest in study.made}
+                    self._outlines = Outlines(self.archive.folder / NAME, present)
+        return self._outlines
+
+    def _read(self, digest: str, tags: Sequence[int] = TAGS, until: int = _UNTIL) -> Mapping[str, str]:
         try:
             with part10.quiet(), part10.opened(self.archive.path(digest)) as file:
-                return json_model.parts(part10.read_header(file, TAGS, _UNTIL), lambda place: place)
+                return json_model.parts(part10.read_header(file, tags, until), lambda place: place)
         except (InvalidStudy, FileNotFoundError):
             return {}
 
@@ -219,18 +253,15 @@ class Holdings:
         for row in connection.execute(received.order_by(instance.c.id)):
             self._last_received = row.id
             if not row.conflicting:
-                self._enter(row.study_uid, row.series_uid, row.sha256)
+                _enter(self._entry(row.study_uid), row.series_uid, row.sha256)
         made = select(_ROWID.label("id"), outcome.c.study_uid, delivery.c.sop_uid, delivery.c.sha256)
         made = made.join(outcome, outcome.c.id == delivery.c.outcome_id).where(self._last_made < _ROWID)
         for row in connection.execute(made.order_by(_ROWID)):
             self._last_made = row.id
-            held = self._own(row.study_uid, row.sop_uid, row.sha256)
-            if held is not None:
-                self._enter(held.study, held.series, held.sha256)
+            self._entry(row.study_uid).made.append((row.sop_uid, row.sha256))
 
-    def _enter(self, study: str, series: str, digest: str) -> None:
-        entry = self._studies.setdefault(study, Study(study))
-        entry.series.setdefault(series, Series(series, digest)).instances += 1
+    def _entry(self, uid: str) -> Study:
+        return self._studies.setdefault(uid, Study(uid))
 
     def _own(self, study: str, sop_uid: str, sha256: str) -> Held | None:
         """A result object of the node; the index has no series of it, its header does."""
@@ -249,6 +280,10 @@ class Holdings:
                 return series, sys.intern(sop_class), sys.intern(str(file.syntax))
         except (InvalidStudy, FileNotFoundError, KeyError):
             return "", "", ""
+
+
+def _enter(study: Study, series: str, digest: str) -> None:
+    study.series.setdefault(series, Series(series, digest)).instances += 1
 
 
 def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Held]:

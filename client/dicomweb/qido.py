@@ -8,13 +8,13 @@ Source: PS3.18 10.6, tables 10.6.1-5 (matching), 10.6.3-3 to 10.6.3-5 (what is r
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from client.dicomweb.holdings import OUTLINE, TAGS, Held, Holdings, Series, Study
 from client.dicomweb.json_model import join, write
-from client.dicomweb.matching import BadQuery, Query, matches
+from client.dicomweb.matching import BadQuery, Element, Query, matches
 from models.errors import NotFound
 
 Elements = dict[str, str]
@@ -72,6 +72,7 @@ _INSTANCE: Final = (
 _STUDY_MORE: Final = ("00080080", "00101010")
 _SERIES_MORE: Final = ("00080070", "00081090", "00180015", "00200052", "00200060")
 _COMPUTED: Final = ("00080056", "00080061", "00081190", "00201206", "00201208", "00201209")
+_EARLY: Final = frozenset(OUTLINE) - {"00080060"} | {"0020000D"}
 _KNOWN: Final = {f"{tag:08X}" for tag in TAGS} | set(_COMPUTED)
 _UTF8: Final = write({"vr": "CS", "Value": ["ISO_IR 192"]})
 _ONLINE: Final = write({"vr": "CS", "Value": ["ONLINE"]})
@@ -104,7 +105,9 @@ def studies(holdings: Holdings, query: Query, root: str) -> Found:
     """
     _check(query, (*_STUDY, *_STUDY_MORE))
     chosen = _chosen(holdings, query)
-    return _cut((_study(holdings, study, root) for study in chosen), query, _STUDY, _STUDY_MORE)
+    if _EARLY.issuperset(query.wanted):  # all that is asked for was looked at: what is skipped need not be read
+        chosen, query = islice(chosen, query.offset, None), replace(query, offset=0)
+    return _cut(holdings, (_study(holdings, study, root) for study in chosen), query, _STUDY, _STUDY_MORE)
 
 
 def series(holdings: Holdings, query: Query, root: str, study: str | None = None) -> Found:
@@ -118,12 +121,12 @@ def series(holdings: Holdings, query: Query, root: str, study: str | None = None
     def walk() -> Iterator[Elements]:
         for one in _chosen(holdings, query, study):
             above = _study(holdings, one, root)
-            for item in list(one.series.values()):
+            for item in list(holdings.whole(one).series.values()):
                 yield above | _series(holdings, one, item, root)
 
     # of one study, its own attributes are known; across studies they say which study a series is of
     returned = _SERIES if study is not None else [*_STUDY, *_SERIES]
-    return _cut(walk(), query, returned, (*_STUDY, *_STUDY_MORE, *_SERIES_MORE))
+    return _cut(holdings, walk(), query, returned, (*_STUDY, *_STUDY_MORE, *_SERIES_MORE))
 
 
 def instances(
@@ -151,23 +154,37 @@ def instances(
                 yield beside[item.series] | _instance(holdings, item, root)
 
     returned = [*_INSTANCE, *(_SERIES if series is None else ()), *(_STUDY if study is None else ())]
-    return _cut(walk(), query, returned, sorted(_KNOWN))
+    return _cut(holdings, walk(), query, returned, sorted(_KNOWN))
 
 
 def _chosen(holdings: Holdings, query: Query, study: str | None = None) -> Iterator[Study]:
-    """The studies that can be meant: the others' headers need not be read, or no more than once."""
-    early = {tag: value for tag, value in query.wanted.items() if tag in OUTLINE}
+    """The studies that can be meant: the others' headers need not be read, or no more than once.
+
+    Whatever of `_EARLY` is wanted, they have.
+    """
+    early = {tag: value for tag, value in query.wanted.items() if tag in OUTLINE and tag != "00080060"}
     uids = set(query.wanted.get("0020000D", "").replace("\\", ",").split(",")) - {""}
     if study is not None:
         uids = uids & {study} if uids else {study}
     for one in holdings.studies():
         if uids and one.uid not in uids:
             continue
+        if not one.series and not holdings.whole(one).series:
+            continue  # its results cannot be read, and nothing else of it is here
         if not early or matches(holdings.outline(next(iter(one.series.values())).digest), early):
             yield one
 
 
-def _cut(found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]) -> Found:
+def _cut(
+    holdings: Holdings, found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]
+) -> Found:
+    try:
+        return _page(found, query, returned, more)
+    finally:
+        holdings.remember()
+
+
+def _page(found: Iterator[Elements], query: Query, returned: Iterable[str], more: Iterable[str]) -> Found:
     shown = {*returned, *(set(more) if query.all_fields else query.fields)}
     ordered = sorted(shown)
     limit = MOST if query.limit is None else min(query.limit, MOST)
@@ -197,8 +214,8 @@ def _check(query: Query, known: Collection[str]) -> None:
 
 
 def _study(holdings: Holdings, study: Study, root: str) -> Elements:
-    present = list(study.series.values())
-    modalities = {_modality(holdings.header(item.digest).get("00080060", "{}")) for item in present} - {""}
+    present = list(holdings.whole(study).series.values())
+    modalities = {_modality(holdings.outline(item.digest)) for item in present} - {""}
     return _only(holdings.header(present[0].digest), _STUDY, _STUDY_MORE) | {
         "00080005": _UTF8,
         "00080056": _ONLINE,
@@ -229,9 +246,8 @@ def _instance(holdings: Holdings, held: Held, root: str) -> Elements:
     }
 
 
-@lru_cache(maxsize=256)
-def _modality(element: str) -> str:
-    return str((json.loads(element).get("Value") or [""])[0] or "")
+def _modality(outline: Mapping[str, Element]) -> str:
+    return str((outline.get("00080060", {}).get("Value") or [""])[0] or "")
 
 
 def _only(header: Mapping[str, str], *tags: Collection[str]) -> Elements:

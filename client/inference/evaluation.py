@@ -1,5 +1,10 @@
-"""How a version does on a folder of labelled images: through the same preprocessing and engine as the node."""
+"""How a version does on a folder of labelled images: what the node would read, and what it would refuse by its pixels.
 
+The way is the node's: the same preprocessing, novelty check and engine. The intended use is not asked, for it is about
+headers, and pictures have none.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +15,11 @@ from numpy.typing import NDArray
 
 from client.dicom import decode
 from client.inference.engine import Engine
+from client.inference.scope import Reason, unfamiliar
 from models.bundle import Bundle
 from models.errors import InvalidStudy
 from models.manifest import Row, picture
+from models.novelty import Novelty
 from models.preprocessing import Preprocessing
 from models.stats.intervals import Estimate, auc, proportion
 
@@ -28,6 +35,15 @@ class Problem:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A readable image; `reason` says why the node would not read it."""
+
+    row: Row
+    tensor: NDArray[np.float32]
+    reason: Reason | None
+
+
 def evaluate(
     bundle: Bundle,
     rows: Iterable[Row],
@@ -35,7 +51,7 @@ def evaluate(
     threshold: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score every image and sum up per site.
+    """Score every image, and sum up per site those that the node would read.
 
     Args:
         threshold: the vendor's when None; `score >= threshold` is called abnormal.
@@ -43,18 +59,29 @@ def evaluate(
 
     Returns:
         version, digest, threshold; under `sites`, by name: n, n_positive, sensitivity, specificity and auc (each
-        value, low, high: 95 %, null where a class is missing) and `scores` by file; `problems`: what could not be
-        scored, with its line in the manifest. Every row is in exactly one of the two.
+        value, low, high: 95 %, null where a class is missing), `scores` by file, and `refused`: how many the node would
+        not read, by the code of the reason; they count in no figure. `refused`: each of these with its line in the
+        manifest and the score that nobody would see; `problems`: what could not be scored. Every row is in exactly one
+        of the three.
     """
     cut = bundle.facts.threshold if threshold is None else threshold
     engine, preprocessing = Engine(bundle, threads=threads), Preprocessing(bundle.preprocessing)
     problems: list[Problem] = []
+    refused: list[dict[str, Any]] = []
     scored: dict[str, dict[str, tuple[float, bool]]] = {}
+    counts: dict[str, Counter[str]] = {}
     done = 0
-    for batch in _batches(_prepared(rows, preprocessing, problems)):
-        values = engine.scores(np.stack([tensor for _, tensor in batch]))
-        for (row, _), value in zip(batch, values, strict=True):
-            scored.setdefault(row.site, {})[row.file] = (float(value), row.positive)
+    for batch in _batches(_prepared(rows, preprocessing, bundle.read_novelty(), problems)):
+        values = engine.scores(np.stack([one.tensor for one in batch]))
+        for one, value in zip(batch, values, strict=True):
+            row, found = one.row, scored.setdefault(one.row.site, {})
+            if one.reason is None:
+                found[row.file] = (float(value), row.positive)
+                continue
+            code = str(one.reason.code)
+            counts.setdefault(row.site, Counter())[code] += 1
+            line = {"line": row.line, "site": row.site, "file": row.file, "code": code, "text": one.reason.text}
+            refused.append(line | {"score": float(value)})
         done += len(batch)
         if on_progress is not None:
             on_progress(done)
@@ -62,14 +89,18 @@ def evaluate(
         "version": bundle.facts.label,
         "digest": bundle.digest,
         "threshold": cut,
-        "sites": {site: _summary(found, cut) for site, found in sorted(scored.items())},
+        "sites": {
+            site: _summary(found, cut) | {"refused": dict(counts.get(site, {}))}
+            for site, found in sorted(scored.items())
+        },
+        "refused": refused,
         "problems": [{"line": problem.line, "file": problem.file, "reason": problem.reason} for problem in problems],
     }
 
 
 def _prepared(
-    rows: Iterable[Row], preprocessing: Preprocessing, problems: list[Problem]
-) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    rows: Iterable[Row], preprocessing: Preprocessing, novelty: Novelty | None, problems: list[Problem]
+) -> Iterator[_Prepared]:
     seen: set[tuple[str, str]] = set()
     for row in rows:
         if (row.site, row.file) in seen:
@@ -77,9 +108,11 @@ def _prepared(
             continue
         seen.add((row.site, row.file))
         try:
-            yield row, preprocessing(_pixels(row.path))
+            tensor = preprocessing(_pixels(row.path))
         except InvalidStudy as error:
             problems.append(Problem(row.line, row.file, str(error)))
+            continue
+        yield _Prepared(row, tensor, unfamiliar(novelty, tensor))
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
@@ -88,8 +121,8 @@ def _pixels(path: Path) -> NDArray[np.float32]:
     return decode.read(path).pixels if path.suffix.lower() in (".dcm", ".dicom") else picture(path)
 
 
-def _batches(items: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
+def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
+    batch: list[_Prepared] = []
     for item in items:
         batch.append(item)
         if len(batch) == _BATCH:

@@ -112,7 +112,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
         return None
     depth = slice(int(planes[0]), int(planes[-1]) + 1)
     flat = mask[depth].any(axis=0)
-    rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
+    rows, columns = np.flatnonzero(np.any(flat, axis=1)), np.flatnonzero(np.any(flat, axis=0))
     return depth, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 

@@ -20,11 +20,12 @@ from client.delivery import workflow
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
+from client.results.confidence import Confidence
 from client.results.result import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study, version
+from client.store.tables import delivery, instance, outcome, recall, study, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -157,23 +158,35 @@ def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | No
 
 
 def retry(site: Site, study_uid: str) -> None:
-    """Queue a study again that failed, or was refused before something was mended: its next outcome supersedes.
+    """Queue a study again that failed, was refused before something was mended, or whose unsigned result was recalled:
+    its next outcome supersedes.
 
     Raises:
         NotFound: no such study.
-        Conflict: it is not failed or refused.
+        Conflict: it is none of these.
     """
     with site.database.write() as connection:
         row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
         if row is None:
             raise NotFound("no such study")
-        if row.state not in ("failed", "refused"):
-            raise Conflict(f"the study is {row.state}; only a failed or refused one is retried")
+        if row.state not in ("failed", "refused") and not _recalled(connection, study_uid, row.revision):
+            raise Conflict(f"the study is {row.state}; only a failed, refused or recalled one is retried")
         connection.execute(
             update(study).where(study.c.uid == study_uid).values(state="queued", revision=row.revision + 1, attempts=0)
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)
+
+
+def _recalled(connection: Connection, study_uid: str, revision: int) -> bool:
+    query = (
+        select(recall.c.outcome_id)
+        .join(outcome, outcome.c.id == recall.c.outcome_id)
+        .join(study, study.c.uid == outcome.c.study_uid)
+        .where(study.c.uid == study_uid, study.c.state == "scored", recall.c.action == "withdrawn")
+        .where(outcome.c.revision == revision)
+    )
+    return connection.execute(query).first() is not None
 
 
 def _suspended(connection: Connection, digest: str) -> bool:
@@ -195,6 +208,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "positive": finding.positive,
             "engine": result.engine,
             **_choice(result),
+            **_confidence(finding.confidence),
         }
         facts: dict[str, ledger.Fact] = {
             "version": finding.bundle.digest,
@@ -232,6 +246,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "positive": highest.positive,
         "engine": result.engine,
         **_choice(result),
+        **_confidence(highest.confidence),
         "measurements": {
             "day": day.isoformat() if day else None,
             "series": [_measurements(one) for one in result.outlined],
@@ -251,6 +266,10 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
 def _choice(result: Scored | ScoredVolumes) -> dict[str, str]:
     chosen = result.choice
     return {"stratum": result.stratum} | ({"chosen": chosen.why, "chosen_text": chosen.text} if chosen else {})
+
+
+def _confidence(confidence: Confidence | None) -> dict[str, Any]:
+    return {"confidence": confidence.model_dump(mode="json")} if confidence else {}
 
 
 def _measurements(outlined: Outlined) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from client.inference.choice import Candidate, Choice, Record, choose, stratum_o
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
+from client.results.confidence import Confidence
 from client.results.finding import Finding
+from models.bundle import Bundle
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Preprocessing
@@ -49,6 +51,10 @@ class Scored:
     def best(self) -> Finding:
         return self.finding
 
+    def sure(self, confidence: Confidence | None) -> Scored:
+        """The same, saying how sure it is."""
+        return replace(self, finding=replace(self.finding, confidence=confidence))
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredVolumes:
@@ -65,6 +71,12 @@ class ScoredVolumes:
     def best(self) -> Outlined:
         """The series with the highest score."""
         return max(self.outlined, key=lambda one: (one.positive, one.score))
+
+    def sure(self, confidence: Confidence | None) -> ScoredVolumes:
+        """The same, its best series saying how sure the study's result is."""
+        best = self.best
+        marked = tuple(replace(one, confidence=confidence) if one is best else one for one in self.outlined)
+        return replace(self, outlined=marked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class Pipeline:
         priors: gives what was measured in earlier studies of a patient.
         record: gives what is known of the versions here.
         heat_maps: keep the probabilities of what is outlined, for a map of them.
+        confidence: gives what a version's score means; None where nobody asks.
     """
 
     def __init__(
@@ -119,6 +132,7 @@ class Pipeline:
         priors: Priors = lambda _study, _name: (),
         record: Callable[[], Record] = dict,
         heat_maps: bool = False,
+        confidence: Callable[[Bundle, float], Confidence | None] = lambda _bundle, _score: None,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -127,6 +141,7 @@ class Pipeline:
         self._priors = priors
         self._record = record
         self._heat_maps = heat_maps
+        self._confidence = confidence
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -160,7 +175,10 @@ class Pipeline:
             return Refused((Reason(error.reason, str(error)),), versions[0].bundle.digest)
         except BundleRefused as error:
             return Failed(Reason(error.code, str(error)))
-        return read if isinstance(read, Refused) else replace(read, choice=choice, stratum=stratum)
+        if isinstance(read, Refused):
+            return read
+        sure = read.sure(self._confidence(read.best.bundle, read.best.score))
+        return replace(sure, choice=choice, stratum=stratum)
 
     def _read(self, study: Study, fitting: Fitting, version: Serving) -> Scored | ScoredVolumes | Refused:
         try:

@@ -23,7 +23,9 @@ from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
+from client.results.confidence import Confidence
 from client.store.site import Site
+from client.vigilance.calibration import Calibrations
 from models.errors import BundleRefused, InvalidStudy, NotFound
 from models.preprocessing import Preprocessing
 
@@ -66,6 +68,7 @@ class TriedStudy(BaseModel):
         version_why: why this version.
         score: 0..1, of the highest scoring file.
         threshold: that was applied, 0..1.
+        confidence: what the score means here.
         scored_file: the file whose score it is; of a volume the plane to look at first.
         structures: what was outlined, where the version does that.
     """
@@ -79,6 +82,7 @@ class TriedStudy(BaseModel):
     score: float | None = None
     threshold: float | None = None
     positive: bool | None = None
+    confidence: Confidence | None = None
     scored_file: str | None = None
     structures: list[Structure] = []
     engine: str | None = None
@@ -130,7 +134,14 @@ def try_folder(
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a folder")
     found = _scan(folder)
-    pipeline = Pipeline(found, _Nowhere(), panel, site.config.institution, record=partial(record, site))
+    pipeline = Pipeline(
+        found,
+        _Nowhere(),
+        panel,
+        site.config.institution,
+        record=partial(record, site),
+        confidence=Calibrations(site).confidence,
+    )
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
         study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images))
@@ -219,6 +230,7 @@ def _tried(
                     "score": finding.score,
                     "threshold": finding.threshold,
                     "positive": finding.positive,
+                    "confidence": finding.confidence,
                     "scored_file": scored,
                     "engine": result.engine,
                 }
@@ -230,6 +242,7 @@ def _tried(
                     "score": highest.score,
                     "threshold": highest.threshold,
                     "positive": highest.positive,
+                    "confidence": highest.confidence,
                     "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
                     "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],

@@ -34,6 +34,7 @@ from client.lean import without_mlflow
 from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
+from client.vigilance.calibration import Calibrations
 from models.errors import BundleRefused
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ def run(site: Site) -> None:
             partial(earlier, site),
             panel.record,
             heat_maps=site.config.results.heat_maps,
+            confidence=Calibrations(site).confidence,
         )
         sender = Sender(site)
         sender.start()

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from client.results.confidence import Confidence
 from client.results.result import Predecessor
 from models.bundle import Bundle
 
@@ -27,6 +28,7 @@ class Finding:
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        confidence: what the score means; None where nobody asked.
     """
 
     source: Dataset
@@ -41,3 +43,4 @@ class Finding:
     institution: str
     created_at: float
     predecessor: Predecessor | None = None
+    confidence: Confidence | None = None

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from client.dicom.series import Stack
 from client.inference.measure import Growth, Measured
+from client.results.confidence import Confidence
 from client.results.result import Predecessor
 from models.bundle import Bundle
 from models.segmentation import Label
@@ -35,6 +36,7 @@ class Outlined:
             them.
         partial: another series of the study fits and could not be read.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        confidence: what the study's score means; on its best series alone.
     """
 
     stack: Stack
@@ -51,6 +53,7 @@ class Outlined:
     chances: NDArray[np.uint8] | None = None
     partial: bool = False
     predecessor: Predecessor | None = None
+    confidence: Confidence | None = None
 
     @property
     def positive(self) -> bool:

@@ -32,6 +32,7 @@ from client.dicom.identity import MANUFACTURER
 from client.results import heatmap
 from client.results.attributes import encode, evidence, put, to_part10
 from client.results.capture import secondary_capture
+from client.results.confidence import Confidence
 from client.results.finding import Finding
 from client.results.header import UNVERIFIED
 from client.results.parametric_map import activation_map, lies
@@ -42,6 +43,8 @@ from client.results.report import (
     algorithm,
     coded,
     observed_by,
+    prediction_set,
+    probability,
     report_header,
     visual_explanation,
 )
@@ -101,8 +104,10 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
             finding.threshold,
             finding.positive,
             mapped,
+            finding.confidence.model_copy(update={"probability": _LIKELY}) if finding.confidence else None,
         )
     )
+    likely = finding.confidence.probability if finding.confidence else None
     for placeholder, element in (
         (_TRACKING, _short(0x0040A124, "UI", uid_of(finding, "tracking"))),
         (_IMAGE, _short(0x00081155, "UI", image[1])),
@@ -111,6 +116,14 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
         (_MAP, _short(0x00081155, "UI", uid_of(finding, "pm"))),
         (_SCORE, _short(0x0040A30A, "DS", f"{finding.score:.6f}")),
         (_SCORE_FLOAT, _short(0x0040A161, "FD", struct.pack("<d", finding.score))),
+        *(
+            (
+                (_PROBABILITY, _short(0x0040A30A, "DS", f"{likely:.6f}")),
+                (_PROBABILITY_FLOAT, _short(0x0040A161, "FD", struct.pack("<d", likely))),
+            )
+            if likely is not None
+            else ()
+        ),
     ):
         content = content.replace(placeholder, element)
     # the content tree has the highest tag of the document, so it may simply follow the header
@@ -131,6 +144,7 @@ class _Constant:
     threshold: float
     positive: bool
     mapped: bool
+    confidence: Confidence | None
 
 
 def _short(tag: int, vr: str, value: str | bytes) -> bytes:
@@ -148,6 +162,9 @@ _PICTURE: Final = _short(0x00081155, "UI", "2.25.20002")
 _MAP: Final = _short(0x00081155, "UI", "2.25.20004")  # where there is one
 _SCORE: Final = _short(0x0040A30A, "DS", "0.123456789")
 _SCORE_FLOAT: Final = _short(0x0040A161, "FD", struct.pack("<d", 0.123456789))
+_LIKELY: Final = 0.987654321
+_PROBABILITY: Final = _short(0x0040A30A, "DS", f"{_LIKELY}")
+_PROBABILITY_FLOAT: Final = _short(0x0040A161, "FD", struct.pack("<d", _LIKELY))
 
 
 @lru_cache(maxsize=16)
@@ -168,7 +185,12 @@ def _content(constant: _Constant) -> bytes:
         tracking_identifier=TrackingIdentifier(uid="2.25.30003", identifier=f"AI: {constant.finding.meaning}"),
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
         algorithm_id=algorithm(
-            constant.title, constant.number, constant.threshold, constant.digest, certified=constant.certified
+            constant.title,
+            constant.number,
+            constant.threshold,
+            constant.digest,
+            certified=constant.certified,
+            confidence=constant.confidence,
         ),
         measurements=[
             Measurement(name=CodedConcept("SCORE", SCHEME, "AI score"), value=0.123456789, unit=number),
@@ -177,10 +199,12 @@ def _content(constant: _Constant) -> bytes:
                 value=round(constant.threshold, 6),
                 unit=number,
             ),
+            *probability(constant.confidence),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
             QualitativeEvaluation(name=coded(constant.finding), value=coded(call)),
+            *prediction_set(constant.confidence),
         ],
     )
     pictures: list[tuple[UID, str]] = [(SecondaryCaptureImageStorage, "2.25.20002")]
@@ -207,7 +231,8 @@ def _content(constant: _Constant) -> bytes:
     tree["ContentSequence"] = document["ContentSequence"]
     encoded = encode(tree)
     maps = (_MAP,) if constant.mapped else ()
-    for placeholder in (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, *maps, _SCORE, _SCORE_FLOAT):
+    likely = (_PROBABILITY, _PROBABILITY_FLOAT) if probability(constant.confidence) else ()
+    for placeholder in (_TRACKING, _IMAGE, _IMAGE_CLASS, _PICTURE, *maps, _SCORE, _SCORE_FLOAT, *likely):
         if encoded.count(placeholder) != 1:
             raise RuntimeError("this release of highdicom encodes the report's content in another way")
     return encoded

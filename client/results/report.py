@@ -7,8 +7,10 @@ from highdicom.sr import (
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
     ImageContentItem,
+    Measurement,
     ObservationContext,
     ObserverContext,
+    QualitativeEvaluation,
 )
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -16,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, Comprehensive3DSRStorage
 
 from client.results.attributes import concept, evidence, put
+from client.results.confidence import Confidence
 from client.results.header import shell
 from client.results.result import Computed
 from models.coding import Coding
@@ -57,7 +60,34 @@ def observed_by(device_uid: str, title: str, number: int, vendor: str) -> Observ
     return ObservationContext(observer_device_context=context)
 
 
-def algorithm(title: str, number: int, threshold: float, digest: str, *, certified: bool) -> AlgorithmIdentification:
+def probability(confidence: Confidence | None) -> list[Measurement]:
+    """The calibrated probability of the finding, where there is a calibration."""
+    if confidence is None or confidence.source == "none" or confidence.probability is None:
+        return []
+    unit = CodedConcept("{0:1}", "UCUM", "0 to 1")
+    return [Measurement(name=codes.DCM.Probability, value=confidence.probability, unit=unit)]
+
+
+def prediction_set(confidence: Confidence | None) -> list[QualitativeEvaluation]:
+    """The answers that are not ruled out: present, absent, indeterminate where both or none is left."""
+    if confidence is None or confidence.level is None:
+        return []
+    name = CodedConcept("PREDICTION_SET", SCHEME, f"Prediction set at {100 * confidence.level:g} %")
+    match confidence.answers:
+        case ("positive",):
+            value = coded(PRESENT)
+        case ("negative",):
+            value = coded(ABSENT)
+        case ():
+            value = CodedConcept("NEITHER", SCHEME, "Indeterminate: unlike cases of either kind")
+        case _:
+            value = codes.SCT.Indeterminate
+    return [QualitativeEvaluation(name=name, value=value)]
+
+
+def algorithm(
+    title: str, number: int, threshold: float, digest: str, *, certified: bool, confidence: Confidence | None = None
+) -> AlgorithmIdentification:
     """Who computed it, and with what (TID 4019)."""
     return AlgorithmIdentification(
         name=title,
@@ -66,6 +96,7 @@ def algorithm(title: str, number: int, threshold: float, digest: str, *, certifi
             f"threshold={threshold:.6f}",
             f"digest={digest}",
             f"certified={'yes' if certified else 'no, for research'}",
+            *([f"calibration={confidence.source}: {confidence.basis}"] if confidence else []),
         ],
     )
 

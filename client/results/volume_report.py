@@ -39,6 +39,8 @@ from client.results.report import (
     algorithm,
     coded,
     observed_by,
+    prediction_set,
+    probability,
     report_header,
     visual_explanation,
 )
@@ -106,7 +108,14 @@ def _procedure(modality: str) -> CodedConcept:
 
 def _by(outlined: Outlined) -> Any:
     facts = outlined.bundle.facts
-    return algorithm(facts.title, facts.number, outlined.threshold, outlined.bundle.digest, certified=facts.certified)
+    return algorithm(
+        facts.title,
+        facts.number,
+        outlined.threshold,
+        outlined.bundle.digest,
+        certified=facts.certified,
+        confidence=outlined.confidence,
+    )
 
 
 _SUMMARIES: Final = {
@@ -134,11 +143,13 @@ def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitative
                 name=CodedConcept("SCORE", SCHEME, "AI score"),
                 value=round(outlined.score, 6),
                 unit=CodedConcept("{0:1}", "UCUM", "0 to 1"),
-            )
+            ),
+            *probability(outlined.confidence),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
             *([QualitativeEvaluation(name=coded(facts.finding), value=answer)] if answers else []),
+            *prediction_set(outlined.confidence),
         ],
     )
     pictures: dict[Kind, UID] = {"sc": SecondaryCaptureImageStorage}

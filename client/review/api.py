@@ -21,7 +21,8 @@ from client.arrival.intake import Intake
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
 from client.inference.outcomes import retry
-from client.review import deadletters, objections, pages, worklist
+from client.results.confidence import Confidence
+from client.review import deadletters, missed, objections, pages, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
@@ -73,7 +74,7 @@ class VerdictOut(_Model):
 
 
 class ResultOut(_Model):
-    """A scored study's present result; `positive` is score against threshold."""
+    """A scored study's present result; `positive` is score against threshold, `confidence` what the score means."""
 
     score: float
     threshold: float
@@ -84,6 +85,7 @@ class ResultOut(_Model):
     chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
+    confidence: Confidence | None
     at: float
 
 
@@ -193,6 +195,18 @@ class DeliveryOut(_Model):
     sent_at: float | None
 
 
+class MissedOut(_Model):
+    """A study that a version could have read and did not; `again`: it can be retried."""
+
+    uid: str
+    accession: str
+    patient_id: str
+    why: missed.Why
+    reasons: list[ReasonOut]
+    since: float
+    again: bool
+
+
 class OverrideIn(_Model):
     """Why a quarantined object is sent as it is."""
 
@@ -270,9 +284,26 @@ def give_verdict(site: ThisSite, reader: ThisReader, uid: str, body: VerdictIn) 
 
 @routes.post("/studies/{uid}/retry", status_code=204)
 def retry_study(site: ThisSite, reader: ThisReader, uid: str) -> None:
-    """Try a failed study again."""
+    """Read a study again that failed, was refused, or whose result was recalled."""
     reader.require(Role.IT, Role.OPERATOR)
     retry(site, uid)
+
+
+@routes.get("/missed")
+def missed_studies(site: ThisSite) -> list[MissedOut]:
+    """Studies that a version could have read and did not, the newest first; nothing outside every intended use."""
+    return [
+        MissedOut(
+            uid=one.uid,
+            accession=one.accession,
+            patient_id=one.patient_id,
+            why=one.why,
+            reasons=[ReasonOut(code=code, text=text) for code, text in one.reasons],
+            since=one.since,
+            again=one.again,
+        )
+        for one in missed.listed(site)
+    ]
 
 
 @routes.get("/errors")
@@ -425,6 +456,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             chosen=result.chosen,
             structures=result.structures,
             unread=result.unread,
+            confidence=result.confidence,
             at=result.at,
         ),
         "verified_by": line.verified_by,

@@ -17,7 +17,8 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from client.review import deadletters, worklist
+from client.inference.outcomes import retry
+from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
@@ -182,6 +183,38 @@ def act_on_delivery(
     else:
         deadletters.resend(site, uid)
     return RedirectResponse("/deliveries", 303)
+
+
+@router.get("/missed")
+def missed_page(request: Request, site: ThisSite, reader: ThisReader) -> Response:
+    """Studies that a version could have read and did not."""
+    found = missed.listed(site)
+    return _page(
+        request,
+        "missed.html",
+        reader=reader,
+        missed=found,
+        counts=missed.counts(found),
+        again=sum(one.again for one in found),
+        may_act=reader.role in (Role.IT, Role.OPERATOR),
+        csrf=_csrf(request),
+    )
+
+
+@router.post("/missed/{uid}")
+def read_missed(
+    request: Request, site: ThisSite, reader: ThisReader, uid: str, csrf: Annotated[str, Form()]
+) -> Response:
+    """Put one of them, or all, into the queue again."""
+    _same_origin(request)
+    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
+        raise NotAllowed("the form is not from this session: open the page again")
+    reader.require(Role.IT, Role.OPERATOR)
+    if uid == "all":
+        missed.read_again(site)
+    else:
+        retry(site, uid)
+    return RedirectResponse("/missed", 303)
 
 
 @router.get("/studies/{uid}/heatmap.png")

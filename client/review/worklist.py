@@ -6,6 +6,7 @@ while any reader's last word on it is a rejection, else `verified`; what has no 
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +20,12 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, literal, li
 from client.arrival import priors
 from client.dicom import decode
 from client.results import heatmap
+from client.results.confidence import Confidence
 from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, outcome, patient, prior, prior_search, study, verdict, version
+from client.store.tables import delivery, instance, outcome, patient, prior, prior_search, study, verdict, version
 from models.bundle import Facts
 from models.errors import InvalidStudy, NotFound
 
@@ -39,7 +41,8 @@ class Result:
     Attributes:
         chosen: why this version read it.
         structures: what was outlined, a sentence each, with its measures and its growth.
-        unread: why a part of the study was not read; then no finding is no all-clear.
+        unread: why a part of the study was not read, or was not there; then no finding is no all-clear.
+        confidence: what the score meant when the study was read; None of results of an earlier release.
     """
 
     outcome_id: int
@@ -54,6 +57,7 @@ class Result:
     chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
+    confidence: Confidence | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +264,11 @@ def _lines() -> Select[Any]:
             study.c.revision,
             study.c.received_at,
             study.c.state,
+            study.c.missing,
+            select(func.count())
+            .where(instance.c.study_uid == study.c.uid, ~instance.c.conflicting)
+            .scalar_subquery()
+            .label("images"),
             _status().label("status"),
             patient.c.patient_id,
             patient.c.issuer,
@@ -273,6 +282,7 @@ def _lines() -> Select[Any]:
             outcome.c.engine,
             outcome.c.chosen_text,
             outcome.c.measurements,
+            outcome.c.confidence,
             outcome.c.created_at,
             version.c.name,
             version.c.number,
@@ -310,7 +320,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.created_at,
                 row.chosen_text,
                 _structures(row.measurements),
-                tuple(reason["text"] for reason in row.reasons),
+                (*_absent(row), *(reason["text"] for reason in row.reasons)),
+                Confidence.model_validate(row.confidence) if row.confidence else None,
             )
         lines.append(
             Line(
@@ -329,6 +340,12 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
             )
         )
     return lines
+
+
+def _absent(row: Any) -> Iterator[str]:
+    """What was announced and not waited for any longer."""
+    if row.missing:
+        yield f"{row.images + row.missing} images were expected, {row.images} came"
 
 
 def _structures(measurements: dict[str, Any] | None) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class Database:
             connection.rollback()
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision; safe to call when it is there already."""
+        """Bring the schema to the newest revision in one transaction; safe to call again, also after a kill."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         configuration = Config()
@@ -64,7 +64,6 @@ class Database:
         with _MIGRATING, self._engine.connect() as connection:
             configuration.attributes["connection"] = connection
             command.upgrade(configuration, "head")
-            connection.commit()
 
     def check(self) -> None:
         """Refuse to work on a schema of another release.

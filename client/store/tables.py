@@ -55,6 +55,7 @@ study = Table(
     Column("touched_at", Float, nullable=False, doc="last instance durable"),
     Column("completed_at", Float, nullable=True, doc="when it was called complete last"),
     Column("completed_by", String(16), nullable=False, server_default="", doc="see client.arrival.completeness.Basis"),
+    Column("missing", Integer, nullable=False, server_default="0", doc="images expected that were not here by then"),
     CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed', 'prior')", name="state"),
     Index(None, "state", "touched_at"),
 )
@@ -143,6 +144,7 @@ outcome = Table(
     Column("chosen", String, nullable=False, default="", doc="why this version of those that fit: only | stratum | …"),
     Column("chosen_text", String, nullable=False, default=""),
     Column("measurements", JSON, nullable=True, doc="day of the study, and per series what was measured"),
+    Column("confidence", JSON, nullable=True, doc="see client.inference.confidence; as it was known then"),
     Column("created_at", Float, nullable=False),
     CheckConstraint("kind in ('scored', 'refused', 'failed')", name="kind"),
     UniqueConstraint("study_uid", "revision"),

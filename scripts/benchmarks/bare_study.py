@@ -7,7 +7,8 @@ from pathlib import Path
 
 from client.dicom import decode
 from client.inference.engine import Engine
-from client.results import results
+from client.results import radiograph
+from client.results.finding import Finding
 from models.bundle import verify
 from models.preprocessing import Preprocessing
 from models.signing import load_trust
@@ -20,13 +21,13 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     for line in sys.stdin:
         began = time.perf_counter()
-        radiograph = decode.read(Path(line.strip()))
-        answer = engine.run(preprocessing(radiograph.pixels))
-        finding = results.Finding(
-            source=radiograph.header,
+        image = decode.read(Path(line.strip()))
+        answer = engine.run(preprocessing(image.pixels))
+        finding = Finding(
+            source=image.header,
             input_digest="0" * 64,
             revision=1,
-            pixels=radiograph.pixels,
+            pixels=image.pixels,
             score=answer.score,
             threshold=bundle.facts.threshold,
             positive=answer.score >= bundle.facts.threshold,
@@ -35,7 +36,7 @@ def main() -> None:
             institution="Hospital",
             created_at=time.time(),
         )
-        for item in results.make(finding):
+        for item in radiograph.make(finding):
             (target / f"{item.sop_uid}.dcm").write_bytes(item.content)
         print(json.dumps({"ms": 1000 * (time.perf_counter() - began)}), flush=True)
 

@@ -20,7 +20,8 @@ from pynetdicom import _config as pynetdicom_config
 
 from client.delivery.carrier import RESULT_CLASSES
 from client.dicom.requestor import associate
-from client.results import results
+from client.results import radiograph
+from client.results.finding import Finding
 from models.bundle import Bundle, verify
 from models.children import follow_parent
 from models.networks import with_activation_map
@@ -61,17 +62,17 @@ class App:
             logit, cam = self._network(torch.as_tensor(image)[None])
             score = float(torch.sigmoid(logit)[0, 0])
         finding = self._finding(source, pixels, score, cam[0].numpy())
-        for item in results.make(finding):
+        for item in radiograph.make(finding):
             if self._association.send_c_store(item.dataset).get("Status") != 0x0000:
                 raise RuntimeError("the PACS did not store a result")
 
     def _finding(
         self, source: pydicom.Dataset, pixels: NDArray[np.float32], score: float, cam: NDArray[np.float32]
-    ) -> results.Finding:
+    ) -> Finding:
         del source.PixelData
         threshold = self._bundle.facts.threshold
         digest = f"{abs(hash(str(source.SOPInstanceUID))):064x}"
-        return results.Finding(
+        return Finding(
             source=source,
             input_digest=digest,
             revision=1,

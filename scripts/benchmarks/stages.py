@@ -115,7 +115,7 @@ def walk(
 
     def make(result: Any) -> Any:
         with watch.step("make the objects"):
-            return objects(result)
+            return objects(result, config.results)
 
     try:
         for number in range(-5, count):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from client.results.confidence import Confidence
 from client.review import readers
 from client.review.verdict import history
 from client.store.site import Site
@@ -89,3 +90,36 @@ def test_a_correction_without_a_reason_is_not_sent(page: Any, site: Site, scored
     assert page.url.endswith(uid)
     with site.database.read() as connection:
         assert history(connection, uid) == []
+
+
+def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(page: Any, site: Site, scored: Scored) -> None:
+    known = {"source": "site", "level": 0.9, "positives": 34, "negatives": 51}
+    clear = Confidence(probability=0.87, answers=("positive",), **known)
+    torn = Confidence(probability=0.46, answers=("positive", "negative"), **known)
+    none = Confidence(source="none", positives=3, negatives=40)
+    scored(score=0.93, objects=True, accession="A-CLEAR", confidence=clear)
+    uid = scored(score=0.61, objects=True, accession="A-TORN", confidence=torn, missing=2)
+    new = scored(score=0.58, objects=True, accession="A-NEW", confidence=none)
+    page.goto("/")
+    page.fill("#token", readers.add(site, "Ada Lovelace", "clinician"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tbody tr")
+    picture(page, "confidence-worklist")
+    rows = [page.locator("tbody tr").nth(number).inner_text().lower() for number in range(3)]
+    assert "87 %" in rows[0]
+    assert "uncertain" not in rows[0]
+    assert "46 %" in rows[1]
+    assert "uncertain" in rows[1]
+    assert "incomplete" in rows[1]
+    assert "%" not in rows[2]
+    page.goto(f"/studies/{uid}")
+    said = page.locator("aside").inner_text()
+    picture(page, "confidence-study")
+    assert "uncertain: positive or negative" in said
+    assert "34 positive and 51 negative validated patients of this hospital" in said
+    assert "40 % of them have the finding: where it is rarer, it is less likely than said" in said
+    assert "2 images were expected, 0 came" in said
+    page.goto(f"/studies/{new}")
+    picture(page, "confidence-none")
+    assert "No calibration yet: 3 positive and 40 negative patients" in page.locator("aside").inner_text()
+    assert page.complaints == []

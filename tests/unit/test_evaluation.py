@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -18,7 +19,7 @@ from client.dicom import decode
 from client.inference.engine import Engine
 from client.inference.evaluation import evaluate
 from client.store.archive import Archive
-from models.bundle import verify
+from models.bundle import Bundle, verify
 from models.errors import ConfigurationError
 from models.manifest import read
 from models.preprocessing import Preprocessing
@@ -72,6 +73,35 @@ def test_scores_are_those_of_the_nodes_path_for_pictures_and_dicom(
     tensor = Preprocessing(bundle.preprocessing)(decode.read(kept.path(digest)).pixels)
     assert report["sites"]["there"]["scores"]["image.dcm"] == pytest.approx(Engine(bundle).run(tensor).score, abs=1e-6)
     assert report["sites"]["there"]["auc"] is None
+
+
+def test_what_the_node_would_refuse_by_its_pixels_counts_in_no_figure(
+    bundle_folder: Path,
+    bundles: ModuleType,
+    vendor_key: Ed25519PrivateKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnlyDark:
+        """Refuses what is brighter than a limit, as the node's own check would what is unlike the cohort."""
+
+        limit = 0.5
+
+        def distance(self, tensor: NDArray[np.float32]) -> float:
+            return float(tensor.mean())
+
+    bundle = verify(bundle_folder, {bundles.SIGNER: vendor_key.public_key()})
+    manifest = _manifest(tmp_path, _pictures(tmp_path, 8))
+    whole = evaluate(bundle, read(manifest))
+    monkeypatch.setattr(Bundle, "read_novelty", lambda _self: OnlyDark())
+    report = evaluate(bundle, read(manifest))
+    here, all_ = report["sites"]["here"], whole["sites"]["here"]
+    assert (all_["refused"], whole["refused"]) == ({}, [])
+    assert 0 < here["n"] < all_["n"] == 8
+    assert here["refused"] == {"novel-image": 8 - here["n"]}
+    assert {line["file"] for line in report["refused"]} == all_["scores"].keys() - here["scores"].keys()
+    assert all(line["score"] == pytest.approx(all_["scores"][line["file"]]) for line in report["refused"])
+    assert here["n_positive"] == sum(int(file[0]) >= 4 for file in here["scores"])
 
 
 def test_a_missing_file_a_text_and_a_repeated_row_are_named_and_lose_nothing(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -16,8 +17,9 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
-from client.results import heatmap
+from client.results import conformity, heatmap
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.results.confidence import Confidence
 from client.results.finding import Finding
 from client.results.radiograph import make
 from client.results.result import Predecessor, ResultObject
@@ -64,6 +66,57 @@ def amended(first: ResultObject, picture: ResultObject, opinion: Opinion) -> lis
         (str(item.dataset.SOPClassUID), item.sop_uid, str(item.dataset.SeriesInstanceUID)) for item in (first, picture)
     ]
     return [verify(first.content, opinion), withdraw(first.content, objects, SAFETY, opinion)]
+
+
+def read_back(made: ResultObject) -> tuple[dict[str, float], dict[str, str], list[str]]:
+    """Measurements and evaluations by code, and the algorithm's parameters."""
+    document = hd.sr.srread(io.BytesIO(made.content))
+    assert isinstance(document, hd.sr.Comprehensive3DSR)
+    [group] = document.content.get_image_measurement_groups()
+    values = {measurement.name.value: measurement.value for measurement in group.get_measurements()}
+    said = {item.name.value: item.value.value for item in group.get_qualitative_evaluations()}
+    parameters = [
+        str(item.TextValue)
+        for item in group[0].ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "111002"
+    ]
+    return values, said, parameters
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        (("positive",), "52101004"),
+        (("negative",), "2667000"),
+        (("positive", "negative"), "82334004"),
+        ((), "NEITHER"),
+    ],
+)
+def test_the_report_says_how_sure_it_is(finding: Make, answers: tuple[Any, ...], code: str) -> None:
+    sure = Confidence(source="site", probability=0.7413, answers=answers, level=0.9, positives=31, negatives=52)
+    made = by_kind(make(replace(finding(), confidence=sure)))["sr"]
+    values, said, parameters = read_back(made)
+    assert values == {"SCORE": pytest.approx(0.8312), "THRESHOLD": 0.5, "122157": pytest.approx(0.7413)}
+    assert said["PREDICTION_SET"] == code
+    assert f"calibration=site: {sure.basis}" in parameters
+    assert conformity.examine(made.content).problems == ()
+
+
+def test_a_report_without_a_calibration_says_that_there_is_none(finding: Make) -> None:
+    none = Confidence(source="none", positives=3, negatives=40)
+    made = by_kind(make(replace(finding(), confidence=none)))["sr"]
+    values, said, parameters = read_back(made)
+    assert set(values) == {"SCORE", "THRESHOLD"}
+    assert set(said) == {"111017", "R-42061"}
+    assert any(parameter.startswith("calibration=none: No calibration yet: 3 positive") for parameter in parameters)
+    assert conformity.examine(made.content).problems == ()
+
+
+@pytest.mark.peers("dciodvfy")
+def test_a_report_with_confidence_passes_dciodvfy(finding: Make, tmp_path: Path) -> None:
+    sure = Confidence(source="vendor", probability=0.1, answers=("negative",), level=0.9, positives=31, negatives=52)
+    made = by_kind(make(replace(finding(score=0.2), confidence=sure)))["sr"]
+    assert "Error" not in dciodvfy(made.content, tmp_path)
 
 
 def test_the_report_is_read_back_by_highdicom(finding: Make) -> None:

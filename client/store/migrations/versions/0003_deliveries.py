@@ -15,8 +15,6 @@ _DELIVERY = "state in ('pending', 'sent', 'committed', 'failed', 'quarantined', 
 
 
 def upgrade() -> None:
-    # SQLite alters a table by making it anew; what refers to the old one must not stop it from being dropped
-    op.execute("PRAGMA foreign_keys=OFF")
     with op.batch_alter_table("study") as table:
         table.drop_constraint(op.f("ck_study_state"), type_="check")
         table.create_check_constraint(op.f("ck_study_state"), _STUDY)
@@ -73,11 +71,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("outcome_id", name=op.f("pk_recall")),
     )
     op.create_index(op.f("ix_recall_version_digest"), "recall", ["version_digest"])
-    op.execute("PRAGMA foreign_keys=ON")
 
 
 def downgrade() -> None:
-    op.execute("PRAGMA foreign_keys=OFF")
     for table in ("recall", "prior", "prior_search", "commitment"):
         op.drop_table(table)
     op.execute("DELETE FROM delivery WHERE state IN ('quarantined', 'dropped')")
@@ -93,4 +89,3 @@ def downgrade() -> None:
     with op.batch_alter_table("study") as table:
         table.drop_constraint(op.f("ck_study_state"), type_="check")
         table.create_check_constraint(op.f("ck_study_state"), _STUDY_BEFORE)
-    op.execute("PRAGMA foreign_keys=ON")

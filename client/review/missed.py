@@ -1,0 +1,156 @@
+"""Studies that a version could have read and did not: the loss of chance list. Derived, never kept: it cannot go stale.
+
+Outside every intended use is no loss: nobody could have read it. Listed is what failed, what was refused because a file
+or the node was not in order, what waits too long, whose result was recalled, and what was announced and never came. A
+study leaves the list when it is read.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from sqlalchemy import Connection, and_, case, exists, func, or_, select
+
+from client.inference.outcomes import retry
+from client.inference.scope import Code
+from client.review.recall import withdrawn_by_recall
+from client.store.site import Site
+from client.store.tables import announcement, outcome, patient, study
+from models.errors import Conflict
+
+Why = Literal["failed", "refused", "recalled", "waiting", "never_came"]
+WHYS: Final[tuple[str, ...]] = get_args(Why)
+_WAITING_SECONDS: Final = 600.0  # longer than any study takes; then nobody reads, or nobody calls it complete
+_OUT_OF_USE: Final = frozenset(str(code) for code in Code) - {str(Code.SERIES_MISSING)}
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """One study that nobody was told anything of.
+
+    Attributes:
+        reasons: (code, text).
+        since: when it was to be read, seconds since the epoch.
+        again: it can be put into the queue again.
+    """
+
+    uid: str
+    accession: str
+    patient_id: str
+    why: Why
+    reasons: tuple[tuple[str, str], ...]
+    since: float
+    again: bool
+
+
+def listed(site: Site) -> list[Missed]:
+    """All of them, the newest first."""
+    now = time.time()
+    with site.database.read() as connection:
+        found = [*_here(connection, now), *_never_came(connection, now)]
+    return sorted(found, key=lambda one: (-one.since, one.uid))
+
+
+def counts(found: Sequence[Missed]) -> dict[str, int]:
+    """How many for each reason."""
+    return {why: sum(one.why == why for one in found) for why in WHYS}
+
+
+def read_again(site: Site) -> int:
+    """Queue all that can be; how many that were. What is still not in order comes back to the list."""
+    done = 0
+    for one in listed(site):
+        if one.again:
+            try:
+                retry(site, one.uid)
+            except Conflict:  # an image came meanwhile, and it is read anyway
+                continue
+            done += 1
+    return done
+
+
+def _here(connection: Connection, now: float) -> list[Missed]:
+    why = case(
+        (study.c.state.in_(("failed", "refused")), study.c.state),
+        (study.c.state == "scored", "recalled"),
+        else_="waiting",
+    )
+    since = case((study.c.state == "queued", func.coalesce(study.c.completed_at, study.c.touched_at)))
+    query = (
+        select(
+            study.c.uid,
+            study.c.accession,
+            study.c.state,
+            patient.c.patient_id,
+            outcome.c.reasons,
+            why.label("why"),
+            func.coalesce(since, outcome.c.created_at, study.c.touched_at).label("since"),
+        )
+        .select_from(study)
+        .outerjoin(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+        .outerjoin(patient, patient.c.key == study.c.patient_key)
+        .where(
+            or_(
+                study.c.state.in_(("failed", "refused")),
+                and_(study.c.state == "scored", withdrawn_by_recall()),
+                and_(
+                    study.c.state.in_(("queued", "receiving")),
+                    func.coalesce(since, study.c.touched_at) < now - _WAITING_SECONDS,
+                ),
+            )
+        )
+    )
+    return [
+        Missed(
+            row.uid,
+            row.accession,
+            row.patient_id or "",
+            row.why,
+            _reasons(row),
+            row.since,
+            row.why != "waiting",
+        )
+        for row in connection.execute(query)
+        if row.why != "refused" or _could_have(row.reasons or ())
+    ]
+
+
+def _could_have(reasons: Sequence[dict[str, Any]]) -> bool:
+    """Whether nothing but the state of files or node was against it; any clause of an intended use is a refusal."""
+    return _OUT_OF_USE.isdisjoint(reason["code"] for reason in reasons)
+
+
+def _reasons(row: Any) -> tuple[tuple[str, str], ...]:
+    if row.why == "recalled":
+        return (("recalled", "the version that read it was recalled, and nobody has signed its result"),)
+    if row.why == "waiting":
+        text = "nobody reads the queue" if row.state == "queued" else "it was never called complete"
+        return (("waiting", f"{text}: is the node running?"),)
+    return tuple((reason["code"], reason["text"]) for reason in row.reasons or ())
+
+
+def _never_came(connection: Connection, now: float) -> list[Missed]:
+    """What a procedure step or an availability notification named, and of which no image is here."""
+    query = (
+        select(announcement.c.study_uid, announcement.c.instances, func.max(announcement.c.changed_at).label("since"))
+        .where(
+            announcement.c.state == "completed",
+            announcement.c.changed_at < now - _WAITING_SECONDS,
+            ~exists().where(study.c.uid == announcement.c.study_uid, study.c.state != "prior"),
+        )
+        .group_by(announcement.c.study_uid)
+    )
+    return [
+        Missed(
+            row.study_uid,
+            "",
+            "",
+            "never_came",
+            (("never-came", f"{len(row.instances)} images were announced and none came: send them again"),),
+            row.since,
+            again=False,
+        )
+        for row in connection.execute(query)
+        if row.instances
+    ]

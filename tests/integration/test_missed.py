@@ -1,0 +1,167 @@
+"""The loss of chance list: after every kind of fault, each study that could have been read and was not is on it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from sqlalchemy import func, insert, select
+from typer.testing import CliRunner
+
+from client.arrival.completeness import Bounds
+from client.arrival.gateway import Gateway
+from client.arrival.receive import Receiving
+from client.inference import outcomes
+from client.review import missed, readers, verdict
+from client.review.recall import take_back
+from client.review.verdict import Answer, Decision, TruthTier
+from client.store import versions
+from client.store.site import Site
+from client.store.tables import announcement, outcome, study
+from models.errors import Conflict
+from scripts.site_commands import app
+
+pytestmark = pytest.mark.integration
+Scored = Callable[..., str]
+
+
+def send(port: int, image: Dataset) -> str:
+    entity = AE("MODALITY")
+    entity.add_requested_context(image.SOPClassUID, ExplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", port)
+    assert association.is_established
+    assert association.send_c_store(image).Status == 0
+    association.release()
+    return str(image.StudyInstanceUID)
+
+
+def why(site: Site) -> dict[str, str]:
+    return {one.uid: one.why for one in missed.listed(site)}
+
+
+def test_after_faults_the_list_is_complete_and_what_was_mended_leaves_it(
+    site: Site, run_node: Callable[..., Any], radiograph: Callable[..., Dataset], eventually: Callable[..., Any]
+) -> None:
+    node = run_node(site)
+
+    def read(image: Dataset, kind: str) -> str:
+        uid = send(node.dicom_port, image)
+        query = select(outcome.c.kind).where(outcome.c.study_uid == uid)
+
+        def concluded() -> Any:
+            with site.database.read() as connection:
+                return connection.execute(query).scalar()
+
+        assert eventually(concluded) == kind
+        return uid
+
+    read(radiograph(), "scored")
+    read(radiograph(BodyPartExamined="HAND", ViewPosition="LL"), "refused")  # out of use: no loss of chance
+    half = radiograph()
+    half.PixelData = half.PixelData[: len(half.PixelData) // 2]
+    broken = read(half, "refused")
+    held = versions.retire(site, "brightness")
+    nobody = read(radiograph(), "refused")
+    network = site.versions / held.digest / "models" / "model.onnx"
+    whole = network.read_bytes()
+    network.write_bytes(whole[:-1])
+    versions.adopt(site, held.digest)
+    for worker in psutil.Process(node.pid).children():
+        worker.kill()  # it is replaced; what fails is the version
+    altered = read(radiograph(), "failed")
+
+    assert why(site) == {broken: "refused", nobody: "refused", altered: "failed"}
+    token = readers.add(site, "IT", "it")
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{node.api_port}", headers={"Authorization": f"Bearer {token}"}
+    ) as http:
+        told = {one["uid"]: one for one in http.get("/api/missed").json()}
+        assert told[nobody]["reasons"] == [{"code": "no-version", "text": "no model version is adopted here"}]
+        assert told[broken]["reasons"][0]["code"] == "truncated"
+        assert told[broken]["again"]
+        network.write_bytes(whole)
+        assert http.post(f"/api/studies/{nobody}/retry").status_code == 204
+    eventually(lambda: nobody not in why(site))
+    shown = CliRunner().invoke(app, ["missed", "--folder", str(site.folder), "--again", "all"])
+    assert shown.exit_code == 0, shown.output
+    assert "2 studies are read again" in shown.output
+    eventually(lambda: set(why(site)) == {broken})  # nobody can mend that file: it comes back to the list
+    node.stop()
+
+
+def test_what_waits_for_nobody_is_listed(
+    site: Site, radiograph: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(site)
+    try:
+        queued = send(gateway.port, radiograph())
+        assert Receiving(site, Bounds(0.0, 0.0)).complete() == 1
+        open_ = send(gateway.port, radiograph())
+    finally:
+        gateway.close()
+    assert why(site) == {}
+    monkeypatch.setattr(missed, "_WAITING_SECONDS", -1.0)
+    assert why(site) == {queued: "waiting", open_: "waiting"}
+    assert missed.read_again(site) == 0  # they are in the queue: it is the node that is to be started
+
+
+def test_a_recalled_result_is_read_again_and_a_signed_one_is_its_signers(site: Site, scored: Scored) -> None:
+    unsigned, signed = scored(objects=True), scored(objects=True)
+    readers.add(site, "Ada", "clinician")
+    verdict.record(
+        site, signed, "Ada", revision=1, decision=Decision.AGREE, answer=Answer.POSITIVE, tier=TruthTier.AI_VISIBLE
+    )
+    with pytest.raises(Conflict):
+        outcomes.retry(site, unsigned)
+    take_back(site, "brightness@1", "IT")
+    assert why(site) == {unsigned: "recalled"}
+    assert missed.read_again(site) == 1
+    assert why(site) == {}
+    again = outcomes.take(site)
+    assert isinstance(again, outcomes.Study)
+    assert (again.uid, again.revision) == (unsigned, 2)
+    with pytest.raises(Conflict):
+        outcomes.retry(site, signed)
+
+
+def test_what_was_announced_and_never_came_is_listed_until_it_comes(
+    site: Site, radiograph: Callable[..., Dataset]
+) -> None:
+    image = radiograph()
+    uid, now = str(image.StudyInstanceUID), time.time()
+    with site.database.write() as connection:
+        for step, at in (("1.1", now - 3600), ("1.2", now)):
+            values = {"uid": step, "calling_ae": "MOD", "state": "completed", "created_at": at, "changed_at": at}
+            named = uid if step == "1.1" else "1.2.3.4"  # the other one may still be on its way
+            connection.execute(insert(announcement).values(study_uid=named, instances=["1.5", "1.6"], **values))
+    [one] = missed.listed(site)
+    assert (one.uid, one.why, one.again) == (uid, "never_came", False)
+    assert one.reasons[0][1].startswith("2 images were announced")
+    gateway = Gateway(site)
+    try:
+        send(gateway.port, image)
+    finally:
+        gateway.close()
+    assert why(site) == {}
+
+
+def test_the_page_lists_them_and_only_it_may_act(served: str, site: Site, scored: Scored) -> None:
+    uid = scored(accession="A-RECALLED", objects=True)
+    take_back(site, "brightness@1", "IT")
+    for role in ("clinician", "it"):
+        with httpx.Client(base_url=served, follow_redirects=True) as http:
+            http.post("/login", data={"token": readers.add(site, role, role)})
+            page = http.get("/missed").text
+            assert "A-RECALLED" in page
+            assert ("Read again" in page) == (role == "it")
+            if role == "it":
+                csrf = page.split('name="csrf" value="')[1].split('"')[0]
+                assert http.post(f"/missed/{uid}", data={"csrf": "forged"}).status_code == 403
+                assert "Nothing was missed" in http.post(f"/missed/{uid}", data={"csrf": csrf}).text
+    with site.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(study).where(study.c.state == "queued")).scalar()
