@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from client.dicom import decode
+from client.inference.ahead import Reading
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
@@ -29,6 +29,7 @@ from models.preprocessing import Preprocessing
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.outlining import Priors
     from client.results.outlines import Outlined
+    from models.bundle import Facts
 
 
 Fitting = Sequence[tuple[Image, FileDataset]]
@@ -107,6 +108,8 @@ class Pipeline:
         institution: as results name it.
         priors: gives what was measured in earlier studies of a patient.
         record: gives what is known of the versions here.
+        reading: decodes and prepares images.
+        admit: says why a version cannot read images for want of memory.
     """
 
     def __init__(
@@ -117,6 +120,8 @@ class Pipeline:
         institution: str,
         priors: Priors = lambda _study, _name: (),
         record: Callable[[], Record] = dict,
+        reading: Reading | None = None,
+        admit: Callable[[Facts, Sequence[Image]], Reason | None] = lambda _facts, _images: None,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -124,6 +129,8 @@ class Pipeline:
         self._institution = institution
         self._priors = priors
         self._record = record
+        self._reading = reading or Reading()
+        self._admit = admit
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -157,9 +164,11 @@ class Pipeline:
             return Refused((Reason(error.reason, str(error)),), versions[0].bundle.digest)
         except BundleRefused as error:
             return Failed(Reason(error.code, str(error)))
-        return read if isinstance(read, Refused) else replace(read, choice=choice, stratum=stratum)
+        return read if isinstance(read, Refused | Failed) else replace(read, choice=choice, stratum=stratum)
 
-    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Scored | ScoredVolumes | Refused:
+    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Outcome:
+        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting]):
+            return Failed(reason)
         try:
             if isinstance(version, Outlining):
                 return self._outline(study, fitting, version)
@@ -173,21 +182,24 @@ class Pipeline:
 
     def _header(self, image: Image) -> FileDataset | InvalidStudy:
         try:
-            return decode.read_header(self._files.path(image.sha256))
+            return self._reading.header(self._files.path(image.sha256))
         except InvalidStudy as error:
             return error
 
     def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
-        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
+        made, reasons = outline(
+            study, fitting, version, self._files, self._institution, self._priors, self._reading.planes
+        )
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
-        radiograph = decode.read(self._files.path(image.sha256), header)
-        tensor = version.preprocessing(radiograph.pixels)
+        path = self._files.path(image.sha256)
+        radiograph = self._reading.radiograph(path, header)
+        tensor = self._reading.tensor(path, version.preprocessing, radiograph.pixels)
         if reason := unfamiliar(version.novelty, tensor):
             raise InvalidStudy(reason.code, reason.text)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)

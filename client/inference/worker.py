@@ -19,9 +19,12 @@ from functools import partial
 from pathlib import Path
 
 from client import logs
+from client.arrival.urgency import Turns
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
 from client.inference import outcomes, shadow
+from client.inference.ahead import Ahead
+from client.inference.memory import Memory, budgets, left, need
 from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline
@@ -49,14 +52,28 @@ class Worker:
     Reading keeps a processor busy, writing waits for the disk; each has a thread of its own, and only that one.
 
     Args:
+        ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
+        memory: what studies may take.
         stop: set to stop after the studies in hand.
     """
 
-    def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, panel: Panel, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        site: Site,
+        pipeline: Pipeline,
+        archive: Archive,
+        panel: Panel,
+        ahead: Ahead | None,
+        memory: Memory,
+        stop: threading.Event,
+    ) -> None:
         self._site = site
         self._pipeline = pipeline
         self._archive = archive
         self._panel = panel
+        self._ahead = ahead
+        self._memory = memory
+        self._turns = Turns()
         self._stop = stop
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
@@ -67,7 +84,7 @@ class Worker:
         """Read studies until stopped."""
         with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
             while not self._stop.is_set():
-                if not self._turn(writing) and not self._aside():
+                if not (self._turn(writing) or self._look_ahead() or self._aside()):
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
     def _turn(self, writing: ThreadPoolExecutor) -> bool:
@@ -78,23 +95,46 @@ class Worker:
             skip = (*self._not_before, *self._in_hand)
         study: Study | None = None
         try:
-            taken = outcomes.take(self._site, skip=skip)
-            if taken is None:
+            found = outcomes.take(self._site, skip, self._turns)
+            if found is None:
                 return False
-            study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
-            result = (
-                outcomes.crashed(self._site.config.max_attempts)
-                if isinstance(taken, outcomes.Exhausted)
-                else self._pipeline.process(study)
-            )
+            study = found.study if isinstance(found, outcomes.Exhausted) else found
+            result, held = self._read(found)
         except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
             self._survive(study, error)
             return True
         self._room.acquire()
         with self._lock:
             self._in_hand.add(study.uid)
-        writing.submit(self._finish, study, result)
+        writing.submit(self._finish, study, result, held)
         return True
+
+    def _read(self, found: Study | outcomes.Exhausted) -> tuple[Outcome, int]:
+        """What becomes of a study that was taken, and the memory that is reserved until that is written."""
+        if isinstance(found, outcomes.Exhausted):
+            return outcomes.crashed(self._site.config.max_attempts), 0
+        taken, held = self._memory.reserve(self._need(found)), 0
+        try:
+            result = self._pipeline.process(found)
+            held = min(left(found.images), taken)
+            return result, held
+        finally:
+            self._memory.release(taken - held)
+            if self._ahead is not None:
+                self._ahead.drop(found.uid)
+
+    def _need(self, study: Study) -> int:
+        try:
+            return need([version.bundle.facts for version in self._panel.members()], study.images)
+        except BundleRefused:
+            return 0  # nothing reads it; the pipeline says so
+
+    def _look_ahead(self) -> bool:
+        try:
+            return self._ahead is not None and self._ahead.step()
+        except Exception as error:  # as in a turn: the study is read when it is complete
+            log.error("reading ahead failed: %s", type(error).__name__, exc_info=error)
+            return False
 
     def _aside(self) -> bool:
         """One study for a version that is not asked, when nothing else waits; nobody is shown what it says."""
@@ -103,7 +143,12 @@ class Worker:
             if due is None:
                 return False
             try:
-                result = self._pipeline.read_by(due.study, [self._panel.load(due.digest)])
+                version = self._panel.load(due.digest)
+                taken = self._memory.reserve(need([version.bundle.facts], due.study.images))
+                try:
+                    result = self._pipeline.read_by(due.study, [version])
+                finally:
+                    self._memory.release(taken)
             except BundleRefused as error:
                 result = Failed(Reason(error.code, str(error)))
             shadow.keep(self._site, due, result)
@@ -112,7 +157,7 @@ class Worker:
             return False
         return True
 
-    def _finish(self, study: Study, result: Outcome) -> None:
+    def _finish(self, study: Study, result: Outcome, held: int) -> None:
         try:
             self._conclude(study, result)
         except Exception as error:  # noqa: BLE001  # as above
@@ -121,6 +166,7 @@ class Worker:
             with self._lock:
                 self._in_hand.discard(study.uid)
             self._room.release()
+            self._memory.release(held)
 
     def _conclude(self, study: Study, result: Outcome) -> None:
         if outcomes.conclude(self._site, self._archive, study, result, objects):
@@ -160,8 +206,18 @@ def run(site: Site) -> None:
         site.database.check()
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
+        for_reading, for_ahead = budgets(site.config.memory_mib)
+        memory = Memory(for_reading)
+        ahead = Ahead(site, archive, panel.members, for_ahead) if site.config.read_ahead else None
         pipeline = Pipeline(
-            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+            archive,
+            tensors,
+            panel.members,
+            site.config.institution,
+            partial(earlier, site),
+            panel.record,
+            ahead,
+            memory.admit,
         )
         sender = Sender(site)
         sender.start()
@@ -171,7 +227,7 @@ def run(site: Site) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
-        Worker(site, pipeline, archive, panel, stop).run()
+        Worker(site, pipeline, archive, panel, ahead, memory, stop).run()
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")
