@@ -103,7 +103,7 @@ def usable(cgroups: Path = _CGROUP, memberships: Path = Path("/proc/self/cgroup"
     except OSError:
         return limits[0]
     for line in lines:
-        _, controllers, place = line.split(":", 2)
+        controllers, _, place = line.partition(":")[2].partition(":")
         if controllers and "memory" not in controllers.split(","):
             continue
         root = cgroups / "memory" if controllers else cgroups
