@@ -65,13 +65,16 @@ def stated_in(path: Path) -> Urgency | None:
         return None
 
 
-def tell(connection: Connection, site: Site, study_uid: str, source: str, urgency: Urgency) -> None:
+def tell(
+    connection: Connection, site: Site, study_uid: str, source: str, urgency: Urgency, *, version: str | None = None
+) -> None:
     """Somebody says how urgent a study is, which may have come, or not yet; inside the caller's write transaction.
 
     The source's last word counts. A study that waits moves at once; one that was read keeps what it was.
 
     Args:
         source: `ORDER`, `STEP`, …
+        version: digest of the version that says so, where it is one.
     """
     now = time.time()
     connection.execute(delete(priority).where(priority.c.told_at < now - _KEPT_SECONDS))
@@ -91,9 +94,8 @@ def tell(connection: Connection, site: Site, study_uid: str, source: str, urgenc
     if found.state == "queued" and found.completed_at is not None:
         values["due_at"] = found.completed_at + rules(site.config).allowed(settled, found.calling_ae)
     connection.execute(update(study).where(study.c.uid == study_uid).values(**values))
-    ledger.append(
-        connection, "study.urgency", {"study": site.study_key(study_uid), "urgency": str(settled), "source": source}
-    )
+    facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "urgency": str(settled), "source": source}
+    ledger.append(connection, "study.urgency", facts | ({"version": version} if version else {}))
 
 
 def due(site: Site, row: Row[Any]) -> float:

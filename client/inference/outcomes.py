@@ -61,23 +61,12 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
         if head is None:
             return None
         row = next(row for row in rows if row.uid == head.uid)
-        images = connection.execute(
-            select(
-                instance.c.sop_uid,
-                instance.c.sop_class,
-                instance.c.sha256,
-                instance.c.series_uid,
-                instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1),
-            )
-            .where(instance.c.study_uid == row.uid, ~instance.c.conflicting)
-            .order_by(instance.c.id)
-        ).all()
         taken = Study(
             uid=row.uid,
             revision=row.revision,
             attempts=row.attempts + 1,
             touched_at=row.touched_at,
-            images=tuple(Image(*image[:4], pixels=max(0, image[4] or 0)) for image in images),
+            images=images_of(connection, row.uid),
         )
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
@@ -88,6 +77,25 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
             .values(attempts=row.attempts + 1, due_at=max(now, head.due_at) + allowed)
         )
     return taken
+
+
+def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
+    """The images of a study, oldest first, without the conflicting ones."""
+    query = (
+        select(
+            instance.c.sop_uid,
+            instance.c.sop_class,
+            instance.c.sha256,
+            instance.c.series_uid,
+            (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
+        )
+        .where(instance.c.study_uid == study_uid, ~instance.c.conflicting)
+        .order_by(instance.c.id)
+    )
+    return tuple(
+        Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
+        for row in connection.execute(query)
+    )
 
 
 def _heads(connection: Connection, skip: Collection[str]) -> list[Row[Any]]:

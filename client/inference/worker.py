@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -32,6 +33,7 @@ from client.inference.priors import earlier
 from client.inference.scope import Reason
 from client.inference.study import Study
 from client.inference.tensors import Tensors
+from client.inference.triage import Triage
 from client.lean import without_mlflow
 from client.store.archive import Archive
 from client.store.database import Watch
@@ -54,6 +56,7 @@ class Worker:
     Args:
         ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
         memory: what studies may take.
+        triage: looks at what waits before it is read; None: nobody does.
         stop: set to stop after the studies in hand.
     """
 
@@ -65,6 +68,7 @@ class Worker:
         panel: Panel,
         ahead: Ahead | None,
         memory: Memory,
+        triage: Triage | None,
         stop: threading.Event,
     ) -> None:
         self._site = site
@@ -73,6 +77,7 @@ class Worker:
         self._panel = panel
         self._ahead = ahead
         self._memory = memory
+        self._triage = triage
         self._turns = Turns()
         self._stop = stop
         self._lock = threading.Lock()
@@ -95,6 +100,8 @@ class Worker:
             skip = (*self._not_before, *self._in_hand)
         study: Study | None = None
         try:
+            if self._triage is not None and self._sort(self._triage, skip):
+                return True
             found = outcomes.take(self._site, skip, self._turns)
             if found is None:
                 return False
@@ -122,6 +129,13 @@ class Worker:
             self._memory.release(taken - held)
             if self._ahead is not None:
                 self._ahead.drop(found.uid)
+
+    def _sort(self, triage: Triage, skip: Collection[str]) -> bool:
+        try:
+            return triage.step(skip)
+        except Exception as error:  # the queue goes on without it
+            log.error("triage failed: %s", type(error).__name__, exc_info=error)
+            return False
 
     def _need(self, study: Study) -> int:
         try:
@@ -227,7 +241,8 @@ def run(site: Site) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
-        Worker(site, pipeline, archive, panel, ahead, memory, stop).run()
+        triage = Triage(site, pipeline, panel.members, memory) if site.config.urgency.triage else None
+        Worker(site, pipeline, archive, panel, ahead, memory, triage, stop).run()
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")

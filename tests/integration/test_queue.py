@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, update
 
 from client.arrival import priority, room
 from client.arrival.completeness import Bounds
@@ -33,6 +33,7 @@ from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Outcome, Pipeline, Scored, ScoredVolumes
 from client.inference.tensors import Tensors
+from client.inference.triage import Triage
 from client.inference.worker import Worker
 from client.review import readers, worklist
 from client.store import versions
@@ -197,12 +198,48 @@ def test_a_study_that_ends_the_process_each_time_lets_the_others_pass_and_an_ove
 
 
 def test_the_queue_is_asked_by_its_index_and_not_by_reading_every_study(site: Site) -> None:
-    query = select(study).where(text("state = 'queued'"), study.c.urgency == "routine").order_by(study.c.due_at)
+    asked: list[tuple[str, Any]] = []
     with site.database.read() as connection:
-        plan = connection.execute(text(f"explain query plan {query.compile(compile_kwargs={'literal_binds': True})}"))
-        said = " ".join(str(row) for row in plan)
-    assert "ix_study_waiting" in said
-    assert "B-TREE" not in said.split("uid")[0]
+        event.listen(connection.engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+    assert outcomes.take(site, ["1.2.3"]) is None
+    queries = [(query, values) for query, values in asked if query.startswith("SELECT")]
+    assert len(queries) == 4
+    with site.database.read() as connection:
+        for query, values in queries:
+            plan = connection.exec_driver_sql(f"explain query plan {query}", values).all()
+            assert "ix_study_waiting" in plan[0][-1]
+
+
+def test_what_a_triage_version_calls_positive_is_read_first_and_nothing_of_it_is_shown(
+    make_site: Callable[..., Site], radiograph: Make
+) -> None:
+    site = make_site(urgency=UrgencyConfig(triage="brightness"))
+    gateway = Gateway(site)
+    dark, bright, broken = radiograph(0.2), radiograph(0.9), radiograph(PixelData=b"\0" * 100)
+    try:
+        assert store(gateway, dark, broken, bright) == [0, 0, 0]
+    finally:
+        gateway.close()
+    assert Receiving(site, AT_ONCE).complete() == 3
+    triage = Reader(site).triage()
+    assert triage is not None
+    looked = 0
+    while triage.step(()):
+        looked += 1
+    assert looked == 3
+    while triage.step(()):
+        looked += 1
+    assert looked == 3  # each of them once
+    assert count(site, outcome) == count(site, delivery) == 0
+    assert {image.StudyInstanceUID: row_of(site, image).urgency for image in (dark, broken, bright)} == {
+        dark.StudyInstanceUID: "routine",
+        broken.StudyInstanceUID: "routine",
+        bright.StudyInstanceUID: "emergency",
+    }
+    assert taken(site)[0] == bright.StudyInstanceUID
+    (moved,) = site.ledger.entries("study.urgency")
+    assert versions.panel(site)[0].digest in moved.facts
+    site.database.close()
 
 
 # ---------------------------------------------------------------- what it refuses
@@ -285,6 +322,10 @@ class Reader:
     def pipeline(self, ahead: Ahead | None) -> Pipeline:
         tensors = Tensors(self.site.tensors, self.archive)
         return Pipeline(self.archive, tensors, self.panel.members, "Hospital", reading=ahead, admit=self.memory.admit)
+
+    def triage(self) -> Triage | None:
+        known = self.site.config.urgency.triage
+        return Triage(self.site, self.pipeline(None), self.panel.members, self.memory) if known else None
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
