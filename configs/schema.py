@@ -126,6 +126,54 @@ class ResultsConfig:
 
 
 @dataclass
+class SenderConfig:
+    """What a site knows of the studies of one calling AE (C-STORE) or device (STOW-RS).
+
+    Attributes:
+        ae_title: who sends them.
+        urgency: they are at least so urgent: emergency, urgent or routine.
+        seconds: allowed for those that nobody calls more urgent; 0: what the class allows.
+    """
+
+    ae_title: str = MISSING
+    urgency: str = "routine"
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _ae_title("urgency.senders.ae_title", self.ae_title)
+        known = ("emergency", "urgent", "routine")
+        _require(self.urgency in known, f"urgency.senders.urgency {self.urgency!r}: {', '.join(known)}")
+        _require(self.seconds >= 0, "urgency.senders.seconds cannot be negative")
+
+
+@dataclass
+class UrgencyConfig:
+    """Within how many seconds a complete study is to be read, by its class; and what is known of senders.
+
+    Attributes:
+        senders: those whose studies are more urgent, or have another time allowed, than others.
+        triage: name of an adopted model that looks first at what waits; what it calls positive becomes an emergency.
+            Empty: none.
+    """
+
+    emergency_seconds: float = 60.0
+    urgent_seconds: float = 600.0
+    routine_seconds: float = 3600.0
+    senders: list[SenderConfig] = field(default_factory=lambda: list[SenderConfig]())
+    triage: str = ""
+
+    def __post_init__(self) -> None:
+        times = (self.emergency_seconds, self.urgent_seconds, self.routine_seconds)
+        _require(
+            0 < times[0] <= times[1] <= times[2],
+            "urgency: emergency_seconds, urgent_seconds and routine_seconds are positive, and none is less than the"
+            " one before",
+        )
+        titles = [one.ae_title.strip() for one in self.senders]
+        _require(len(set(titles)) == len(titles), "urgency.senders: an AE title stands twice")
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder."""
 
@@ -147,6 +195,10 @@ class SiteConfig:
     max_attempts: int = 3
     inference_threads: int = 1
     reserve_mib: int = 1024
+    memory_mib: int = 0  # 0: half of what this machine or container has
+    most_waiting: int = 20_000
+    read_ahead: bool = True
+    urgency: UrgencyConfig = field(default_factory=UrgencyConfig)
     superlink: str = ""
     gate: GateConfig = field(default_factory=GateConfig)
 
@@ -166,6 +218,8 @@ class SiteConfig:
             _require(getattr(self, key) >= self.quiet_seconds, f"{key} cannot be less than quiet_seconds")
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 1, "inference_threads is at least 1")
+        _require(self.memory_mib >= 0, "memory_mib cannot be negative: it is what studies being read may take")
+        _require(self.most_waiting >= 1, "most_waiting is at least 1: studies that may wait before others are refused")
         _require(self.reserve_mib >= 0, "reserve_mib cannot be negative: it is what images leave free on the disk")
 
 

@@ -52,6 +52,8 @@ class Arrival:
         acquisition: AcquisitionNumber.
         stated: ImagesInAcquisition.
         frames: NumberOfFrames.
+        rows: Rows.
+        columns: Columns.
         fetched: we asked for it as a prior; it is not to be read.
     """
 
@@ -71,6 +73,8 @@ class Arrival:
     acquisition: int | None = None
     stated: int | None = None
     frames: int | None = None
+    rows: int | None = None
+    columns: int | None = None
     fetched: bool = False
 
 
@@ -185,6 +189,8 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
             "acquisition": arrival.acquisition,
             "stated": arrival.stated,
             "frames": arrival.frames,
+            "rows": arrival.rows,
+            "columns": arrival.columns,
         },
     )
     if conflicting:

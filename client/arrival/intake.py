@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from client.arrival import priors
 from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.arrival.index import Arrival, Index
-from client.arrival.room import Room
+from client.arrival.room import Backlog, Room
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.malformed import MALFORMED
 from client.store.archive import Archive, Draft
@@ -46,6 +46,7 @@ SUCCESS: Final = 0x0000
 STATUS: Final = {
     "sop-class": 0x0122,
     "disk-full": 0xA700,
+    "queue-full": 0xA700,
     "out-of-resources": 0xA701,
     "uid-missing": 0xA900,
     "uid-mismatch": 0xA900,
@@ -62,6 +63,7 @@ _PIECE: Final = 1 << 20
 _LOOK_FOR_ROOM: Final = 16 << 20  # bytes of one image between two looks at the disk
 _UID = re.compile(r"[0-9.]{1,64}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)  # PS3.5 table 6.2-1, IS
+_SIDE: Final = re.compile(r"[0-9]{1,5}", re.ASCII)  # PS3.5 table 6.2-1, US
 _FIRST_GROUP = 0x0008
 _TAGS = {name: Tag(tag) for tag, name in TAGS.items()}
 # what `scan` reads: little endian, and not deflated
@@ -88,6 +90,8 @@ class Header:
     acquisition: int | None
     stated: int | None
     frames: int | None
+    rows: int | None
+    columns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class Intake:
         self._archive.sweep()
         self._index = Index(site)
         self._room = Room(site.archive, site.config.reserve_mib << 20)
+        self._backlog = Backlog(site, site.config.most_waiting)
         self._open: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -168,6 +173,8 @@ class Intake:
     def file(self, offer: Offer, header: Header, draft: Draft) -> None:
         """Name and index an instance; returns once both are durable."""
         fetched = priors.expected(self._site, offer, header)
+        if not fetched and not self._backlog.admits(header.study_uid):
+            raise InvalidStudy("queue-full", "too many studies wait")
         digest = draft.name()
         draft.sync()
         if not fetched:
@@ -192,6 +199,8 @@ class Intake:
                 acquisition=header.acquisition,
                 stated=header.stated,
                 frames=header.frames,
+                rows=header.rows,
+                columns=header.columns,
                 fetched=fetched,
             )
         ).result(timeout=_COMMIT_SECONDS)
@@ -347,6 +356,8 @@ def _header(text: dict[str, str]) -> Header:
         accession=text["accession"][:16],
         picture=bool(text["rows"] and text["columns"]),
         modality=text["modality"][:16],
+        rows=int(text["rows"]) if _SIDE.fullmatch(text["rows"]) else None,
+        columns=int(text["columns"]) if _SIDE.fullmatch(text["columns"]) else None,
         **{name: int(text[name]) if _INTEGER.fullmatch(text[name]) else None for name in NUMBERS},
     )
 

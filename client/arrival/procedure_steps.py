@@ -24,7 +24,9 @@ from pynetdicom.sop_class import (
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from client.arrival import priority
 from client.arrival.completeness import Announced
+from client.arrival.urgency import Urgency, most_urgent
 from client.dicom.malformed import MALFORMED
 from client.store.site import Site
 from client.store.tables import announcement, delivery, instance
@@ -75,11 +77,13 @@ class ProcedureSteps:
             with _understood():
                 _same_class(event, request.AffectedSOPClassUID)
                 attributes = event.attribute_list
+                urgency: Urgency | None = None
                 if event.context.abstract_syntax == ModalityPerformedProcedureStep:
+                    urgency = _urgency(attributes)
                     state, studies, named = "in progress", _begun(attributes), _performed(attributes) or []
                 else:
                     state, (studies, named) = "completed", _available(attributes)
-            self._create(uid, _calling(event), state, studies, named)
+            self._create(uid, _calling(event), state, studies, named, urgency)
         except InvalidStudy as error:
             return _refusal(error.reason), None
         if given:
@@ -103,7 +107,9 @@ class ProcedureSteps:
             return _refusal(error.reason), None
         return SUCCESS, None
 
-    def _create(self, uid: str, calling_ae: str, state: str, studies: list[str], named: list[str]) -> None:
+    def _create(
+        self, uid: str, calling_ae: str, state: str, studies: list[str], named: list[str], urgency: Urgency | None
+    ) -> None:
         now = time.time()
         with _kept(), self._site.database.write() as connection:
             if connection.execute(select(announcement.c.uid).where(announcement.c.uid == uid)).first():
@@ -124,6 +130,8 @@ class ProcedureSteps:
                         changed_at=now,
                     )
                 )
+                if urgency is not None:
+                    priority.tell(connection, self._site, study_uid, priority.STEP, urgency)
         for study_uid in studies:
             log.info("announced, %s: study %s", state, self._site.study_key(study_uid))
 
@@ -203,6 +211,12 @@ def _begun(attributes: Dataset) -> list[str]:
     if not 0 < len(scheduled) <= _MOST_STUDIES:
         raise InvalidStudy("attribute-missing", "ScheduledStepAttributesSequence")
     return list(dict.fromkeys(_uid(item, "StudyInstanceUID") for item in scheduled))
+
+
+def _urgency(attributes: Dataset) -> Urgency | None:
+    """How urgent a step says that it is; the standard has no place for that there, and some say it all the same."""
+    said = [priority.stated(one) for one in (attributes, *(attributes.get("ScheduledStepAttributesSequence") or ()))]
+    return most_urgent(one for one in said if one) if any(said) else None
 
 
 def _performed(attributes: Dataset) -> list[str] | None:

@@ -14,11 +14,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, or_, select, update
 
-from client.arrival import habits
+from client.arrival import habits, priority
 from client.arrival.census import Census
 from client.arrival.completeness import NO_IMAGE, Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
 from client.arrival.procedure_steps import announced, changed
+from client.arrival.required import Required
+from client.arrival.urgency import Urgency
 from client.store import ledger
+from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, study
@@ -29,6 +32,7 @@ _LOOK_SECONDS: Final = 0.1  # an image that comes sooner after another is no pau
 _POLL_SECONDS: Final = 0.1
 _LONGEST_POLL_SECONDS: Final = 0.5  # an association ends without anybody having written anything
 _TOGETHER: Final = 500
+_MOST_SERIES: Final = 8  # of a study, that are asked how urgent it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class Receiving:
         self._site = site
         self._bounds = bounds or Bounds(config.quiet_seconds, config.longest_quiet_seconds, config.longest_step_seconds)
         self._census = census
+        self._archive = Archive(site.archive)
+        self._required = Required(site, self._archive)
+        self._rules = priority.rules(config)
         with site.database.read() as connection:
             self._patience = Patience(self._bounds, habits.load(connection))
         self._waiting: dict[str, tuple[object, float]] = {}
@@ -69,7 +76,7 @@ class Receiving:
             study.c.touched_at <= now - min(_LOOK_SECONDS, self._bounds.quiet),
             study.c.touched_at > now + 1,  # the clock was set back
         )
-        query = select(study.c.uid, study.c.touched_at, study.c.completed_at, study.c.completed_by)
+        query = select(study.c.uid, study.c.touched_at, study.c.completed_at, study.c.completed_by, study.c.calling_ae)
         with self._site.database.read() as connection:
             rows: list[Any] = [*connection.execute(query.where(study.c.state == "receiving", quiet))]
             ready: list[_Ready] = []
@@ -133,8 +140,21 @@ class Receiving:
                 announced=announced(connection, row.uid) if row.uid in told else Announced(),
                 counted=self._counted(connection, row, series.get(row.uid, [])),
                 from_pacs=sender.calling_ae == self._site.config.pacs.ae_title,
+                required=self._required.here(connection, row.uid),
             )
         return found
+
+    def _said(self, uid: str) -> list[Urgency | None]:
+        """What the images of a study say of its urgency: the first one's of each series."""
+        first = (
+            select(func.min(instance.c.id))
+            .where(instance.c.study_uid == uid, ~instance.c.conflicting)
+            .group_by(instance.c.series_uid)
+            .limit(_MOST_SERIES)
+        )
+        with self._site.database.read() as connection:
+            digests = connection.execute(select(instance.c.sha256).where(instance.c.id.in_(first))).scalars().all()
+        return [priority.stated_in(self._archive.path(digest)) for digest in digests]
 
     def _counted(self, connection: Connection, row: Row[Any], series: Sequence[Series]) -> int | None:
         """Images that the PACS has more than we; asks it, for a later look, where it has not answered."""
@@ -174,23 +194,31 @@ class Receiving:
         log.info("study %s: an image came %.1f s after the one before, it had been called complete", key, gap)
 
     def _queue(self, ready: Sequence[_Ready]) -> int:
+        said = {one.row.uid: self._said(one.row.uid) for one in ready}
         now = time.time()
         queued: list[_Ready] = []
         with self._site.database.write() as connection:
             for one in ready:
                 row = one.row
-                missing = one.missing if one.basis is Basis.EXPECTED_MISSING else 0
+                urgency = priority.settle(connection, self._site, row.uid, row.calling_ae, said[row.uid])
                 done = connection.execute(
                     update(study)
                     .where(study.c.uid == row.uid, study.c.state == "receiving", study.c.touched_at == row.touched_at)
-                    .values(state="queued", completed_at=now, completed_by=str(one.basis), missing=missing)
+                    .values(
+                        state="queued",
+                        completed_at=now,
+                        completed_by=str(one.basis),
+                        missing=one.missing if one.basis is Basis.EXPECTED_MISSING else 0,
+                        urgency=str(urgency),
+                        due_at=now + self._rules.allowed(urgency, row.calling_ae),
+                    )
                 )
                 if done.rowcount != 1:
                     continue
                 queued.append(one)
                 self._patience.close(row.uid)
                 if one.basis is Basis.EXPECTED_MISSING:
-                    facts: dict[str, ledger.Fact] = {"study": self._site.study_key(row.uid), "missing": missing}
+                    facts: dict[str, ledger.Fact] = {"study": self._site.study_key(row.uid), "missing": one.missing}
                     ledger.append(connection, "study.incomplete", facts)
             habits.keep(connection, self._patience.learned())
         for one in queued:

@@ -1,15 +1,26 @@
-"""Room on the disk: images are refused while there is still some left, for the database, the results and the logs.
+"""Room for what comes in: on the disk, and in the queue.
 
-A modality that is told "out of resources" (A700) keeps its images and tries again; one that meets a disk that is
-really full meets a node that can no longer write down what it knows.
+Images are refused while there is still some room left, for the database, the results and the logs. A modality that is
+told "out of resources" (A700) keeps its images and tries again; one that meets a disk that is really full meets a node
+that can no longer write down what it knows, and one whose study is the ten thousandth that waits would not get a result
+while that is of use to anybody.
 """
 
 import logging
 import os
 import threading
+import time
 from pathlib import Path
+from typing import Final
+
+from sqlalchemy import func, select
+
+from client.store.site import Site
+from client.store.tables import study
 
 log = logging.getLogger(__name__)
+
+_COUNTED_SECONDS: Final = 1.0
 
 
 class Room:
@@ -43,3 +54,41 @@ class Room:
         elif changed:
             log.warning("images are accepted again: %d MiB are free under %s", free >> 20, self._folder)
         return not short
+
+
+class Backlog:
+    """How many studies wait, held against a bound; says in the log when that changes.
+
+    Images of studies that are here already are taken: a study of which the half waits would be read as a half.
+
+    Args:
+        most: studies that may wait. A few more get in, those that come within a second.
+    """
+
+    def __init__(self, site: Site, most: int) -> None:
+        self._site = site
+        self._most = most
+        self._lock = threading.Lock()
+        self._counted_at = float("-inf")
+        self._full = False
+
+    def admits(self, study_uid: str) -> bool:
+        """Whether an image of a study may be taken."""
+        with self._lock:
+            if time.monotonic() - self._counted_at > _COUNTED_SECONDS:
+                self._count()
+            if not self._full:
+                return True
+        with self._site.database.read() as connection:
+            return connection.execute(select(study.c.uid).where(study.c.uid == study_uid)).first() is not None
+
+    def _count(self) -> None:
+        query = select(func.count()).select_from(study).where(study.c.state.in_(("receiving", "queued")))
+        with self._site.database.read() as connection:
+            waiting = int(connection.execute(query).scalar_one())
+        full = waiting >= self._most
+        if full and not self._full:
+            log.error("new studies are refused: %d wait, most_waiting is %d", waiting, self._most)
+        elif self._full and not full:
+            log.warning("new studies are accepted again: %d wait", waiting)
+        self._full, self._counted_at = full, time.monotonic()

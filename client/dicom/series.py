@@ -11,7 +11,7 @@ Source: PS3.3 C.7.6.2 (image plane), C.7.6.16 (functional groups of multi-frame 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -51,6 +51,7 @@ _GROUPS: Final = (
 )
 
 Floats = NDArray[np.float64]
+ReadPlanes = Callable[[Path, Dataset, Sequence[int]], Iterator[NDArray[Any]]]
 
 
 class Files(Protocol):
@@ -199,8 +200,11 @@ def stack(found: Sequence[Plane]) -> Stack:
     return Stack(ordered, normal, step, _drift(ordered), notes)
 
 
-def read(found: Stack, files: Files) -> Volume:
+def read(found: Stack, files: Files, read_planes: ReadPlanes = decode.read_planes) -> Volume:
     """Decode a stack's planes into the modality's unit.
+
+    Args:
+        read_planes: decodes planes, as `decode.read_planes` does.
 
     Raises:
         InvalidStudy: as `decode.read_planes`; `missing-rescale` for a CT that does not say what its numbers mean.
@@ -215,9 +219,7 @@ def read(found: Stack, files: Files) -> Volume:
     headers = {plane.digest: plane.header for plane in found.planes}
     for digest, wanted in by_file.items():
         frames = [frame for _, frame in wanted]
-        for (place, _), values in zip(
-            wanted, decode.read_planes(files.path(digest), headers[digest], frames), strict=True
-        ):
+        for (place, _), values in zip(wanted, read_planes(files.path(digest), headers[digest], frames), strict=True):
             if values.shape != found.shape[1:]:
                 raise InvalidStudy("mixed-size", f"an image of {values.shape} among others of {found.shape[1:]}")
             if voxels is None:

@@ -27,6 +27,8 @@ from models.errors import InvalidStudy, NotFound, NotSignedIn
 
 PREFIX: Final = "/dicomweb"
 _STORING: Final = 8  # requests at a time, each with one instance in memory
+_SOON: Final = "5"  # seconds until a place is free
+_LATER: Final = "60"  # until there is room again
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _STATUS: Final[dict[type[Exception], int]] = {
     BadQuery: 400,
@@ -275,7 +277,7 @@ async def _store(request: Request, service: Service, device: Reader, study: str 
     if accept.choose(_wanted(request), [wado.JSON, "application/json"]) is None:
         raise HTTPException(406, "the answer is application/dicom+json")
     if service.intake is None or not service.storing.acquire(blocking=False):
-        raise HTTPException(503, "no instance can be taken now", {"Retry-After": "5"})
+        raise HTTPException(503, "no instance can be taken now", {"Retry-After": _SOON})
     try:
         stored = await stow.store(
             service.intake, request.stream(), named["boundary"], device.name, study, stow.LARGEST_INSTANCE
@@ -285,7 +287,8 @@ async def _store(request: Request, service: Service, device: Reader, study: str 
     finally:
         service.storing.release()
     content = json.dumps(stored.dataset(_root(request)), separators=(",", ":"))
-    return Response(content, stored.status, media_type=wado.JSON)
+    later = {"Retry-After": _LATER} if stored.status == 503 else None
+    return Response(content, stored.status, later, media_type=wado.JSON)
 
 
 # ---------------------------------------------------------------- shared

@@ -20,7 +20,7 @@ from models.errors import InvalidStudy
 
 LARGEST_INSTANCE: Final = 1 << 30
 _CANNOT_UNDERSTAND: Final = STATUS["not-dicom"]
-_NO_RESOURCES: Final = (STATUS["disk-full"], STATUS["out-of-resources"])
+_NO_RESOURCES: Final = (STATUS["disk-full"], STATUS["queue-full"], STATUS["out-of-resources"])
 
 
 @dataclass(slots=True)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, literal_column, select, update
 
+from client.arrival import priority
+from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
@@ -41,45 +43,79 @@ class Exhausted:
     study: Study
 
 
-def take(site: Site, skip: Collection[str] = ()) -> Study | Exhausted | None:
-    """The next queued study, its attempt counted before anything is done with it.
+def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> Study | Exhausted | None:
+    """The queued study whose turn it is, its attempt counted before anything is done with it.
 
-    Studies not tried before come first, oldest first, so that a bad one holds nobody up.
+    It goes back in the queue by the time that its class allows, so that one whose reading ends the process each time
+    holds nobody up.
 
     Args:
         skip: study UIDs to leave alone for now.
+        turns: decides whose turn it is (`client/arrival/urgency.py`).
     """
-    query = (
-        select(study)
-        .where(study.c.state == "queued", study.c.uid.not_in(skip))
-        .order_by(study.c.attempts, study.c.received_at, study.c.uid)
-        .limit(1)
-    )
     with site.database.read() as connection:
-        if connection.execute(query).first() is None:
+        if not _heads(connection, skip):
             return None
     with site.database.write() as connection:
-        row = connection.execute(query).first()
-        if row is None:
+        now = time.time()
+        rows = _heads(connection, skip)
+        head = (turns or Turns()).next((_waiting(row) for row in rows), now)
+        if head is None:
             return None
-        images = connection.execute(
-            select(instance.c.sop_uid, instance.c.sop_class, instance.c.sha256)
-            .where(instance.c.study_uid == row.uid, ~instance.c.conflicting)
-            .order_by(instance.c.id)
-        ).all()
+        row = next(row for row in rows if row.uid == head.uid)
         taken = Study(
             uid=row.uid,
             revision=row.revision,
             attempts=row.attempts + 1,
             touched_at=row.touched_at,
-            images=tuple(Image(image.sop_uid, image.sop_class, image.sha256) for image in images),
+            images=images_of(connection, row.uid),
         )
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
-        connection.execute(update(study).where(study.c.uid == row.uid).values(attempts=row.attempts + 1))
+        allowed = priority.rules(site.config).allowed(Urgency(row.urgency), row.calling_ae)
+        connection.execute(
+            update(study)
+            .where(study.c.uid == row.uid)
+            .values(attempts=row.attempts + 1, due_at=max(now, head.due_at) + allowed)
+        )
         if site.config.ups.url:
             workflow.begin(connection, row.uid, row.revision)
     return taken
+
+
+def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
+    """The images of a study, oldest first, without the conflicting ones."""
+    query = (
+        select(
+            instance.c.sop_uid,
+            instance.c.sop_class,
+            instance.c.sha256,
+            instance.c.series_uid,
+            (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
+        )
+        .where(instance.c.study_uid == study_uid, ~instance.c.conflicting)
+        .order_by(instance.c.id)
+    )
+    return tuple(
+        Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
+        for row in connection.execute(query)
+    )
+
+
+def _heads(connection: Connection, skip: Collection[str]) -> list[Row[Any]]:
+    """The queued study that is due first, of each class, and of the emergencies that were not tried before."""
+    queued = select(study).where(study.c.state == literal_column("'queued'"), study.c.uid.not_in(skip))
+    found: dict[str, Row[Any]] = {}
+    for urgency in Urgency:
+        query = queued.where(study.c.urgency == str(urgency)).order_by(study.c.due_at, study.c.uid).limit(1)
+        some = [query.where(study.c.attempts == 0), query] if urgency is Urgency.EMERGENCY else [query]
+        found |= {row.uid: row for one in some for row in connection.execute(one)}
+    return list(found.values())
+
+
+def _waiting(row: Row[Any]) -> Waiting:
+    first = row.urgency == Urgency.EMERGENCY and row.attempts == 0
+    return Waiting(row.uid, row.due_at or 0.0, first)
 
 
 def conclude(
@@ -166,13 +202,15 @@ def retry(site: Site, study_uid: str) -> None:
         Conflict: it is none of these.
     """
     with site.database.write() as connection:
-        row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
+        row = connection.execute(select(study).where(study.c.uid == study_uid)).first()
         if row is None:
             raise NotFound("no such study")
         if row.state not in ("failed", "refused") and not _recalled(connection, study_uid, row.revision):
             raise Conflict(f"the study is {row.state}; only a failed, refused or recalled one is retried")
         connection.execute(
-            update(study).where(study.c.uid == study_uid).values(state="queued", revision=row.revision + 1, attempts=0)
+            update(study)
+            .where(study.c.uid == study_uid)
+            .values(state="queued", revision=row.revision + 1, attempts=0, due_at=priority.due(site, row))
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)

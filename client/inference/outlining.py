@@ -56,11 +56,13 @@ def outline(
     institution: str,
     priors: Priors,
     heat_maps: bool = False,
+    read_planes: series.ReadPlanes = decode.read_planes,
 ) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
     """Outline every series of the fitting images.
 
     Args:
         heat_maps: keep the probabilities.
+        read_planes: decodes planes, as `decode.read_planes` does.
 
     Returns:
         What was outlined, at least one series, and why a series that fits was not.
@@ -75,7 +77,7 @@ def outline(
             planes = [plane for image, header in members for plane in series.planes(image.sha256, header)]
             if all(plane.localizer for plane in planes):
                 continue
-            volume = series.read(series.stack(planes), files)
+            volume = series.read(series.stack(planes), files, read_planes)
             mask = segment(
                 volume, version.declared, version.preprocessing, version.threshold, version.engine.predict, heat_maps
             )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from client.dicom import decode
+from client.inference.ahead import Reading
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
@@ -31,6 +31,7 @@ from models.preprocessing import Preprocessing
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.outlining import Priors
     from client.results.outlined import Outlined
+    from models.bundle import Facts
 
 
 Fitting = Sequence[tuple[Image, FileDataset]]
@@ -121,6 +122,8 @@ class Pipeline:
         record: gives what is known of the versions here.
         heat_maps: keep the probabilities of what is outlined, for a map of them.
         confidence: gives what a version's score means; None where nobody asks.
+        reading: decodes and prepares images.
+        admit: says why a version cannot read images for want of memory.
     """
 
     def __init__(
@@ -133,6 +136,8 @@ class Pipeline:
         record: Callable[[], Record] = dict,
         heat_maps: bool = False,
         confidence: Callable[[Bundle, float], Confidence | None] = lambda _bundle, _score: None,
+        reading: Reading | None = None,
+        admit: Callable[[Facts, Sequence[Image]], Reason | None] = lambda _facts, _images: None,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -142,6 +147,8 @@ class Pipeline:
         self._record = record
         self._heat_maps = heat_maps
         self._confidence = confidence
+        self._reading = reading or Reading()
+        self._admit = admit
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -175,12 +182,14 @@ class Pipeline:
             return Refused((Reason(error.reason, str(error)),), versions[0].bundle.digest)
         except BundleRefused as error:
             return Failed(Reason(error.code, str(error)))
-        if isinstance(read, Refused):
+        if isinstance(read, Refused | Failed):
             return read
         sure = read.sure(self._confidence(read.best.bundle, read.best.score))
         return replace(sure, choice=choice, stratum=stratum)
 
-    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Scored | ScoredVolumes | Refused:
+    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Outcome:
+        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting]):
+            return Failed(reason)
         try:
             if isinstance(version, Outlining):
                 return self._outline(study, fitting, version)
@@ -194,21 +203,31 @@ class Pipeline:
 
     def _header(self, image: Image) -> FileDataset | InvalidStudy:
         try:
-            return decode.read_header(self._files.path(image.sha256))
+            return self._reading.header(self._files.path(image.sha256))
         except InvalidStudy as error:
             return error
 
     def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
-        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors, self._heat_maps)
+        made, reasons = outline(
+            study,
+            fitting,
+            version,
+            self._files,
+            self._institution,
+            self._priors,
+            heat_maps=self._heat_maps,
+            read_planes=self._reading.planes,
+        )
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
-        radiograph = decode.read(self._files.path(image.sha256), header)
-        tensor = version.preprocessing(radiograph.pixels)
+        path = self._files.path(image.sha256)
+        radiograph = self._reading.radiograph(path, header)
+        tensor = self._reading.tensor(path, version.preprocessing, radiograph.pixels)
         if reason := unfamiliar(version.novelty, tensor):
             raise InvalidStudy(reason.code, reason.text)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import and_, exists, insert, or_, select
 
+from client.inference.outcomes import images_of
 from client.inference.pipeline import Failed, Outcome, Refused
-from client.inference.study import Image, Study
+from client.inference.study import Study
 from client.store.site import Site
-from client.store.tables import instance, outcome, shadow, study, version
+from client.store.tables import outcome, shadow, study, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,7 @@ def due(site: Site) -> Due | None:
         row = connection.execute(query).first()
         if row is None:
             return None
-        images = connection.execute(
-            select(instance.c.sop_uid, instance.c.sop_class, instance.c.sha256)
-            .where(instance.c.study_uid == row.study_uid, ~instance.c.conflicting)
-            .order_by(instance.c.id)
-        ).all()
-    listed = tuple(Image(image.sop_uid, image.sop_class, image.sha256) for image in images)
+        listed = images_of(connection, row.study_uid)
     return Due(Study(row.study_uid, row.revision, 1, row.touched_at, listed), row.id, row.digest)
 
 

@@ -8,11 +8,17 @@ from pydicom.dataset import Dataset
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One stored instance of a study."""
+    """One stored instance of a study.
+
+    Attributes:
+        pixels: of all its frames, as its header has it; 0 where it has none.
+    """
 
     sop_uid: str
     sop_class: str
     sha256: str
+    series_uid: str = ""
+    pixels: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from client import logs
+from client.arrival.urgency import Turns
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
 from client.delivery.workflow import Follower
 from client.inference import outcomes, shadow
+from client.inference.ahead import Ahead
+from client.inference.memory import Memory, budgets, left, need
 from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline
@@ -30,6 +34,7 @@ from client.inference.priors import earlier
 from client.inference.scope import Reason
 from client.inference.study import Study
 from client.inference.tensors import Tensors
+from client.inference.triage import Triage
 from client.lean import without_mlflow
 from client.store.archive import Archive
 from client.store.database import Watch
@@ -51,14 +56,31 @@ class Worker:
     Reading keeps a processor busy, writing waits for the disk; each has a thread of its own, and only that one.
 
     Args:
+        ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
+        memory: what studies may take.
+        triage: looks at what waits before it is read; None: nobody does.
         stop: set to stop after the studies in hand.
     """
 
-    def __init__(self, site: Site, pipeline: Pipeline, archive: Archive, panel: Panel, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        site: Site,
+        pipeline: Pipeline,
+        archive: Archive,
+        panel: Panel,
+        ahead: Ahead | None,
+        memory: Memory,
+        triage: Triage | None,
+        stop: threading.Event,
+    ) -> None:
         self._site = site
         self._pipeline = pipeline
         self._archive = archive
         self._panel = panel
+        self._ahead = ahead
+        self._memory = memory
+        self._triage = triage
+        self._turns = Turns()
         self._stop = stop
         self._objects = partial(objects, wanted=site.config.results)
         self._lock = threading.Lock()
@@ -70,7 +92,7 @@ class Worker:
         """Read studies until stopped."""
         with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
             while not self._stop.is_set():
-                if not self._turn(writing) and not self._aside():
+                if not (self._turn(writing) or self._look_ahead() or self._aside()):
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
     def _turn(self, writing: ThreadPoolExecutor) -> bool:
@@ -81,23 +103,55 @@ class Worker:
             skip = (*self._not_before, *self._in_hand)
         study: Study | None = None
         try:
-            taken = outcomes.take(self._site, skip=skip)
-            if taken is None:
+            if self._triage is not None and self._sort(self._triage, skip):
+                return True
+            found = outcomes.take(self._site, skip, self._turns)
+            if found is None:
                 return False
-            study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
-            result = (
-                outcomes.crashed(self._site.config.max_attempts)
-                if isinstance(taken, outcomes.Exhausted)
-                else self._pipeline.process(study)
-            )
+            study = found.study if isinstance(found, outcomes.Exhausted) else found
+            result, held = self._read(found)
         except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
             self._survive(study, error)
             return True
         self._room.acquire()
         with self._lock:
             self._in_hand.add(study.uid)
-        writing.submit(self._finish, study, result)
+        writing.submit(self._finish, study, result, held)
         return True
+
+    def _read(self, found: Study | outcomes.Exhausted) -> tuple[Outcome, int]:
+        """What becomes of a study that was taken, and the memory that is reserved until that is written."""
+        if isinstance(found, outcomes.Exhausted):
+            return outcomes.crashed(self._site.config.max_attempts), 0
+        taken, held = self._memory.reserve(self._need(found)), 0
+        try:
+            result = self._pipeline.process(found)
+            held = min(left(found.images), taken)
+            return result, held
+        finally:
+            self._memory.release(taken - held)
+            if self._ahead is not None:
+                self._ahead.drop(found.uid)
+
+    def _sort(self, triage: Triage, skip: Collection[str]) -> bool:
+        try:
+            return triage.step(skip)
+        except Exception as error:  # the queue goes on without it
+            log.error("triage failed: %s", type(error).__name__, exc_info=error)
+            return False
+
+    def _need(self, study: Study) -> int:
+        try:
+            return need([version.bundle.facts for version in self._panel.members()], study.images)
+        except BundleRefused:
+            return 0  # nothing reads it; the pipeline says so
+
+    def _look_ahead(self) -> bool:
+        try:
+            return self._ahead is not None and self._ahead.step()
+        except Exception as error:  # as in a turn: the study is read when it is complete
+            log.error("reading ahead failed: %s", type(error).__name__, exc_info=error)
+            return False
 
     def _aside(self) -> bool:
         """One study for a version that is not asked, when nothing else waits; nobody is shown what it says."""
@@ -106,7 +160,12 @@ class Worker:
             if due is None:
                 return False
             try:
-                result = self._pipeline.read_by(due.study, [self._panel.load(due.digest)])
+                version = self._panel.load(due.digest)
+                taken = self._memory.reserve(need([version.bundle.facts], due.study.images))
+                try:
+                    result = self._pipeline.read_by(due.study, [version])
+                finally:
+                    self._memory.release(taken)
             except BundleRefused as error:
                 result = Failed(Reason(error.code, str(error)))
             shadow.keep(self._site, due, result)
@@ -115,7 +174,7 @@ class Worker:
             return False
         return True
 
-    def _finish(self, study: Study, result: Outcome) -> None:
+    def _finish(self, study: Study, result: Outcome, held: int) -> None:
         try:
             self._conclude(study, result)
         except Exception as error:  # noqa: BLE001  # as above
@@ -124,6 +183,7 @@ class Worker:
             with self._lock:
                 self._in_hand.discard(study.uid)
             self._room.release()
+            self._memory.release(held)
 
     def _conclude(self, study: Study, result: Outcome) -> None:
         if outcomes.conclude(self._site, self._archive, study, result, self._objects):
@@ -163,6 +223,9 @@ def run(site: Site) -> None:
         site.database.check()
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
+        for_reading, for_ahead = budgets(site.config.memory_mib)
+        memory = Memory(for_reading)
+        ahead = Ahead(site, archive, panel.members, for_ahead) if site.config.read_ahead else None
         pipeline = Pipeline(
             archive,
             tensors,
@@ -172,6 +235,8 @@ def run(site: Site) -> None:
             panel.record,
             heat_maps=site.config.results.heat_maps,
             confidence=Calibrations(site).confidence,
+            reading=ahead,
+            admit=memory.admit,
         )
         sender = Sender(site)
         sender.start()
@@ -184,7 +249,8 @@ def run(site: Site) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         log.info("worker ready")
-        Worker(site, pipeline, archive, panel, stop).run()
+        triage = Triage(site, pipeline, panel.members, memory) if site.config.urgency.triage else None
+        Worker(site, pipeline, archive, panel, ahead, memory, triage, stop).run()
         follower.stop(timeout=0.5)
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
 from client.arrival.intake import Intake
+from client.arrival.urgency import Urgency
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
 from client.inference.outcomes import retry
@@ -106,6 +107,7 @@ class StudyOut(_Model):
     status: worklist.Status
     revision: int
     received_at: float
+    urgency: Urgency
     reasons: list[ReasonOut]
     result: ResultOut | None
     verified_by: str
@@ -444,6 +446,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "status": line.status,
         "revision": line.revision,
         "received_at": line.received_at,
+        "urgency": Urgency(line.urgency),
         "reasons": [ReasonOut(code=code, text=text) for code, text in line.reasons],
         "result": result
         and ResultOut(

@@ -65,6 +65,7 @@ class Line:
     """One study of the worklist.
 
     Attributes:
+        urgency: how soon it is to be read: emergency, urgent or routine.
         reasons: why it was refused or failed: (code, text).
         verified_by: whose word counts now; empty where nobody's.
         priors: what is known of the patient's earlier studies, in words.
@@ -78,6 +79,7 @@ class Line:
     status: Status
     revision: int
     received_at: float
+    urgency: str
     reasons: tuple[tuple[str, str], ...]
     result: Result | None
     verified_by: str
@@ -263,6 +265,7 @@ def _lines() -> Select[Any]:
             study.c.accession,
             study.c.revision,
             study.c.received_at,
+            study.c.urgency,
             study.c.state,
             study.c.missing,
             select(func.count())
@@ -332,6 +335,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.status,
                 row.revision,
                 row.received_at,
+                row.urgency,
                 tuple((reason["code"], reason["text"]) for reason in row.reasons or ()),
                 result,
                 last[0].reader if last else "",

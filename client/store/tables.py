@@ -56,9 +56,13 @@ study = Table(
     Column("completed_at", Float, nullable=True, doc="when it was called complete last"),
     Column("completed_by", String(16), nullable=False, server_default="", doc="see client.arrival.completeness.Basis"),
     Column("missing", Integer, nullable=False, server_default="0", doc="images expected that were not here by then"),
+    Column("urgency", String(9), nullable=False, server_default="routine", doc="see client.arrival.urgency.Urgency"),
+    Column("due_at", Float, nullable=True, doc="its place in the queue; moves back each time that it is begun"),
     CheckConstraint("state in ('receiving', 'queued', 'scored', 'refused', 'failed', 'prior')", name="state"),
     Index(None, "state", "touched_at"),
 )
+# the queue alone: a hospital's other studies are not in it
+Index("ix_study_waiting", study.c.urgency, study.c.due_at, sqlite_where=study.c.state == "queued")
 
 instance = Table(
     "instance",
@@ -79,6 +83,8 @@ instance = Table(
     Column("acquisition", Integer, nullable=True, doc="AcquisitionNumber"),
     Column("stated", Integer, nullable=True, doc="ImagesInAcquisition"),
     Column("frames", Integer, nullable=True),
+    Column("rows", Integer, nullable=True),
+    Column("columns", Integer, nullable=True),
     UniqueConstraint("sop_uid", "sha256"),
     Index(None, "study_uid"),
 )
@@ -96,6 +102,16 @@ announcement = Table(
     CheckConstraint("state in ('in progress', 'completed', 'discontinued')", name="state"),
     Index(None, "study_uid"),
     Index(None, "created_at"),
+)
+
+priority = Table(
+    "priority",
+    metadata,
+    Column("study_uid", String(64), primary_key=True, doc="may not have come yet, or never come"),
+    Column("source", String(16), primary_key=True, doc="who says so: images | step | order | triage"),
+    Column("urgency", String(9), nullable=False, doc="see client.arrival.urgency.Urgency"),
+    Column("told_at", Float, nullable=False),
+    Index(None, "told_at"),
 )
 
 habit = Table(

@@ -26,7 +26,8 @@ def test_a_database_of_the_first_release_keeps_its_studies_and_gets_the_present_
         connection.execute(
             text(
                 "insert into study (uid, accession, calling_ae, state, revision, attempts, received_at, touched_at)"
-                " values ('1.2.3', 'A', 'XRAY', 'receiving', 1, 0, 1.0, 2.0)"
+                " values ('1.2.3', 'A', 'XRAY', 'receiving', 1, 0, 1.0, 2.0),"
+                " ('1.2.4', '', '', 'queued', 1, 0, 1.0, 5.0)"
             )
         )
         connection.execute(
@@ -38,8 +39,10 @@ def test_a_database_of_the_first_release_keeps_its_studies_and_gets_the_present_
     Database(path).migrate()
     Database(path).check()
     with engine.connect() as connection:
-        assert connection.execute(text("select state, completed_at, completed_by from study")).all() == [
-            ("receiving", None, "")
+        query = "select state, completed_at, completed_by, urgency, due_at from study order by uid"
+        assert connection.execute(text(query)).all() == [
+            ("receiving", None, "", "routine", None),
+            ("queued", None, "", "routine", 3605.0),
         ]
         assert connection.execute(text("select calling_ae, number from instance")).all() == [("", None)]
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

@@ -1,0 +1,206 @@
+"""Decodes and prepares what has come of studies that are not complete yet, while the worker has nothing else to do.
+
+Nothing is scored before a study is complete, and nothing is written: after the last image only less is left to do. What
+is kept is named by the digest of the file that it was made from, by the same functions that would make it later, so it
+can be too much or too little but never something else. Whoever reads an image takes it out.
+
+It begins with what comes after it was made. An image whose decoding ends the process has then ended one, and is not met
+again before its study is complete; there it is counted (`outcomes.take`).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from sqlalchemy import func, select
+
+from client.dicom import decode
+from client.inference.scope import Acquisition, InScope, check
+from client.inference.serving import Outlining, Serving
+from client.store.archive import Archive
+from client.store.site import Site
+from client.store.tables import instance, study
+from models.errors import BundleRefused, InvalidStudy
+from models.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+_STEP_SECONDS: Final = 0.05  # a study that is complete meanwhile waits no longer
+_TOGETHER: Final = 64
+_HEADER: Final = 64 << 10
+_PLANE_PIXEL: Final = 2
+_RADIOGRAPH_PIXEL: Final = 4
+
+
+class Reading:
+    """Reads stored images when they are asked for."""
+
+    def header(self, path: Path) -> FileDataset:
+        """As `decode.read_header`."""
+        return decode.read_header(path)
+
+    def radiograph(self, path: Path, header: FileDataset) -> decode.Radiograph:
+        """As `decode.read`."""
+        return decode.read(path, header)
+
+    def planes(self, path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """As `decode.read_planes`."""
+        return decode.read_planes(path, header, frames)
+
+    def tensor(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `preprocessing`, of the pixels that `radiograph` gave for this file."""
+        return preprocessing(pixels)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What was made of one file, as far as nobody has taken it."""
+
+    study_uid: str
+    header: FileDataset | None = None
+    pixels: NDArray[np.float32] | None = None
+    plane: NDArray[Any] | None = None
+    tensors: dict[str, NDArray[np.float32]] = field(default_factory=lambda: dict[str, NDArray[np.float32]]())
+
+    @property
+    def size(self) -> int:
+        arrays = [array for array in (self.pixels, self.plane, *self.tensors.values()) if array is not None]
+        return sum(array.nbytes for array in arrays) + (_HEADER if self.header is not None else 0)
+
+
+class Ahead(Reading):
+    """Reads stored images, those that have come lately before they are asked for.
+
+    Used by one thread.
+
+    Args:
+        panel: gives the versions that may read.
+        limit: bytes that may be kept; what comes when they are taken is read when it is asked for.
+    """
+
+    def __init__(self, site: Site, archive: Archive, panel: Callable[[], Sequence[Serving]], limit: int) -> None:
+        self._site = site
+        self._archive = archive
+        self._panel = panel
+        self._limit = limit
+        self._held: dict[str, _Held] = {}
+        with site.database.read() as connection:
+            self._at = int(connection.execute(select(func.max(instance.c.id))).scalar() or 0)
+
+    def header(self, path: Path) -> FileDataset:
+        held = self._held.get(path.stem)
+        if held is None or held.header is None:
+            return super().header(path)
+        header, held.header = held.header, None
+        return header
+
+    def radiograph(self, path: Path, header: FileDataset) -> decode.Radiograph:
+        held = self._held.get(path.stem)
+        if held is None or held.pixels is None:
+            return super().radiograph(path, header)
+        pixels, held.pixels = held.pixels, None
+        return decode.Radiograph(pixels, header)
+
+    def planes(self, path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
+        held = self._held.get(path.stem)
+        if held is None or held.plane is None or list(frames) != [0]:
+            return super().planes(path, header, frames)
+        plane, held.plane = held.plane, None
+        return iter((plane,))
+
+    def tensor(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        held = self._held.get(path.stem)
+        tensor = held.tensors.pop(preprocessing.digest, None) if held else None
+        return super().tensor(path, preprocessing, pixels) if tensor is None else tensor
+
+    def drop(self, study_uid: str) -> None:
+        """A study was read: whatever is left of it is not needed."""
+        self._held = {digest: held for digest, held in self._held.items() if held.study_uid != study_uid}
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return sum(held.size for held in self._held.values())
+
+    def step(self) -> bool:
+        """Read some of what has come; False where nothing has, or there is no room for it."""
+        until = time.monotonic() + _STEP_SECONDS
+        rows = self._arrived()
+        if not rows:
+            return False
+        try:
+            versions = self._panel()
+        except BundleRefused:
+            return False  # said where a study is to be read
+        room = self._limit - self.size
+        for row in rows:
+            size = _HEADER + row.pixels * (_PLANE_PIXEL + _RADIOGRAPH_PIXEL)
+            if self._limit >= size > room:
+                return False
+            self._at = row.id  # before it is tried: whatever goes wrong with it, it is read later, and judged there
+            if row.state == "receiving" and not row.conflicting and size <= room:
+                room -= self._prepare(row, versions)
+            if time.monotonic() >= until:
+                break
+        return True
+
+    def _arrived(self) -> list[Any]:
+        query = (
+            select(
+                instance.c.id,
+                instance.c.sop_class,
+                instance.c.sha256,
+                instance.c.study_uid,
+                instance.c.conflicting,
+                func.coalesce(instance.c.frames, 1).label("frames"),
+                func.coalesce(instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1), 0).label(
+                    "pixels"
+                ),
+                study.c.state,
+            )
+            .join(study, study.c.uid == instance.c.study_uid)
+            .where(instance.c.id > self._at)
+            .order_by(instance.c.id)
+            .limit(_TOGETHER)
+        )
+        waiting = select(study.c.uid).where(study.c.state.in_(("receiving", "queued")))
+        with self._site.database.read() as connection:
+            if self._held:
+                known = {held.study_uid for held in self._held.values()}
+                alive = set(connection.execute(waiting.where(study.c.uid.in_(known))).scalars())
+                for uid in known - alive:
+                    self.drop(uid)
+            return list(connection.execute(query))
+
+    def _prepare(self, row: Any, versions: Sequence[Serving]) -> int:
+        """Keep what the versions would make of an image; the bytes that it takes."""
+        versions = [one for one in versions if row.sop_class in one.bundle.facts.intended_use.sop_classes]
+        if not versions:
+            return 0
+        held = _Held(row.study_uid)
+        path = self._archive.path(row.sha256)
+        try:
+            header = held.header = super().header(path)
+            acquisition = Acquisition.from_dataset(header)
+            for version in versions:
+                if not isinstance(check(version.bundle.facts.intended_use, acquisition), InScope) or row.frames > 1:
+                    continue
+                if isinstance(version, Outlining):
+                    if held.plane is None:
+                        (held.plane,) = super().planes(path, header, [0])
+                    continue
+                if held.pixels is None:
+                    held.pixels = super().radiograph(path, header).pixels
+                if version.preprocessing.digest not in held.tensors:
+                    tensor = super().tensor(path, version.preprocessing, held.pixels)
+                    held.tensors[version.preprocessing.digest] = tensor
+        except (InvalidStudy, OSError) as error:
+            log.debug("not read ahead: %s", type(error).__name__)
+        self._held[row.sha256] = held
+        return held.size

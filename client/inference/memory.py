@@ -1,0 +1,136 @@
+"""What a study needs of the memory, from what the index knows of its images; and how much there is.
+
+A worker that the kernel kills for its memory takes every study in hand with it. So a study is begun when there is room
+for it beside those that are being written, and one that needs more than there is fails with the figures, instead of
+failing by being killed again and again.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from client.inference.scope import Reason
+from client.inference.study import Image
+from models.bundle import Facts
+
+TOO_LARGE: Final = "too-large-for-memory"
+
+# Bytes; the peaks were measured beside what the libraries take. A header as pydicom holds it, with every element read.
+_HEADER: Final = 64 << 10
+_RADIOGRAPH_PIXEL: Final = 26  # stored, decoded, rescaled, presented
+_VOXEL: Final = 7  # decoded, cut into windows, labelled; of the largest series
+_RESAMPLED_VOXEL: Final = 26  # its own grid and the network's, as floats
+_RESAMPLED_CHANNEL: Final = 4
+_READ_PIXEL: Final = 6  # what is left once it is read, until its objects are written
+_SHARE: Final = 0.5  # of the machine: libraries, models, the node and its database take the rest
+_AHEAD: Final = 0.25  # of the budget, for what is decoded before a study is complete
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_MIB: Final = 1 << 20
+
+
+class Memory:
+    """What studies that are being read and written may take together.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def reserve(self, size: int) -> int:
+        """Take bytes, when they are there; others give theirs back meanwhile.
+
+        Returns:
+            What was taken, to be given back by `release`: never more than there is at all.
+        """
+        size = min(size, self.limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + size <= self.limit)
+            self._taken += size
+        return size
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+    def admit(self, facts: Facts, images: Sequence[Image]) -> Reason | None:
+        """Why a version cannot read these images here, None where it can."""
+        wanted = need([facts], images)
+        if wanted <= self.limit:
+            return None
+        return Reason(
+            TOO_LARGE,
+            f"reading it takes about {wanted // _MIB} MiB of memory, there are {self.limit // _MIB} (memory_mib)",
+        )
+
+
+def need(versions: Sequence[Facts], images: Sequence[Image]) -> int:
+    """Bytes that it takes to read images with any one of some versions, estimated from their sizes."""
+    return len(images) * _HEADER + max((_pixels_of(facts, images) for facts in versions), default=0)
+
+
+def left(images: Sequence[Image]) -> int:
+    """Bytes that a study still takes once it is read."""
+    return _READ_PIXEL * sum(image.pixels for image in images)
+
+
+def budgets(memory_mib: int) -> tuple[int, int]:
+    """Bytes for studies that are being read and written, and for what is decoded ahead.
+
+    Args:
+        memory_mib: both together; 0: half of what this process may use.
+    """
+    both = memory_mib * _MIB if memory_mib else int(usable() * _SHARE)
+    ahead = int(both * _AHEAD)
+    return both - ahead, ahead
+
+
+def usable(cgroups: Path = _CGROUP, memberships: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that this process may use: of the machine, or of the container or service that it runs in.
+
+    Source: Linux, cgroup-v2.rst (memory.max), cgroup-v1/memory.rst (memory.limit_in_bytes), cgroups(7).
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        lines = memberships.read_text().splitlines()
+    except OSError:
+        return limits[0]
+    for line in lines:
+        controllers, _, place = line.partition(":")[2].partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = cgroups / "memory" if controllers else cgroups
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        folder = root / place.lstrip("/")
+        # a limit binds all below it; inside a container the path may be the host's, and only the root is there
+        for one in (folder, *folder.parents):
+            if one.is_relative_to(root):
+                limits.append(_limit(one / name))
+    return min(limit for limit in limits if limit > 0)
+
+
+def _limit(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there, or the word max
+        return 0
+
+
+def _pixels_of(facts: Facts, images: Sequence[Image]) -> int:
+    readable = [image for image in images if image.sop_class in facts.intended_use.sop_classes]
+    if facts.segmentation is None:
+        return _RADIOGRAPH_PIXEL * max((image.pixels for image in readable), default=0)
+    series: dict[str, int] = {}
+    for image in readable:
+        series[image.series_uid] = series.get(image.series_uid, 0) + image.pixels
+    each = _VOXEL
+    if facts.segmentation.spacing_mm is not None:
+        each = _RESAMPLED_VOXEL + _RESAMPLED_CHANNEL * facts.segmentation.channels
+    return each * max(series.values(), default=0)

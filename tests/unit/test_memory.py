@@ -1,0 +1,103 @@
+"""What a study needs of the memory, what there is, and that nobody takes more than that."""
+
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from client.inference.memory import TOO_LARGE, Memory, budgets, need, usable
+from client.inference.study import Image
+
+MIB = 1 << 20
+CT = "1.2.840.10008.5.1.4.1.1.2"
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+US = "1.2.840.10008.5.1.4.1.1.3.1"
+
+
+def slices(count: int, series: str = "1", side: int = 512) -> list[Image]:
+    return [Image(f"{series}.{number}", CT, "0" * 64, series, side * side) for number in range(count)]
+
+
+def test_a_series_is_read_as_a_whole_and_radiographs_one_by_one(bundles: ModuleType, volumes: ModuleType) -> None:
+    outlining, scoring = volumes.facts(), bundles.facts()
+    one, two = need([outlining], slices(100)), need([outlining], [*slices(100), *slices(100, "2")])
+    assert one > 100 * 512 * 512 * 2
+    assert two - one < MIB * 10  # the second series needs its headers only
+    films = [Image(str(number), DX, "0" * 64, "1", 3000 * 3000) for number in range(4)]
+    assert need([scoring], films) - need([scoring], films[:1]) < MIB
+
+
+def test_what_no_version_reads_needs_no_pixels(bundles: ModuleType) -> None:
+    film = Image("1", US, "0" * 64, "1", 500 * 1000 * 1000)
+    assert need([bundles.facts()], [film]) < MIB
+
+
+def test_another_grid_needs_more(volumes: ModuleType) -> None:
+    finer = volumes.facts(segmentation=volumes.declared(spacing_mm=(1.0, 1.0, 1.0)))
+    assert need([finer], slices(100)) > 3 * need([volumes.facts()], slices(100))
+
+
+def test_a_study_larger_than_the_memory_is_told_so_with_the_figures(volumes: ModuleType) -> None:
+    memory = Memory(100 * MIB)
+    assert memory.admit(volumes.facts(), slices(20)) is None
+    reason = memory.admit(volumes.facts(), slices(300))
+    assert reason is not None
+    assert reason.code == TOO_LARGE
+    assert "100" in reason.text
+    assert "MiB" in reason.text
+
+
+def test_whoever_comes_when_it_is_full_waits_until_there_is_room() -> None:
+    memory = Memory(100)
+    assert memory.reserve(1000) == 100  # alone, with all there is
+    got = threading.Event()
+
+    def second() -> None:
+        memory.reserve(60)
+        got.set()
+
+    waiting = threading.Thread(target=second, daemon=True)
+    waiting.start()
+    memory.release(30)
+    assert not got.wait(0.1)
+    memory.release(30)
+    assert got.wait(5)
+    waiting.join(5)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("0::/\n", {"memory.max": f"{512 * MIB}\n"}, 512 * MIB),
+        (
+            "0::/system.slice/vigie.service\n",
+            {"system.slice/memory.max": f"{64 * MIB}", "system.slice/vigie.service/memory.max": "max"},
+            64 * MIB,
+        ),
+        ("5:cpu,memory:/docker/abc\n0::/\n", {"memory/docker/abc/memory.limit_in_bytes": f"{256 * MIB}"}, 256 * MIB),
+        # inside a container: the path is the host's, the file system begins at our own group
+        ("4:memory:/docker/abc\n", {"memory/memory.limit_in_bytes": f"{128 * MIB}"}, 128 * MIB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("nonsense\n", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_limit_of_the_machine_or_of_the_container_it_runs_in(
+    tmp_path: Path, membership: str | None, files: dict[str, str], expected: int | None
+) -> None:
+    cgroups = tmp_path / "cgroup"
+    for name, content in files.items():
+        (cgroups / name).parent.mkdir(parents=True, exist_ok=True)
+        (cgroups / name).write_text(content)
+    memberships = tmp_path / "self"
+    if membership is not None:
+        memberships.write_text(membership)
+    machine = usable(tmp_path / "none", tmp_path / "nobody")
+    assert usable(cgroups, memberships) == (machine if expected is None else min(machine, expected))
+
+
+def test_a_site_can_say_how_much() -> None:
+    assert sum(budgets(400)) == 400 * MIB
+    assert 0 < sum(budgets(0)) <= usable()
