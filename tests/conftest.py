@@ -102,9 +102,15 @@ def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_sealed.folder, tmp_path / "version"))
 
 
+@pytest.fixture(scope="session")
+def _measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is measured on this machine, shared by all hospitals: each would find the same, some seconds a time."""
+    return tmp_path_factory.mktemp("measured")
+
+
 @pytest.fixture
 def make_site(
-    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle
+    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle, _measured: Path
 ) -> Callable[..., Site]:
     """Make a hospital: `make_site(adopted=True, **SiteConfig fields)`; it trusts the vendor and has free ports."""
 
@@ -112,6 +118,8 @@ def make_site(
         values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3, "longest_quiet_seconds": 3.0}
         values |= settings
         site = create(tmp_path / name, SiteConfig(name=name, **values))
+        if not site.measured.exists():
+            site.measured.symlink_to(_measured, target_is_directory=True)
         bundles.trust(site.trust, vendor_key)
         if adopted:
             shutil.copytree(_sealed.folder, site.versions / _sealed.digest)

@@ -191,6 +191,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "threshold": finding.threshold,
             "positive": finding.positive,
             "engine": result.engine,
+            "prepared_by": result.prepared_by,
             **_choice(result),
         }
         facts: dict[str, ledger.Fact] = {
@@ -228,6 +229,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "threshold": highest.threshold,
         "positive": highest.positive,
         "engine": result.engine,
+        "prepared_by": result.prepared_by,
         **_choice(result),
         "measurements": {
             "day": day.isoformat() if day else None,

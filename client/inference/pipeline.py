@@ -44,6 +44,7 @@ class Scored:
     engine: str
     choice: Choice | None = None
     stratum: str = ""
+    prepared_by: str = ""
 
     @property
     def best(self) -> Finding:
@@ -60,6 +61,7 @@ class ScoredVolumes:
     reasons: tuple[Reason, ...]
     choice: Choice | None = None
     stratum: str = ""
+    prepared_by: str = ""
 
     @property
     def best(self) -> Outlined:
@@ -181,13 +183,15 @@ class Pipeline:
         from client.inference.outlining import outline  # the web process has no use for it
 
         made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
-        found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
+        by = version.preprocessing.by
+        found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
         radiograph = decode.read(self._files.path(image.sha256), header)
-        tensor = version.preprocessing(radiograph.pixels)
+        prepared = version.preprocessing.made(radiograph.pixels)
+        tensor = prepared.tensor
         if reason := unfamiliar(version.novelty, tensor):
             raise InvalidStudy(reason.code, reason.text)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)
@@ -205,7 +209,7 @@ class Pipeline:
             institution=self._institution,
             created_at=time.time(),
         )
-        return Scored(image, finding, version.engine.provider)
+        return Scored(image, finding, version.engine.provider, prepared_by=prepared.by)
 
 
 def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:

@@ -82,6 +82,7 @@ class TriedStudy(BaseModel):
     scored_file: str | None = None
     structures: list[Structure] = []
     engine: str | None = None
+    prepared_by: str | None = None
 
 
 class Trial(BaseModel):
@@ -221,6 +222,7 @@ def _tried(
                     "positive": finding.positive,
                     "scored_file": scored,
                     "engine": result.engine,
+                    "prepared_by": result.prepared_by,
                 }
             )
         case ScoredVolumes():
@@ -232,6 +234,7 @@ def _tried(
                     "positive": highest.positive,
                     "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
+                    "prepared_by": result.prepared_by,
                     "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],
                     "structures": [
                         Structure(
