@@ -24,6 +24,8 @@ from hypothesis import HealthCheck, settings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from client.inference.compiled import PACKAGE
+from client.inference.measured import packages
 from client.store import versions
 from client.store.site import Site, create
 from configs.schema import PeerConfig, SiteConfig
@@ -52,11 +54,15 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _dali() -> bool:
+    return bool(packages(PACKAGE)[PACKAGE])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`peers("dciodvfy", …)` names programs; a missing one skips the test, or with VIGIE_REQUIRE_PEERS=1 fails it."""
     path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
     needed = [name for marker in item.iter_markers("peers") for name in marker.args]
-    missing = [name for name in needed if shutil.which(name, path=path) is None]
+    missing = [name for name in needed if not (_dali() if name == "DALI" else shutil.which(name, path=path))]
     if missing:
         problem = f"{', '.join(missing)} is not installed: scripts/install --peers"
         if os.environ.get("VIGIE_REQUIRE_PEERS") == "1":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -303,6 +304,7 @@ def _tried_apart(task: _Task) -> tuple[Choice, bool]:
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
+                env=os.environ | {"OMP_NUM_THREADS": str(task.threads)},  # as in the worker, whoever asks
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
