@@ -128,13 +128,22 @@ def radiographs(folder: Path) -> Iterator[tuple[Path, NDArray[np.float32]]]:
         if digest not in seen:
             seen.add(digest)
             with contextlib.suppress(InvalidStudy):
-                yield path, decode.read(path).pixels
+                yield path, _picture(path)
+
+
+def _picture(path: Path) -> NDArray[np.float32]:
+    try:
+        return decode.read(path).pixels
+    except InvalidStudy as error:
+        if error.reason != "multi-frame":
+            raise
+        return next(decode.read_planes(path, decode.read_header(path), [0])).astype(np.float32)
 
 
 def test_every_file_that_decodes_is_prepared_as_monai_prepares_it(vigie_data: Path) -> None:
     with_dali = bool(packages(compiled.PACKAGE)[compiled.PACKAGE])
     programs: list[tuple[Preprocessing, list[Any]]] = []
-    for name in ("default", "area", *BY_DALI):
+    for name in ("default", "bilinear", "range", "both"):
         made = [plain.compiled(DECLARED[name])]
         made += [compiled.compiled(DECLARED[name], 1)] if with_dali and name in BY_DALI else []
         assert not any(isinstance(does, NoEqual) for does in made)
@@ -149,7 +158,7 @@ def test_every_file_that_decodes_is_prepared_as_monai_prepares_it(vigie_data: Pa
                 asked += 1
                 answered += prepared is not None
                 assert prepared is None or difference(prepared, wanted) <= PARITY, (path.name, reference.declaration)
-    assert files > 100
+    assert files >= 100
     assert answered > 0.9 * asked
 
 
