@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from signal import SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV
 from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
@@ -35,6 +36,7 @@ _TRUSTED: Final = ("monai", "numpy", "dali")  # the best known first
 _PACKAGES: Final = {"monai": "monai", "numpy": "numpy", "dali": compiled.PACKAGE}
 _SECONDS: Final = 120.0
 _TOLD: Final = "found "
+_CRASHES: Final = tuple(-number for number in (SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE))  # a fault of the program
 
 Verdict = Literal["chosen", "slower", "differs", "no-equal", "not-installed", "fails", "crashed"]
 
@@ -78,7 +80,7 @@ class Does(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class Task:
     """A declaration to be tried."""
 
     declaration: tuple[dict[str, Any], ...]
@@ -99,7 +101,7 @@ class Preparation(Preprocessing):
     def __init__(self, declaration: Declaration, measured: Measured, threads: int, *, volumes: bool) -> None:
         super().__init__(declaration)
         self._measured = measured
-        self._task = _Task(self.declaration, threads, volumes, ("numpy", "dali"))
+        self._task = Task(self.declaration, threads, volumes, ("numpy", "dali"))
         self._lock = threading.Lock()
         self._choice: Choice | None = None
         self._does: Does | None = None
@@ -261,18 +263,19 @@ def specimens(*, volumes: bool) -> list[NDArray[np.float32]]:
     ]
 
 
-def _does(name: str, task: _Task) -> Does | None:
+def _does(name: str, task: Task) -> Does | None:
     """The program of this name; None for MONAI, and where it cannot be had (any more)."""
     if name == "monai":
         return None
-    made = _contender(name, task)
+    made = contender(name, task)
     if isinstance(made, Contender):
         log.warning("preprocessing: %s was chosen and is not there: %s", name, _stated(made))
         return None
     return made
 
 
-def _contender(name: str, task: _Task) -> Does | Contender:
+def contender(name: str, task: Task) -> Does | Contender:
+    """The program of this name made ready for a declaration, or why it takes no part."""
     try:
         if name == "numpy":
             made = plain.compiled(task.declaration, volumes=task.volumes)
@@ -287,7 +290,7 @@ def _contender(name: str, task: _Task) -> Does | Contender:
     return Contender(verdict="no-equal", why=made.step) if isinstance(made, NoEqual) else made
 
 
-def _tried_apart(task: _Task) -> tuple[Choice, bool]:
+def _tried_apart(task: Task) -> tuple[Choice, bool]:
     """Try the contenders in a process of their own.
 
     Returns:
@@ -322,9 +325,6 @@ def _tried_apart(task: _Task) -> tuple[Choice, bool]:
     return Choice(contenders=crashed), True
 
 
-_CRASHES: Final = (-11, -6, -7, -4, -8)  # SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE: a fault of the program
-
-
 def _nobody(why: str) -> Choice:
     return Choice(contenders={name: Contender(verdict="fails", why=why) for name in _TRUSTED[1:]})
 
@@ -342,7 +342,7 @@ def main() -> None:
 
     without_mlflow()
     asked = json.load(sys.stdin)
-    task = _Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]))
+    task = Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]))
     preprocessing = Preprocessing(task.declaration)
 
     def reference(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -351,7 +351,7 @@ def main() -> None:
     try:
         choice = contend(
             reference,
-            {name: _contender(name, task) for name in task.contenders},
+            {name: contender(name, task) for name in task.contenders},
             specimens(volumes=task.volumes),
         )
     except (
