@@ -33,6 +33,7 @@ from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.inference.example import headers
 from client.inference.panel import Panel
+from client.inference.preparation import Preparation
 from client.inference.serving import Scoring
 from client.inference.trial import try_folder
 from client.results.attributes import put
@@ -82,6 +83,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("studies", _studies),
         ("GPU", _gpu),
         ("model", lambda site: _model(site, panel)),
+        ("preprocessing", lambda site: _preprocessing(site, panel)),
         ("test study", lambda site: _test_study(site, panel)),
     )
     for name, look in checks:
@@ -275,6 +277,16 @@ def _model(_site: Site, panel: Panel) -> Check:
         return Check("model", False, "no version is adopted", "wait for a delivery; every study is refused until then")
     passed = ", ".join(f"{member.bundle.facts.label} on {member.engine.provider}" for member in members)
     return Check("model", True, f"reference cases passed: {passed}")
+
+
+def _preprocessing(_site: Site, panel: Panel) -> Check:
+    """Which program prepares the pixels, and why none of the others; nothing to mend, MONAI does it where none can."""
+    found = [
+        f"{member.bundle.facts.label} by {member.preprocessing.settle().described()}"
+        for member in panel.members()
+        if isinstance(member.preprocessing, Preparation)
+    ]
+    return Check("preprocessing", True, ". ".join(found) or "no version is adopted")
 
 
 def _test_study(site: Site, panel: Panel) -> Check:

@@ -13,6 +13,9 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
@@ -55,8 +58,24 @@ _POINTWISE: Final = frozenset({"ScaleIntensityRange"})
 _LARGEST: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a network takes, and what made it.
+
+    Attributes:
+        tensor: (1, h, w) float32, contiguous and finite.
+        by: name and release of the program, e.g. `monai 1.6.1`.
+    """
+
+    tensor: NDArray[np.float32]
+    by: str
+
+
 class Preprocessing:
-    """The steps that a version declares; the same steps for training and for reading."""
+    """The steps that a version declares, done by MONAI; the same steps for training and for reading.
+
+    What does them faster is a subclass that gives the same, see `client.inference.preparation`.
+    """
 
     def __init__(self, declaration: Declaration = DEFAULT) -> None:
         """Read a declaration; MONAI is loaded at the first image.
@@ -75,6 +94,11 @@ class Preprocessing:
     def pointwise(self) -> bool:
         """Each voxel is changed by itself: a part of a volume comes out as it would in the whole."""
         return all(step["_target_"] in _POINTWISE for step in self.declaration)
+
+    @property
+    def by(self) -> str:
+        """Name and release of the program that does the steps."""
+        return _monai()
 
     def intensities(self, voxels: NDArray[np.generic]) -> NDArray[np.float32]:
         """Bring the values of a volume, or where `pointwise` holds of a part of one, into the network's range.
@@ -114,10 +138,28 @@ class Preprocessing:
             InvalidStudy: not a plane of finite numbers.
             InvalidPreprocessing: the declared steps cannot be built, or do not make one plane.
         """
+        return self.made(pixels).tensor
+
+    def made(self, pixels: NDArray[np.generic]) -> Made:
+        """As a call does, with what did it.
+
+        Raises:
+            InvalidStudy, InvalidPreprocessing: as a call.
+        """
         if pixels.ndim != 2 or pixels.size == 0:
             raise InvalidStudy("not-one-plane", f"shape {pixels.shape}")
+        image, by = self._done(np.ascontiguousarray(pixels, dtype=np.float32))
+        tensor = np.ascontiguousarray(image, dtype=np.float32)
+        if tensor.ndim != 3 or tensor.shape[0] != 1:
+            raise InvalidPreprocessing(f"the steps make {tensor.shape}, not one plane")
+        if not np.isfinite(tensor).all():
+            raise InvalidStudy("not-finite", "pixels hold values that are not numbers")
+        return Made(tensor, by)
+
+    def _done(self, plane: NDArray[np.float32]) -> tuple[Any, str]:
+        """The steps on one (H, W) plane, and what did them."""
         steps = self._built()
-        image: Any = np.ascontiguousarray(pixels, dtype=np.float32)[None]
+        image: Any = plane[None]
         with warnings.catch_warnings():
             # A constant image has no percentile range; MONAI then only shifts it, and that is what we want.
             warnings.filterwarnings("ignore", message="Divide by zero")
@@ -125,13 +167,13 @@ class Preprocessing:
                 for step in steps:
                     image = step(image)
             except (TypeError, ValueError, IndexError) as error:
-                raise InvalidPreprocessing(f"the steps fail on {pixels.shape}: {error}") from error
-        made = np.ascontiguousarray(image, dtype=np.float32)
-        if made.ndim != 3 or made.shape[0] != 1:
-            raise InvalidPreprocessing(f"the steps make {made.shape}, not one plane")
-        if not np.isfinite(made).all():
-            raise InvalidStudy("not-finite", "pixels hold values that are not numbers")
-        return made
+                raise InvalidPreprocessing(f"the steps fail on {plane.shape}: {error}") from error
+        return image, _monai()
+
+
+@cache
+def _monai() -> str:
+    return f"monai {version('monai')}"
 
 
 def _checked(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from hypothesis import HealthCheck, settings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from client.inference.compiled import PACKAGE
+from client.inference.measured import packages
 from client.store import versions
 from client.store.site import Site, create
 from configs.schema import PeerConfig, SiteConfig
@@ -52,11 +54,15 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _dali() -> bool:
+    return bool(packages(PACKAGE)[PACKAGE])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`peers("dciodvfy", …)` names programs; a missing one skips the test, or with VIGIE_REQUIRE_PEERS=1 fails it."""
     path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
     needed = [name for marker in item.iter_markers("peers") for name in marker.args]
-    missing = [name for name in needed if shutil.which(name, path=path) is None]
+    missing = [name for name in needed if not (_dali() if name == "DALI" else shutil.which(name, path=path))]
     if missing:
         problem = f"{', '.join(missing)} is not installed: scripts/install --peers"
         if os.environ.get("VIGIE_REQUIRE_PEERS") == "1":
@@ -102,9 +108,15 @@ def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_sealed.folder, tmp_path / "version"))
 
 
+@pytest.fixture(scope="session")
+def _measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is measured on this machine, shared by all hospitals: each would find the same, some seconds a time."""
+    return tmp_path_factory.mktemp("measured")
+
+
 @pytest.fixture
 def make_site(
-    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle
+    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle, _measured: Path
 ) -> Callable[..., Site]:
     """Make a hospital: `make_site(adopted=True, **SiteConfig fields)`; it trusts the vendor and has free ports."""
 
@@ -112,6 +124,8 @@ def make_site(
         values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3, "longest_quiet_seconds": 3.0}
         values |= settings
         site = create(tmp_path / name, SiteConfig(name=name, **values))
+        if not site.measured.exists():
+            site.measured.symlink_to(_measured, target_is_directory=True)
         bundles.trust(site.trust, vendor_key)
         if adopted:
             shutil.copytree(_sealed.folder, site.versions / _sealed.digest)

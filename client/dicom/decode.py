@@ -47,6 +47,8 @@ REASONS: Final = (
 MAX_PIXELS: Final = 100_000_000
 MAX_FILE_BYTES: Final = 1 << 30
 _PIXELS: Final = "PixelData"
+_LARGE: Final = 1 << 17  # pixels from which on a table of all values costs less than a computation for each
+_BAND: Final = 32  # rows that stay in the processor's cache
 _PIXEL_MODULE: Final = [  # with what turns stored values into the modality's
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -269,7 +271,7 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
         if not frame < frames:
             raise InvalidStudy("truncated", f"frame {frame + 1} of {frames}")
         _check_length(dataset, content if isinstance(content, bytes) else bytes(content), shape, frame, frames)
-        decoded = pixel_array(dataset, index=frame, raw=True) if frames > 1 else dataset.pixel_array
+        decoded = _decoded(dataset, content, shape, frame, frames)
     except InvalidStudy:
         raise
     except MALFORMED as error:
@@ -277,12 +279,33 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
     if decoded.shape != shape or decoded.dtype.kind not in "iu":
         raise InvalidStudy("inconsistent", f"decoded to {decoded.shape}, the header says {shape}")
     bits, signed = int(dataset.BitsStored), dataset.PixelRepresentation == 1
-    values: NDArray[Any] = decoded.astype(np.int64 if bits > 31 else np.int32)
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and bits < int(dataset.BitsAllocated):
-        values &= (1 << bits) - 1  # old files keep overlays up there
-        if signed:
-            values = np.where(values >> (bits - 1), values - (1 << bits), values)
-    return values
+    if decoded.dtype.itemsize > 2:
+        decoded = decoded.astype(np.int64 if bits > 31 else np.int32)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or bits == int(dataset.BitsAllocated):
+        return decoded
+    return _without_high_bits(decoded, bits, signed)
+
+
+def _decoded(dataset: FileDataset, content: Any, shape: tuple[int, int], frame: int, frames: int) -> NDArray[Any]:
+    """One frame as pydicom gives it; where nothing is compressed or turned, without its copies."""
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated or not syntax.is_little_endian or not isinstance(content, bytes):
+        decoded = pixel_array(dataset, index=frame, raw=True) if frames > 1 else dataset.pixel_array
+        return decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
+    width, count = int(dataset.BitsAllocated) // 8, shape[0] * shape[1]
+    kind = "i" if dataset.PixelRepresentation == 1 else "u"
+    return np.frombuffer(content, f"<{kind}{width}", count, frame * count * width).reshape(shape)
+
+
+def _without_high_bits(values: NDArray[Any], bits: int, signed: bool) -> NDArray[Any]:
+    """Integers of so many bits; old files keep overlays above them."""
+    least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if values.min() >= least and values.max() <= most:
+        return values  # what lies above is the sign
+    kept = values.astype(np.int64) & ((1 << bits) - 1)
+    if signed:
+        kept = np.where(kept > most, kept - (1 << bits), kept)
+    return kept.astype(values.dtype)
 
 
 def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int], frame: int, frames: int) -> None:
@@ -359,14 +382,32 @@ def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
     padding = _padding(stored, header)
     if padding is not None and padding.all():
         raise InvalidStudy("no-pixels", "every pixel is padding")
-    pixels = _windowed(_modality(stored, header), header)
+    pixels = _toned(stored, header)
     seen = pixels if padding is None else pixels[~padding]
     low, high = float(seen.min()), float(seen.max())
     if header.PhotometricInterpretation == "MONOCHROME1":
-        pixels = np.float32(low + high) - pixels
+        np.subtract(np.float32(low + high), pixels, out=pixels)
     if padding is not None:
         pixels[padding] = low
     return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _toned(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
+    """Modality and VOI transformations; of a large picture they are worked out for each value it can have, not for each
+    pixel.
+    """
+    if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2 or stored.size < _LARGE:
+        return _windowed(_modality(stored, header), header)
+    # the ends are values of the picture, so that what is asked of all its values has the same answer here
+    every = np.arange(int(stored.min()), int(stored.max()) + 1, dtype=np.int32)
+    unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+    tones = np.zeros(1 << (8 * unsigned.itemsize), np.float32)
+    tones[every.astype(unsigned)] = _windowed(_modality(every, header), header)
+    pixels = np.empty(stored.shape, np.float32)
+    for start in range(0, len(stored), _BAND):
+        band = slice(start, start + _BAND)
+        np.take(tones, np.ascontiguousarray(stored[band]).view(unsigned), out=pixels[band], mode="clip")
+    return pixels
 
 
 def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
@@ -431,7 +472,8 @@ def _looked_up(values: NDArray[Any], item: Dataset) -> NDArray[Any]:
         raise InvalidStudy("inconsistent", f"a look-up table of {len(table)} entries, {entries} declared")
     if first >= 1 << 15 and np.asarray(values).min() < 0:
         first -= 1 << 16  # a signed first value read as unsigned
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
+    whole = np.rint(values) if np.asarray(values).dtype.kind == "f" else values
+    index = np.clip(whole.astype(np.int64) - first, 0, entries - 1)
     return table[index].astype(np.int64)
 
 

@@ -27,7 +27,7 @@ from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import instance, study
 from models.errors import BundleRefused, InvalidStudy
-from models.preprocessing import Preprocessing
+from models.preprocessing import Made, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,9 @@ class Reading:
         """As `decode.read_planes`."""
         return decode.read_planes(path, header, frames)
 
-    def tensor(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `preprocessing`, of the pixels that `radiograph` gave for this file."""
-        return preprocessing(pixels)
+    def made(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> Made:
+        """As `preprocessing.made`, of the pixels that `radiograph` gave for this file."""
+        return preprocessing.made(pixels)
 
 
 @dataclass(slots=True)
@@ -66,12 +66,13 @@ class _Held:
     header: FileDataset | None = None
     pixels: NDArray[np.float32] | None = None
     plane: NDArray[Any] | None = None
-    tensors: dict[str, NDArray[np.float32]] = field(default_factory=lambda: dict[str, NDArray[np.float32]]())
+    made: dict[str, Made] = field(default_factory=lambda: dict[str, Made]())
 
     @property
     def size(self) -> int:
-        arrays = [array for array in (self.pixels, self.plane, *self.tensors.values()) if array is not None]
-        return sum(array.nbytes for array in arrays) + (_HEADER if self.header is not None else 0)
+        tensors = (made.tensor for made in self.made.values())
+        arrays = sum(array.nbytes for array in (self.pixels, self.plane, *tensors) if array is not None)
+        return arrays + (_HEADER if self.header is not None else 0)
 
 
 class Ahead(Reading):
@@ -114,10 +115,10 @@ class Ahead(Reading):
         plane, held.plane = held.plane, None
         return iter((plane,))
 
-    def tensor(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def made(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> Made:
         held = self._held.get(path.stem)
-        tensor = held.tensors.pop(preprocessing.digest, None) if held else None
-        return super().tensor(path, preprocessing, pixels) if tensor is None else tensor
+        made = held.made.pop(preprocessing.digest, None) if held else None
+        return super().made(path, preprocessing, pixels) if made is None else made
 
     def drop(self, study_uid: str) -> None:
         """A study was read: whatever is left of it is not needed."""
@@ -197,9 +198,9 @@ class Ahead(Reading):
                     continue
                 if held.pixels is None:
                     held.pixels = super().radiograph(path, header).pixels
-                if version.preprocessing.digest not in held.tensors:
-                    tensor = super().tensor(path, version.preprocessing, held.pixels)
-                    held.tensors[version.preprocessing.digest] = tensor
+                if version.preprocessing.digest not in held.made:
+                    made = super().made(path, version.preprocessing, held.pixels)
+                    held.made[version.preprocessing.digest] = made
         except (InvalidStudy, OSError) as error:
             log.debug("not read ahead: %s", type(error).__name__)
         self._held[row.sha256] = held

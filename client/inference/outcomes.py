@@ -245,6 +245,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "threshold": finding.threshold,
             "positive": finding.positive,
             "engine": result.engine,
+            "prepared_by": result.prepared_by,
             **_choice(result),
             **_confidence(finding.confidence),
         }
@@ -283,6 +284,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "threshold": highest.threshold,
         "positive": highest.positive,
         "engine": result.engine,
+        "prepared_by": result.prepared_by,
         **_choice(result),
         **_confidence(highest.confidence),
         "measurements": {

@@ -9,6 +9,8 @@ from sqlalchemy import select
 
 from client.inference.choice import EVERYBODY, Counts, Record
 from client.inference.engine import Engine
+from client.inference.measured import Measured
+from client.inference.preparation import Preparation
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.volume_engine import VolumeEngine
 from client.store import versions
@@ -17,7 +19,6 @@ from client.store.tables import outcome, shadow, study
 from client.vigilance import register
 from models.bundle import verify
 from models.errors import BundleRefused
-from models.preprocessing import Preprocessing
 from models.signing import load_trust
 
 _RECORD_SECONDS: Final = 300.0
@@ -103,7 +104,8 @@ def load(site: Site, digest: str) -> Serving:
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
     threads, threshold = site.config.inference_threads, bundle.facts.threshold
-    preprocessing = Preprocessing(bundle.preprocessing)
-    if (declared := bundle.facts.segmentation) is not None:
+    declared = bundle.facts.segmentation
+    preprocessing = Preparation(bundle.preprocessing, Measured(site.measured), threads, volumes=declared is not None)
+    if declared is not None:
         return Outlining(bundle, VolumeEngine(bundle, declared, threads), preprocessing, declared, threshold)
     return Scoring(bundle, Engine(bundle, threads), preprocessing, threshold, bundle.read_novelty())

@@ -47,6 +47,7 @@ class Scored:
     engine: str
     choice: Choice | None = None
     stratum: str = ""
+    prepared_by: str = ""
 
     @property
     def best(self) -> Finding:
@@ -67,6 +68,7 @@ class ScoredVolumes:
     reasons: tuple[Reason, ...]
     choice: Choice | None = None
     stratum: str = ""
+    prepared_by: str = ""
 
     @property
     def best(self) -> Outlined:
@@ -220,14 +222,16 @@ class Pipeline:
             heat_maps=self._heat_maps,
             read_planes=self._reading.planes,
         )
-        found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
+        by = version.preprocessing.by
+        found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
         path = self._files.path(image.sha256)
         radiograph = self._reading.radiograph(path, header)
-        tensor = self._reading.tensor(path, version.preprocessing, radiograph.pixels)
+        prepared = self._reading.made(path, version.preprocessing, radiograph.pixels)
+        tensor = prepared.tensor
         if reason := unfamiliar(version.novelty, tensor):
             raise InvalidStudy(reason.code, reason.text)
         self._tensors.keep(image.sha256, version.preprocessing, tensor)
@@ -245,7 +249,7 @@ class Pipeline:
             institution=self._institution,
             created_at=time.time(),
         )
-        return Scored(image, finding, version.engine.provider)
+        return Scored(image, finding, version.engine.provider, prepared_by=prepared.by)
 
 
 def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:

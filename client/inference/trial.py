@@ -86,6 +86,7 @@ class TriedStudy(BaseModel):
     scored_file: str | None = None
     structures: list[Structure] = []
     engine: str | None = None
+    prepared_by: str | None = None
 
 
 class Trial(BaseModel):
@@ -233,6 +234,7 @@ def _tried(
                     "confidence": finding.confidence,
                     "scored_file": scored,
                     "engine": result.engine,
+                    "prepared_by": result.prepared_by,
                 }
             )
         case ScoredVolumes():
@@ -245,6 +247,7 @@ def _tried(
                     "confidence": highest.confidence,
                     "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
+                    "prepared_by": result.prepared_by,
                     "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],
                     "structures": [
                         Structure(

@@ -83,6 +83,7 @@ class ResultOut(_Model):
     version: str
     version_digest: str
     engine: str
+    prepared_by: str
     chosen: str
     structures: tuple[str, ...]
     unread: tuple[str, ...]
@@ -456,6 +457,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
             version=result.version,
             version_digest=result.version_digest,
             engine=result.engine,
+            prepared_by=result.prepared_by,
             chosen=result.chosen,
             structures=result.structures,
             unread=result.unread,

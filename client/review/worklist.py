@@ -39,6 +39,8 @@ class Result:
     """A scored study's present result.
 
     Attributes:
+        engine: what computed it.
+        prepared_by: what preprocessed it, program and release.
         chosen: why this version read it.
         structures: what was outlined, a sentence each, with its measures and its growth.
         unread: why a part of the study was not read, or was not there; then no finding is no all-clear.
@@ -53,6 +55,7 @@ class Result:
     version_digest: str
     input_digest: str
     engine: str
+    prepared_by: str
     at: float
     chosen: str
     structures: tuple[str, ...]
@@ -283,6 +286,7 @@ def _lines() -> Select[Any]:
             outcome.c.version_digest,
             outcome.c.input_digest,
             outcome.c.engine,
+            outcome.c.prepared_by,
             outcome.c.chosen_text,
             outcome.c.measurements,
             outcome.c.confidence,
@@ -320,6 +324,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.version_digest,
                 row.input_digest,
                 row.engine,
+                row.prepared_by,
                 row.created_at,
                 row.chosen_text,
                 _structures(row.measurements),

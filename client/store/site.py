@@ -22,7 +22,7 @@ Fold = Literal["train", "gate", "test"]
 class Site:
     """One hospital's folder, opened.
 
-    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `logs/`.
+    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `measured/`, `logs/`.
     """
 
     folder: Path
@@ -38,6 +38,10 @@ class Site:
     @property
     def versions(self) -> Path:
         return self.folder / "versions"
+
+    @property
+    def measured(self) -> Path:
+        return self.folder / "measured"
 
     @property
     def trust(self) -> Path:

@@ -156,6 +156,7 @@ outcome = Table(
     Column("threshold", Float, nullable=True, doc="that was applied"),
     Column("positive", Boolean, nullable=True),
     Column("engine", String, nullable=False, default="", doc="execution provider that computed it"),
+    Column("prepared_by", String, nullable=False, default="", doc="what preprocessed it: program and release"),
     Column("stratum", String, nullable=False, default="", doc="see client.inference.choice.stratum_of"),
     Column("chosen", String, nullable=False, default="", doc="why this version of those that fit: only | stratum | …"),
     Column("chosen_text", String, nullable=False, default=""),

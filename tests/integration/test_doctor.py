@@ -58,6 +58,7 @@ def test_a_node_that_is_well(site: Site, answering: Callable[..., None], scored:
     assert [check for check in found.values() if not check.ok] == []
     assert "takes every kind" in found["PACS"].found
     assert found["test study"].found.startswith("scored")
+    assert "dali: no-equal (Resize area)" in found["preprocessing"].found
 
 
 def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answering: Callable[..., None]) -> None:

@@ -84,6 +84,7 @@ def test_each_study_goes_to_a_version_that_fits_and_the_others_read_in_shadow(
     assert aside[trial.digest].score is not None
     assert (aside[nodule.digest].kind, "modality" in aside[nodule.digest].reasons) == ("refused", True)
     assert {row.outcome_id for row in rows(site, delivery)} == {row.id for row in rows(site, outcome)}
+    assert {row.prepared_by.split()[0] for row in read.values()} <= {"monai", "numpy", "dali"}
 
 
 def test_the_record_counts_what_was_read_and_what_was_read_in_shadow(

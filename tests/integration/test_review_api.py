@@ -271,6 +271,17 @@ def test_it_sees_no_verdict_form_and_cannot_post_one(http: httpx.Client, site: S
     assert 'name="csrf"' not in http.get(f"/studies/{uid}").text
 
 
+def test_what_computed_a_result_is_said_with_it(http: httpx.Client, site: Site, as_role: Any, scored: Scored) -> None:
+    uid = scored()
+    with site.database.write() as connection:
+        connection.execute(update(outcome).values(engine="CPUExecutionProvider", prepared_by="numpy 2.4.6"))
+    result = http.get(f"/api/studies/{uid}", headers=as_role("clinician")).json()["result"]
+    assert (result["engine"], result["prepared_by"]) == ("CPUExecutionProvider", "numpy 2.4.6")
+    sign_in(http, site)
+    page = re.sub("<[^>]*>", "", http.get(f"/studies/{uid}").text)
+    assert "CPUExecutionProvider pixels prepared by numpy 2.4.6" in page
+
+
 def test_what_came_with_an_image_is_shown_as_text(http: httpx.Client, site: Site, scored: Scored) -> None:
     uid = scored(patient_id="<script>alert(1)</script>", accession='"><img>')
     sign_in(http, site)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
@@ -17,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from client.dicom.decode import REASONS, read
+from client.dicom.decode import REASONS, present, read
 from models.errors import InvalidStudy
 
 Make = Callable[..., Dataset]
@@ -129,6 +131,38 @@ def test_a_look_up_table_is_followed_and_its_ends_hold(radiograph: Make, tmp_pat
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
         made = read(saved(with_pixels(radiograph, stored, **{keyword: [item]}), tmp_path)).pixels
         np.testing.assert_array_equal(made, [[5, 5, 50], [500, 5000, 5000]])
+
+
+@given(
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["u1", "i1", "u2", "i2"]),
+    slope=st.sampled_from([1, 2.5, -0.5]),
+    intercept=st.sampled_from([0, -1024]),
+    window=st.sampled_from([None, "LINEAR", "SIGMOID", "table", "signed table"]),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+    padded=st.booleans(),
+)
+def test_a_large_picture_has_the_tones_of_the_same_one_small(
+    seed: int, kind: str, slope: float, intercept: float, window: str | None, photometric: str, padded: bool
+) -> None:
+    """The tones of a large one come out of a table of the values that it may have."""
+    limits = np.iinfo(kind)
+    ends = np.sort(np.random.default_rng(seed).integers(limits.min, limits.max, 2, endpoint=True))
+    small = np.random.default_rng(seed + 1).integers(*ends, (31, 50), kind, endpoint=True)
+    header = Dataset()
+    header.PhotometricInterpretation = photometric
+    header.BitsAllocated = header.BitsStored = limits.bits
+    header.PixelRepresentation = int(limits.min < 0)
+    header.RescaleSlope, header.RescaleIntercept = slope, intercept
+    if window == "table":
+        header.VOILUTSequence = [lut([3, 700, 20, 65000], int(ends[0]) & 0xFFFF)]
+    elif window == "signed table":
+        header.VOILUTSequence = [lut(list(range(0, 600, 2)), 0xFFF0)]
+    elif window is not None:
+        header.WindowCenter, header.WindowWidth, header.VOILUTFunction = 40, 350, window
+    if padded and small.min() != small.max():
+        header.add_new("PixelPaddingValue", "SS" if limits.min < 0 else "US", int(small[0, 0]))
+    np.testing.assert_array_equal(present(np.tile(small, (12, 10)), header), np.tile(present(small, header), (12, 10)))
 
 
 def test_padding_is_dark_and_does_not_stretch_the_picture(radiograph: Make, tmp_path: Path) -> None:
