@@ -28,6 +28,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from sqlalchemy import Column, func, select
 
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
+from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
@@ -39,7 +40,7 @@ from client.inference.trial import try_folder
 from client.results.attributes import put
 from client.results.result import derive_uid
 from client.store.site import Site
-from client.store.tables import delivery, study
+from client.store.tables import delivery, study, workitem
 from models.errors import VigieError
 from models.novelty import Novelty
 from models.signing import load_trust
@@ -79,6 +80,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("certificate authority", _authority),
         ("coordinator", _coordinator),
         ("PACS", _pacs),
+        ("worklist", _worklist),
         ("results", _deliveries),
         ("studies", _studies),
         ("GPU", _gpu),
@@ -227,6 +229,23 @@ def _pacs(site: Site) -> Check:
     return Check(
         "PACS", True, f"{where} {'answers C-ECHO' if echoes else 'has no C-ECHO'} and takes every kind of result"
     )
+
+
+def _worklist(site: Site) -> Check:
+    where = site.config.ups.url
+    if not where:
+        return Check("worklist", True, "none in site.yaml: none is told")
+    server = Worklist(site, _ANSWER_SECONDS)
+    try:
+        waiting = sum(1 for _ in server.search(site.config.ups.station or site.config.ae_title))
+    except Away as why:
+        advice = "check ups.url in site.yaml and secrets/ups.token; is the server up?"
+        return Check("worklist", False, f"{where}: {why}", advice)
+    finally:
+        server.close()
+    failed = _counts(site, workitem.c.state).get("failed", 0)
+    found = f"{where} answers, {waiting} scheduled for us, {failed} that it took no word of"
+    return Check("worklist", not failed, found, "see logs/node.log for what it refused" if failed else "")
 
 
 def _deliveries(site: Site) -> Check:

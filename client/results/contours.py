@@ -22,8 +22,9 @@ def contours(mask: NDArray[np.bool_]) -> list[Line]:
     """
     framed = np.pad(mask, 1)
     following: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    surrounded = framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
     # each edge between inside and outside once, walked with the inside at its right hand
-    for row, column in np.argwhere(framed):
+    for row, column in np.argwhere(mask & ~surrounded) + 1:
         r, c = int(row) - 1, int(column) - 1
         for outside, start, end in (
             (not framed[row - 1, column], (c, r), (c + 1, r)),

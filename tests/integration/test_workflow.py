@@ -14,6 +14,7 @@ from sqlalchemy import insert, select, update
 from client.delivery import workflow
 from client.delivery.sender import Pace
 from client.delivery.workflow import Follower
+from client.doctor import examine
 from client.store.archive import Archive
 from client.store.site import Site, write_secret
 from client.store.tables import delivery, instance, outcome, study, workitem
@@ -330,3 +331,15 @@ def test_a_node_s_worklist_is_told_through_a_kill(
         item.ReferencedSOPInstanceUID for out in done.OutputInformationSequence for item in out.ReferencedSOPSequence
     }
     assert named == set(pacs.received)
+
+
+def test_the_doctor_says_whether_the_worklist_answers(hospital: Site, server: Any, queued: str) -> None:
+    def said() -> tuple[bool, str]:
+        (check,) = (check for check in examine(hospital) if check.name == "worklist")
+        return check.ok, check.found
+
+    follow(hospital)
+    assert said()[0]
+    assert "1 scheduled for us" in said()[1]
+    server.outage = 503
+    assert not said()[0]
