@@ -169,7 +169,9 @@ def retry(site: Site, study_uid: str) -> None:
         if row.state not in ("failed", "refused") and not _recalled(connection, study_uid, row.revision):
             raise Conflict(f"the study is {row.state}; only a failed, refused or recalled one is retried")
         connection.execute(
-            update(study).where(study.c.uid == study_uid).values(state="queued", revision=row.revision + 1, attempts=0)
+            update(study)
+            .where(study.c.uid == study_uid)
+            .values(state="queued", revision=row.revision + 1, attempts=0, completed_at=time.time())
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)
