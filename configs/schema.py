@@ -27,7 +27,7 @@ class PeerConfig:
     """The PACS: where results go, and earlier studies come from.
 
     Attributes:
-        query: it may be asked how many images of a study it has.
+        query: it may be asked how many images of a study it has, and which studies it has of some days.
         stow_url: DICOMweb root of the PACS; results go there by STOW-RS instead of C-STORE.
         commitment: ask the PACS to confirm that it keeps our results (PS3.4 J).
         fetch: how earlier studies are fetched: not, by C-MOVE to our AE title, or by C-GET.

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -311,15 +312,23 @@ def deliveries(
 def missed(
     folder: Folder,
     again: Annotated[str, typer.Option(help="UID of a study to read again, or all")] = "",
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="ask the PACS, too, what it has from this day on")
+    ] = None,
 ) -> None:
     """List the studies that a version could have read and did not, with the reason, and read them again.
+
+    With --since, studies that the PACS has and the node was never sent are listed, too: what an outage has cost. Send
+    them again from there.
 
     Example: vigie site missed --folder node --again all
     """
     import time
 
+    from client.arrival.absent import absent
     from client.inference.outcomes import retry
     from client.review.missed import counts, listed, read_again
+    from client.review.worklist import readable_modalities
 
     site = _opened(folder)
     if again == "all":
@@ -329,11 +338,16 @@ def missed(
     found = listed(site)
     table = Table("study", "accession", "why", "since", "reason")
     for one in found:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
         reasons = "; ".join(f"{code}: {text}" for code, text in one.reasons)
-        table.add_row(one.uid, escape(one.accession), one.why, since, escape(reasons))
+        table.add_row(one.uid, escape(one.accession), one.why, when, escape(reasons))
     Console().print(table)
     print(", ".join(f"{number} {why}" for why, number in counts(found).items() if number) or "nothing was missed")
+    if since is not None:
+        unsent = absent(site, since.date(), datetime.now().date(), readable_modalities(site))
+        for study in unsent:
+            print(f"never sent  {study.uid}  {study.accession or '-'}  {study.day}  {'/'.join(study.modalities)}")
+        print(f"{len(unsent)} studies of the PACS since {since:%Y-%m-%d} were never sent here")
 
 
 @app.command()

@@ -210,7 +210,13 @@ def retry(site: Site, study_uid: str) -> None:
         connection.execute(
             update(study)
             .where(study.c.uid == study_uid)
-            .values(state="queued", revision=row.revision + 1, attempts=0, due_at=priority.due(site, row))
+            .values(
+                state="queued",
+                revision=row.revision + 1,
+                attempts=0,
+                completed_at=time.time(),
+                due_at=priority.due(site, row),
+            )
         )
         facts: dict[str, ledger.Fact] = {"study": site.study_key(study_uid), "revision": row.revision + 1}
         ledger.append(connection, "study.retried", facts)

@@ -23,6 +23,7 @@ from client.results import heatmap
 from client.results.confidence import Confidence
 from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
+from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, patient, prior, prior_search, study, verdict, version
@@ -222,6 +223,12 @@ def facts_of(site: Site, digest: str) -> Facts | None:
         return _facts(site.versions / digest)
     except (OSError, ValueError, KeyError):
         return None
+
+
+def readable_modalities(site: Site) -> set[str]:
+    """The modalities that the adopted versions read."""
+    known = [facts_of(site, held.digest) for held in versions.panel(site)]
+    return {modality for facts in known if facts for modality in facts.intended_use.modalities}
 
 
 def card_of(site: Site, digest: str) -> str:

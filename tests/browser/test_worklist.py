@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from client.results.confidence import Confidence
 from client.review import readers
+from client.review.recall import take_back
 from client.review.verdict import history
 from client.store.site import Site
+from client.store.tables import outcome, study
 
 pytestmark = pytest.mark.peers("chromium")
 Scored = Callable[..., str]
@@ -122,4 +125,36 @@ def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(page: Any, site
     page.goto(f"/studies/{new}")
     picture(page, "confidence-none")
     assert "No calibration yet: 3 positive and 40 negative patients" in page.locator("aside").inner_text()
+    assert page.complaints == []
+
+
+def test_it_sees_what_was_not_read_and_reads_it_again(page: Any, site: Site, scored: Scored) -> None:
+    scored(objects=True, accession="A-RECALLED")
+    take_back(site, "brightness@1", "IT")
+    with site.database.write() as connection:
+        for number, (state, code, text) in enumerate(
+            (
+                ("failed", "crashed", "the process ended 3 times while it read this study"),
+                ("refused", "truncated", "truncated: 6144 bytes of pixels, 12288 expected"),
+                ("refused", "view", "the view is LL; accepted: AP, PA"),
+            )
+        ):
+            uid, at = f"1.2.{number}", 1_700_000_000.0 + number
+            connection.execute(
+                insert(study).values(uid=uid, accession=f"A-{code}", state=state, received_at=at, touched_at=at)
+            )
+            reasons = [{"code": code, "text": text}]
+            connection.execute(
+                insert(outcome).values(study_uid=uid, revision=1, kind=state, reasons=reasons, created_at=at)
+            )
+    page.goto("/")
+    page.fill("#token", readers.add(site, "IT", "it"))
+    page.keyboard.press("Enter")
+    page.click("text=Not read")
+    page.wait_for_selector("tbody tr")
+    picture(page, "missed")
+    assert page.locator("tbody tr").count() == 3  # the view is outside the intended use: nothing was missed
+    assert "A-view" not in page.inner_text("main")
+    page.click("text=Read all 3 again")
+    page.locator("text=Nothing was missed").wait_for()
     assert page.complaints == []

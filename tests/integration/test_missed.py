@@ -1,16 +1,17 @@
 """The loss of chance list: after every kind of fault, each study that could have been read and was not is on it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
-from sqlalchemy import func, insert, select
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
+from sqlalchemy import func, insert, select, update
 from typer.testing import CliRunner
 
 from client.arrival.completeness import Bounds
@@ -23,7 +24,8 @@ from client.review.verdict import Answer, Decision, TruthTier
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import announcement, outcome, study
-from models.errors import Conflict
+from configs.schema import PeerConfig
+from models.errors import Conflict, NotFound
 from scripts.site_commands import app
 
 pytestmark = pytest.mark.integration
@@ -165,3 +167,48 @@ def test_the_page_lists_them_and_only_it_may_act(served: str, site: Site, scored
                 assert "Nothing was missed" in http.post(f"/missed/{uid}", data={"csrf": csrf}).text
     with site.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(study).where(study.c.state == "queued")).scalar()
+
+
+def test_after_an_outage_the_pacs_says_what_was_never_sent(
+    make_site: Callable[..., Site], radiograph: Callable[..., Dataset]
+) -> None:
+    here, absent_, scan, silent = (str(generate_uid(prefix=None)) for _ in range(4))
+    known = {here: ["DX"], absent_: ["DX", "SR"], scan: ["MR"], silent: None}
+    asked: list[Dataset] = []
+
+    def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        asked.append(event.identifier)
+        for uid, modalities in known.items():
+            answer = Dataset()
+            answer.QueryRetrieveLevel, answer.StudyInstanceUID, answer.StudyDate = "STUDY", uid, "20240102"
+            answer.AccessionNumber = "A-LOST" if uid == absent_ else ""
+            if modalities:
+                answer.ModalitiesInStudy = modalities
+            yield 0xFF00, answer
+        yield (0xA700 if broken else 0x0000), None
+
+    entity, broken = AE("PACS"), False
+    entity.add_supported_context(StudyRootFind)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
+    assert server is not None
+    site = make_site(pacs=PeerConfig("127.0.0.1", server.server_address[1], "PACS", query=True))
+    gateway = Gateway(site)
+    try:
+        send(gateway.port, radiograph(StudyInstanceUID=here))
+    finally:
+        gateway.close()
+    with site.database.write() as connection:  # something for the other list, too
+        connection.execute(update(study).values(state="failed"))
+    try:
+        command = ["missed", "--folder", str(site.folder), "--since", "2024-01-01"]
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 0, shown.output
+        lost = [line.split()[2] for line in shown.output.splitlines() if line.startswith("never sent")]
+        assert lost == sorted([absent_, silent])  # the scan nobody here reads; the one without a word might be ours
+        assert "A-LOST" in shown.output
+        assert asked[0].StudyDate.startswith("20240101-")
+        broken = True
+        assert isinstance(CliRunner().invoke(app, command).exception, NotFound)  # half a list is no list
+    finally:
+        server.shutdown()
+        site.database.close()
