@@ -111,8 +111,8 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
     if len(planes) == 0:
         return None
     depth = slice(int(planes[0]), int(planes[-1]) + 1)
-    flat = mask[depth].any(axis=0)
-    rows, columns = np.flatnonzero(np.any(flat, axis=1)), np.flatnonzero(np.any(flat, axis=0))
+    flat: NDArray[np.bool_] = np.logical_or.reduce(mask[depth], axis=0)
+    rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
     return depth, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 

@@ -89,11 +89,11 @@ class App:
 
 def main() -> None:
     inbox, port, version, threads = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    trust = load_trust(Path(sys.argv[5]))
     follow_parent()
     torch.set_num_threads(threads)
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
-    trust = version.parent / "hospital" / "site" / "trust"
-    app = App(verify(version, load_trust(trust)), port)
+    app = App(verify(version, trust), port)
     files, done = Pacs(inbox, 0), 0
     (inbox / "eager").touch()
     while True:

@@ -173,7 +173,8 @@ def _bare(onnx: Path, count: int, batches: Sequence[int], threads: int) -> dict[
 
 def _eager(folder: Path, inbox: Pacs, pacs: Pacs, version: Path, threads: int) -> Child:
     command = [sys.executable, "-m", "scripts.benchmarks.eager_app", str(inbox.folder), str(pacs.port), str(version)]
-    child = Child("eager", [*command, str(threads)], os.environ, folder / "eager.log")
+    command += [str(threads), str(folder / "hospital" / "site" / "trust")]
+    child = Child("eager", command, os.environ, folder / "eager.log")
     child.wait_ready((inbox.folder / "eager").exists)
     return child
 

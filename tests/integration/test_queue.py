@@ -369,7 +369,11 @@ def made_of(result: Outcome) -> list[Any]:
     """What a study led to, but for what a SEG and a GSPS draw anew each time: a UID, and the time of day."""
     assert isinstance(result, Scored | ScoredVolumes)
     labels = [one.labels.tobytes() for one in result.outlined] if isinstance(result, ScoredVolumes) else []
-    return [result.best.score, labels, [item.content for item in objects(result, ResultsConfig()) if item.kind in ("sr", "sc")]]
+    return [
+        result.best.score,
+        labels,
+        [item.content for item in objects(result, ResultsConfig()) if item.kind in ("sr", "sc")],
+    ]
 
 
 def test_what_was_read_ahead_is_bit_for_bit_what_is_read_afterwards(
