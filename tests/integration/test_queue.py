@@ -196,6 +196,10 @@ def test_a_study_that_ends_the_process_each_time_lets_the_others_pass_and_an_ove
         other.StudyInstanceUID,
         routine.StudyInstanceUID,
     ]
+    # and then it is its turn again, until it has been tried often enough
+    rest = [str(image.StudyInstanceUID) for image in (other, routine)]
+    tries = [outcomes.take(site, rest) for _ in range(site.config.max_attempts)]
+    assert [type(one) for one in tries] == [outcomes.Study, outcomes.Study, outcomes.Exhausted]
 
 
 def test_the_queue_is_asked_by_its_index_and_not_by_reading_every_study(
