@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import Connection, Row, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, update
 
 from client.arrival import priority
 from client.arrival.urgency import Turns, Urgency, Waiting
@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# made once: SQLAlchemy takes longer to make a statement than SQLite to run it
+_QUEUED = select(study).where(
+    study.c.state == literal_column("'queued'"),  # the index holds these only, and no parameter would say so
+    study.c.uid.not_in(bindparam("skip", expanding=True)),
+)
+_ANY = _QUEUED.with_only_columns(study.c.uid).limit(1)
+_FIRST = _QUEUED.where(study.c.urgency == bindparam("urgency")).order_by(study.c.due_at, study.c.uid).limit(1)
+_UNTRIED = _FIRST.where(study.c.attempts == 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
@@ -54,7 +63,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
         turns: decides whose turn it is (`client/arrival/urgency.py`).
     """
     with site.database.read() as connection:
-        if not _heads(connection, skip):
+        if connection.execute(_ANY, {"skip": [*skip]}).first() is None:
             return None
     with site.database.write() as connection:
         now = time.time()
@@ -104,12 +113,14 @@ def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
 
 def _heads(connection: Connection, skip: Collection[str]) -> list[Row[Any]]:
     """The queued study that is due first, of each class, and of the emergencies that were not tried before."""
-    queued = select(study).where(study.c.state == literal_column("'queued'"), study.c.uid.not_in(skip))
+    asked = [
+        (_UNTRIED, Urgency.EMERGENCY),
+        *((_FIRST, urgency) for urgency in Urgency),
+    ]
     found: dict[str, Row[Any]] = {}
-    for urgency in Urgency:
-        query = queued.where(study.c.urgency == str(urgency)).order_by(study.c.due_at, study.c.uid).limit(1)
-        some = [query.where(study.c.attempts == 0), query] if urgency is Urgency.EMERGENCY else [query]
-        found |= {row.uid: row for one in some for row in connection.execute(one)}
+    for query, urgency in asked:
+        rows = connection.execute(query, {"skip": [*skip], "urgency": str(urgency)})
+        found |= {row.uid: row for row in rows}
     return list(found.values())
 
 
