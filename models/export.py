@@ -33,18 +33,41 @@ def export_onnx(network: nn.Module, example_shape: tuple[int, int], path: Path) 
     Raises:
         ExportMismatch: the architecture has no exact activation map.
     """
-    if not isinstance(network, ResNet):
+    mapped = as_run(network)
+    if not isinstance(mapped, WithActivationMap):
         raise ExportMismatch(f"{type(network).__name__} has no exact activation map")
-    mapped = WithActivationMap(copy.deepcopy(network).to(memory_format=torch.contiguous_format)).eval()  # pyright: ignore[reportCallIssue]
+    _export(mapped, example_shape, ["logit", "cam"], path)
+
+
+def export_volume_onnx(network: nn.Module, window: tuple[int, int, int], path: Path) -> None:
+    """Write input `image` (N, 1, *window), output `logits` (N, channels, *window), float32, N free.
+
+    Args:
+        network: trained; left as it is.
+        window: (D, H, W) voxels that it sees at once.
+        path: as `export_onnx`.
+    """
+    _export(as_run(network), window, ["logits"], path)
+
+
+def as_run(network: nn.Module) -> nn.Module:
+    """A copy that gives what a hospital asks of it: with the activation map where there is an exact one."""
+    copied = copy.deepcopy(network).eval()
+    if not isinstance(copied, ResNet):
+        return copied
+    return WithActivationMap(copied.to(memory_format=torch.contiguous_format)).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _export(network: nn.Module, shape: tuple[int, ...], outputs: list[str], path: Path) -> None:
     # Two images: with one, the exporter would take the batch's size for a constant.
-    example = torch.zeros(2, 1, *example_shape)
+    example = torch.zeros(2, 1, *shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         program: Any = torch.onnx.export(
-            mapped,
+            network,
             (example,),
             input_names=["image"],
-            output_names=["logit", "cam"],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
             dynamo=True,
             optimize=True,

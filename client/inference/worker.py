@@ -191,7 +191,7 @@ def main() -> None:
     site = Site(parser.parse_args().site.resolve())
     logs.to_file(site.logs / "node.log")
     # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
-    os.environ.setdefault("OMP_NUM_THREADS", str(site.config.inference_threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(site.threads))
     without_mlflow()
     run(site)
     logging.shutdown()
