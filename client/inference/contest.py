@@ -69,7 +69,9 @@ class Measured(BaseModel):
         """The figures for a person."""
         parts: list[str] = []
         for name, by_size in self.ms.items():
-            sizes = [f"{taken:.2f} ms" + (f" for {size}" if size > 1 else "") for size, taken in sorted(by_size.items())]
+            sizes = [
+                f"{taken:.2f} ms" + (f" for {size}" if size > 1 else "") for size, taken in sorted(by_size.items())
+            ]
             parts.append(f"{name} {', '.join(sizes)}")
         parts += [f"{name} takes {taken:.0f} MiB" for name, taken in self.memory_mib.items()]
         parts += [f"{name} out: {why}" for name, why in self.refused.items()]

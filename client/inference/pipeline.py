@@ -6,6 +6,7 @@ rest of it answer for what nobody has looked at.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom import decode
+from client.inference.batch import Batcher, Tensor
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
@@ -107,6 +109,7 @@ class Pipeline:
         institution: as results name it.
         priors: gives what was measured in earlier studies of a patient.
         record: gives what is known of the versions here.
+        batcher: scores radiographs of several studies together; studies may be processed in several threads at once.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Pipeline:
         institution: str,
         priors: Priors = lambda _study, _name: (),
         record: Callable[[], Record] = dict,
+        batcher: Batcher | None = None,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -124,6 +128,8 @@ class Pipeline:
         self._institution = institution
         self._priors = priors
         self._record = record
+        self._batcher = batcher or Batcher()
+        self._volume = threading.Lock()  # one at a time: two volumes would not fit where one just does
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -180,18 +186,16 @@ class Pipeline:
     def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
-        made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
+        with self._volume:
+            made, reasons = outline(study, fitting, version, self._files, self._institution, self._priors)
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
-        radiograph = decode.read(self._files.path(image.sha256), header)
-        tensor = version.preprocessing(radiograph.pixels)
-        if reason := unfamiliar(version.novelty, tensor):
-            raise InvalidStudy(reason.code, reason.text)
-        self._tensors.keep(image.sha256, version.preprocessing, tensor)
-        answer = version.engine.run(tensor)
+        with self._batcher.expecting(version.engine) as score:
+            radiograph, tensor = self._prepare(image, header, version)
+            answer = score(tensor)
         finding = Finding(
             source=radiograph.header,
             input_digest=image.sha256,
@@ -206,6 +210,15 @@ class Pipeline:
             created_at=time.time(),
         )
         return Scored(image, finding, version.engine.provider)
+
+    def _prepare(self, image: Image, header: FileDataset, version: Scoring) -> tuple[decode.Radiograph, Tensor]:
+        """The pixels of one image, and what the network takes of it."""
+        radiograph = decode.read(self._files.path(image.sha256), header)
+        tensor = version.preprocessing(radiograph.pixels)
+        if reason := unfamiliar(version.novelty, tensor):
+            raise InvalidStudy(reason.code, reason.text)
+        self._tensors.keep(image.sha256, version.preprocessing, tensor)
+        return radiograph, tensor
 
 
 def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:

@@ -19,9 +19,11 @@ from functools import partial
 from pathlib import Path
 
 from client import logs
+from client.cores import allowed
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
 from client.inference import outcomes, shadow
+from client.inference.batch import Batcher
 from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline
@@ -41,12 +43,14 @@ _IDLE_SECONDS = 0.05
 _LONGEST_IDLE_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
 _IN_HAND = 4  # studies read and not yet written: each holds its pixels
+_AT_ONCE = 4  # studies that are read at once, where there are as many cores
 
 
 class Worker:
-    """Takes queued studies until it is told to stop: one is read while the results of the one before are written.
+    """Takes queued studies until it is told to stop: some are read while the results of those before are written.
 
-    Reading keeps a processor busy, writing waits for the disk; each has a thread of its own, and only that one.
+    Reading keeps processors busy, writing waits for the disk. Those that are read at once meet at the engine, which
+    scores them together where that is faster (`batch.py`).
 
     Args:
         stop: set to stop after the studies in hand.
@@ -62,39 +66,73 @@ class Worker:
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
         self._room = threading.Semaphore(_IN_HAND)
+        self._at_once = min(allowed().count, _AT_ONCE)
 
     def run(self) -> None:
         """Read studies until stopped."""
-        with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
+        with (
+            ThreadPoolExecutor(1, "conclude") as writing,
+            ThreadPoolExecutor(self._at_once, "read") as reading,
+            closing(Watch(self._site.database)) as watch,
+        ):
+            room = threading.Semaphore(self._at_once)
             while not self._stop.is_set():
-                if not self._turn(writing) and not self._aside():
+                room.acquire()
+                if self._turn(reading, writing, room):
+                    continue
+                room.release()
+                if self._in_hand or not self._aside():
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
-    def _turn(self, writing: ThreadPoolExecutor) -> bool:
-        """One study, if there is one; whatever goes wrong with it stays with it."""
+    def _turn(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor, room: threading.Semaphore) -> bool:
+        """Begin one study, if there is one; whatever goes wrong with it stays with it."""
         now = time.monotonic()
         with self._lock:
             self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
             skip = (*self._not_before, *self._in_hand)
-        study: Study | None = None
         try:
             taken = outcomes.take(self._site, skip=skip)
             if taken is None:
                 return False
             study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
+        except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
+            self._survive(None, error)
+            return False
+        with self._lock:
+            self._in_hand.add(study.uid)
+        if study.attempts == 1:
+            reading.submit(self._read, taken, study, writing, room)
+            return True
+        # it may be what ended the worker before: it is read alone, so that it costs no other study an attempt
+        for _ in range(self._at_once - 1):
+            room.acquire()
+        self._read(taken, study, writing, room)
+        if self._at_once > 1:
+            room.release(self._at_once - 1)
+        return True
+
+    def _read(
+        self,
+        taken: Study | outcomes.Exhausted,
+        study: Study,
+        writing: ThreadPoolExecutor,
+        room: threading.Semaphore,
+    ) -> None:
+        try:
             result = (
                 outcomes.crashed(self._site.config.max_attempts)
                 if isinstance(taken, outcomes.Exhausted)
                 else self._pipeline.process(study)
             )
-        except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
+        except Exception as error:  # noqa: BLE001  # as above
             self._survive(study, error)
-            return True
+            with self._lock:
+                self._in_hand.discard(study.uid)
+            return
+        finally:
+            room.release()
         self._room.acquire()
-        with self._lock:
-            self._in_hand.add(study.uid)
         writing.submit(self._finish, study, result)
-        return True
 
     def _aside(self) -> bool:
         """One study for a version that is not asked, when nothing else waits; nobody is shown what it says."""
@@ -161,8 +199,15 @@ def run(site: Site) -> None:
         archive = Archive(site.archive)
         tensors, panel = Tensors(site.tensors, archive), Panel(site)
         pipeline = Pipeline(
-            archive, tensors, panel.members, site.config.institution, partial(earlier, site), panel.record
+            archive,
+            tensors,
+            panel.members,
+            site.config.institution,
+            partial(earlier, site),
+            panel.record,
+            Batcher(site.config.batch_wait_ms / 1000),
         )
+        panel.warm()
         sender = Sender(site)
         sender.start()
         committer = Committer(site)
