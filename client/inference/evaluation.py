@@ -51,7 +51,7 @@ def evaluate(
     problems: list[Problem] = []
     scored: dict[str, dict[str, tuple[float, bool]]] = {}
     done = 0
-    for batch in _batches(_prepared(rows, preprocessing, problems)):
+    for batch in _batches(prepared(rows, preprocessing, problems)):
         values = engine.scores(np.stack([tensor for _, tensor in batch]))
         for (row, _), value in zip(batch, values, strict=True):
             scored.setdefault(row.site, {})[row.file] = (float(value), row.positive)
@@ -67,9 +67,10 @@ def evaluate(
     }
 
 
-def _prepared(
+def prepared(
     rows: Iterable[Row], preprocessing: Preprocessing, problems: list[Problem]
 ) -> Iterator[tuple[Row, NDArray[np.float32]]]:
+    """The images of a manifest as the network takes them; what cannot be read is added to `problems`."""
     seen: set[tuple[str, str]] = set()
     for row in rows:
         if (row.site, row.file) in seen:

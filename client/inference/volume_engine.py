@@ -12,7 +12,7 @@ from models.bundle import Bundle
 from models.errors import BundleRefused
 from models.segmentation import Segmentation
 
-PARITY: Final = 1e-3  # of a probability
+PARITY: Final = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}  # of a probability; as in `engine.py`
 
 
 class VolumeEngine:
@@ -85,6 +85,6 @@ class VolumeEngine:
             raise BundleRefused(f"{label}: reference logits of {expected.shape}, found {found.shape}")
         # compared as chances: far from the threshold a logit may differ without consequence
         worst = float(np.abs(np.tanh(found / 2) - np.tanh(expected / 2)).max()) / 2
-        if not worst <= PARITY:
-            raise BundleRefused(f"{label}: a reference voxel differs by {worst:.2g}, allowed is {PARITY:g}")
+        if not worst <= (allowed := PARITY[self.bundle.facts.precision]):
+            raise BundleRefused(f"{label}: a reference voxel differs by {worst:.2g}, allowed is {allowed:g}")
         return worst
