@@ -109,3 +109,27 @@ def parity(network: nn.Module, path: Path, images: NDArray[np.float32]) -> float
     if not np.allclose(cam.mean(axis=(1, 2)), logit[:, 0], atol=1e-3):
         raise ExportMismatch("the activation map's mean is not the logit")
     return worst
+
+
+def volume_parity(network: nn.Module, logits: NDArray[np.float32], windows: NDArray[np.float32]) -> float:
+    """Compare what an exported file gave for some windows with what the trained network gives.
+
+    Args:
+        logits: of the file, (N, channels, D, H, W).
+        windows: (N, 1, D, H, W) float32.
+
+    Returns:
+        The largest absolute difference of a probability, 0..1.
+
+    Raises:
+        ExportMismatch: another shape, or a probability differs by more than 1e-4.
+    """
+    network.eval()
+    with torch.inference_mode():
+        found = torch.sigmoid(network(torch.from_numpy(windows))).numpy()
+    if found.shape != logits.shape:
+        raise ExportMismatch(f"the file gives {logits.shape}, the network {found.shape}")
+    worst = float(np.abs(found - 1 / (1 + np.exp(-np.clip(logits, -80, 80)))).max())
+    if not worst <= TOLERANCE:
+        raise ExportMismatch(f"a probability differs by {worst:.2g}")
+    return worst

@@ -96,6 +96,25 @@ def _sealed(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendo
     return bundles.build(tmp_path_factory.mktemp("bundle") / "brightness", vendor_key)
 
 
+@pytest.fixture(scope="session")
+def residual(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendor_key: Ed25519PrivateKey) -> Bundle:
+    """A signed version of a small residual network with random weights, as a vendor packs one; 64 pixels a side."""
+    import torch
+
+    from models.networks import build
+    from models.packing import pack
+    from models.preprocessing import Preprocessing
+
+    network = {"channels": [8, 8, 16, 16], "groups": 4}
+    torch.manual_seed(0)
+    said = bundles.facts(
+        name="residual", network="residual", network_facts=network, input_shape=(1, 64, 64), certified=True
+    )
+    steps = Preprocessing([{"_target_": "Resize", "spatial_size": [64, 64], "mode": "area"}])
+    folder = tmp_path_factory.mktemp("residual") / "version"
+    return pack(folder, said, build("residual", **network), steps, "# The card", vendor_key, bundles.SIGNER)
+
+
 @pytest.fixture
 def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
     """A copy of the signed test version, to be altered at will."""

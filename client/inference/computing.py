@@ -33,6 +33,11 @@ class Computation(Protocol):
     def outputs(self) -> Sequence[str]: ...
 
     @property
+    def registered(self) -> Sequence[str]:
+        """What it could compute on; what it was asked for need not be among it."""
+        ...
+
+    @property
     def placed(self) -> Mapping[str, int]:
         """How many operators of the network run where."""
         ...
@@ -42,8 +47,17 @@ class Computation(Protocol):
         ...
 
 
-def open_onnx(path: Path, providers: Sequence[Named], threads: int) -> onnxruntime.InferenceSession:
-    """A session on these providers, or on fewer: ask it. Raises whatever onnxruntime raises."""
+def open_onnx(path: Path, providers: Sequence[Named], threads: int) -> Computation:
+    """A session on these providers, or on fewer: ask what is `registered`. Raises whatever onnxruntime raises.
+
+    Arrays are kept where it computes.
+    """
+    session = open_session(path, providers, threads)
+    return OnnxRuntime(session) if session.get_providers()[0] == CPU else OnnxOnDevice(session)
+
+
+def open_session(path: Path, providers: Sequence[Named], threads: int) -> onnxruntime.InferenceSession:
+    """As `open_onnx`, the session itself."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -58,10 +72,11 @@ class OnnxRuntime:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self.name = str(session.get_providers()[0])
+        self.registered = [str(name) for name in session.get_providers()]
+        self.name = self.registered[0]
         self.inputs = [str(node.name) for node in session.get_inputs()]
         self.outputs = [str(node.name) for node in session.get_outputs()]
-        self.placed = placed(session)
+        self.placed = _placed(session)
 
     def run(self, outputs: Sequence[str], images: Floats) -> list[Floats]:
         return cast("list[Floats]", self._session.run(list(outputs), {"image": images}))
@@ -103,12 +118,7 @@ class OnnxOnDevice(OnnxRuntime):
         return self._bound[key]
 
 
-def on_onnx(session: onnxruntime.InferenceSession) -> OnnxRuntime:
-    """Keep arrays where the session computes."""
-    return OnnxRuntime(session) if session.get_providers()[0] == CPU else OnnxOnDevice(session)
-
-
-def placed(session: onnxruntime.InferenceSession) -> dict[str, int]:
+def _placed(session: onnxruntime.InferenceSession) -> dict[str, int]:
     """Operators by the provider that ONNX Runtime gave them to, as it recorded while loading."""
     found: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():

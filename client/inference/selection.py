@@ -17,7 +17,7 @@ import onnxruntime
 import psutil
 
 from client.inference import contest, providers, torchscript
-from client.inference.computing import LARGEST, SIZES, Computation, on_onnx, open_onnx, placed
+from client.inference.computing import LARGEST, SIZES, Computation, open_onnx
 from client.inference.providers import Named
 from models.bundle import Bundle
 from models.errors import BundleRefused
@@ -75,7 +75,7 @@ class Runtime(Protocol):
 
     def available(self) -> Sequence[str]: ...
 
-    def open(self, path: Path, stack: Sequence[Named], threads: int) -> onnxruntime.InferenceSession: ...
+    def open(self, path: Path, stack: Sequence[Named], threads: int) -> Computation: ...
 
 
 class Installed:
@@ -84,7 +84,7 @@ class Installed:
     def available(self) -> Sequence[str]:
         return onnxruntime.get_available_providers()
 
-    def open(self, path: Path, stack: Sequence[Named], threads: int) -> onnxruntime.InferenceSession:
+    def open(self, path: Path, stack: Sequence[Named], threads: int) -> Computation:
         return open_onnx(path, stack, threads)
 
 
@@ -130,12 +130,12 @@ def _opened(name: str, demand: Demand, available: Sequence[str], folder: Path | 
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stack = providers.stack(name, available, demand.bundle.facts.input_shape, largest, folder)
     try:
-        session = runtime.open(demand.bundle.onnx, stack, demand.threads)
+        computation = runtime.open(demand.bundle.onnx, stack, demand.threads)
     except Exception as error:  # onnxruntime raises a dozen unrelated types, all meaning this
         raise BundleRefused(f"{label}: the network cannot be loaded ({type(error).__name__})") from error
-    if name != providers.CPU and (why := providers.problem(name, session.get_providers(), placed(session))):
+    if name != providers.CPU and (why := providers.problem(name, computation.registered, computation.placed)):
         raise BundleRefused(f"{label}: {why}")
-    return on_onnx(session)
+    return computation
 
 
 def _tested(computation: Computation, demand: Demand) -> float:

@@ -58,6 +58,7 @@ class TorchScript:
         self.name = NAME
         self.inputs: Sequence[str] = ["image"]
         self.outputs: Sequence[str] = list(outputs)
+        self.registered: Sequence[str] = [NAME]
         self._threads = threads
         self._torch: Any = torch
         example = torch.zeros(1, *bundle.facts.input_shape)

@@ -6,12 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,8 +19,7 @@ from client.inference.panel import Panel
 from client.inference.pipeline import Pipeline, Scored
 from client.inference.study import Image, Study
 from client.store.site import Site
-from models.networks import build
-from models.packing import pack
+from models.bundle import Bundle
 from models.preprocessing import Preprocessing
 
 Tensor = NDArray[np.float32]
@@ -141,14 +137,8 @@ def test_patience(waiting: int, preparing: int, waited: float, limit: int, bound
         assert left == 0
 
 
-def test_a_real_network_gives_the_same_scores_and_maps_in_a_batch(
-    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey
-) -> None:
-    torch.manual_seed(0)
-    facts = {"channels": [8, 8, 16, 16], "groups": 4}
-    steps = Preprocessing([{"_target_": "Resize", "spatial_size": [64, 64], "mode": "area"}])
-    said = bundles.facts(network="residual", network_facts=facts, input_shape=(1, 64, 64))
-    engine = Engine(pack(tmp_path / "version", said, build("residual", **facts), steps, "# Card", vendor_key, "vendor"))
+def test_a_real_network_gives_the_same_scores_and_maps_in_a_batch(residual: Bundle) -> None:
+    engine = Engine(residual)
     images = list(np.random.default_rng(0).normal(size=(7, 1, 64, 64)).astype(np.float32))
 
     alone = [engine.run(one) for one in images]

@@ -1,18 +1,14 @@
 """A network in fewer bits is another version: its own number, digest, signature and self test; nothing is inherited."""
 
 import json
-import shutil
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import onnx
 import pytest
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,25 +17,9 @@ from client.inference.engine import Engine
 from client.inference.volume_engine import VolumeEngine
 from models.bundle import Bundle, seal, verify
 from models.errors import BundleRefused, ConfigurationError
-from models.networks import build
-from models.packing import pack
-from models.preprocessing import Preprocessing
 from models.quantizing import Judged, Precision, quantize
 
 SIDE = 64
-NETWORK = {"channels": [8, 8, 16, 16], "groups": 4}
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendor_key: Ed25519PrivateKey) -> Bundle:
-    """A small residual network, as a vendor packs one."""
-    torch.manual_seed(0)
-    said = bundles.facts(
-        network="residual", network_facts=NETWORK, input_shape=(1, SIDE, SIDE), certified=True, retraining="spring"
-    )
-    steps = Preprocessing([{"_target_": "Resize", "spatial_size": [SIDE, SIDE], "mode": "area"}])
-    folder = tmp_path_factory.mktemp("base") / "version"
-    return pack(folder, said, build("residual", **NETWORK), steps, "# The base's card", vendor_key, bundles.SIGNER)
 
 
 def images(count: int, seed: int) -> NDArray[np.float32]:
@@ -50,28 +30,28 @@ def images(count: int, seed: int) -> NDArray[np.float32]:
     ("to", "calibrated", "within"), [("int8", True, 0.06), ("int8", False, 0.03), ("float16", False, 0.001)]
 )
 def test_a_quantized_version_stands_by_itself(
-    base: Bundle, to: Precision, calibrated: bool, within: float, vendor_key: Ed25519PrivateKey, tmp_path: Path
+    residual: Bundle, to: Precision, calibrated: bool, within: float, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
     judged = Judged(images(16, 1), np.arange(16) % 2 == 0)
     calibration = images(8, 2) if calibrated else None
 
-    made, found = quantize(base, tmp_path / "made", to, 5, vendor_key, "vendor", calibration, judged)
+    made, found = quantize(residual, tmp_path / "made", to, 5, vendor_key, "vendor", calibration, judged)
 
     again = verify(made.folder, {"vendor": vendor_key.public_key()})
-    assert again.digest != base.digest
+    assert again.digest != residual.digest
     facts = again.facts
-    assert (facts.number, facts.precision, facts.parent) == (5, to, base.digest)
+    assert (facts.number, facts.precision, facts.parent) == (5, to, residual.digest)
     assert not facts.certified
     assert facts.retraining is None
     assert "inherits none" in again.card
-    assert base.facts.label in again.card
+    assert residual.facts.label in again.card
     assert f"quantized to {to}" in (made.folder / "configs" / "metadata.json").read_text()
     # nothing can be trained from it, nor may the base's weights be computed in its name
     assert not again.has_weights
     assert not torchscript.possible(again)
     with pytest.raises(BundleRefused, match="no weights"):
         again.read_weights()
-    engines = Engine(base), Engine(again)
+    engines = Engine(residual), Engine(again)
     before, after = (engine.scores(judged.images) for engine in engines)
     assert 0 < found.worst <= within
     assert np.abs(after - before).max() == pytest.approx(found.worst, abs=1e-4)
@@ -82,9 +62,9 @@ def test_a_quantized_version_stands_by_itself(
 
 
 def test_the_base_s_reference_does_not_pass_for_the_quantized_network_s(
-    base: Bundle, vendor_key: Ed25519PrivateKey, tmp_path: Path
+    residual: Bundle, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
-    made, _ = quantize(base, tmp_path / "made", "int8", 2, vendor_key, "vendor", images(8, 2))
+    made, _ = quantize(residual, tmp_path / "made", "int8", 2, vendor_key, "vendor", images(8, 2))
     expected = made.folder / "reference" / "expected.json"
     scores = json.loads(expected.read_text())["scores"]
     assert scores == pytest.approx(
@@ -97,16 +77,16 @@ def test_the_base_s_reference_does_not_pass_for_the_quantized_network_s(
 
 
 def test_what_cannot_be_quantized_is_said_and_nothing_is_left(
-    base: Bundle, bundle_folder: Path, vendor_key: Ed25519PrivateKey, tmp_path: Path
+    residual: Bundle, volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
-    mean = verify(bundle_folder, {"vendor": vendor_key.public_key()})
-    half, _ = quantize(base, tmp_path / "half", "float16", 2, vendor_key, "vendor")
+    mean = volumes.build(tmp_path / "plain", vendor_key)
+    half, _ = quantize(residual, tmp_path / "half", "float16", 2, vendor_key, "vendor")
     for one, to, number, calibration, problem in (
         (mean, "int8", 2, None, "nothing to quantize"),
         (half, "int8", 3, None, "already"),
-        (base, "int8", 1, None, "not above"),
-        (base, "int8", 2, images(4, 0)[:, :, :9], "takes"),
-        (base, "int4", 2, None, "int4"),
+        (residual, "int8", 1, None, "not above"),
+        (residual, "int8", 2, images(4, 0)[:, :, :9], "takes"),
+        (residual, "int4", 2, None, "int4"),
     ):
         with pytest.raises(ConfigurationError, match=problem):
             quantize(one, tmp_path / "made", to, number, vendor_key, "vendor", calibration)  # type: ignore[arg-type]
@@ -127,7 +107,7 @@ def test_a_version_that_outlines_is_quantized_too(
 
 
 def test_the_command_calibrates_and_judges_on_different_patients(
-    base: Bundle, vendor_key: Ed25519PrivateKey, tmp_path: Path
+    residual: Bundle, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
     from scripts.vigie import app
 
@@ -139,7 +119,7 @@ def test_the_command_calibrates_and_judges_on_different_patients(
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     pem = vendor_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "vendor.key").write_bytes(pem)
-    asked = ["version", "quantize", str(base.folder), "--to", "int8", "--key", str(tmp_path / "vendor.key")]
+    asked = ["version", "quantize", str(residual.folder), "--to", "int8", "--key", str(tmp_path / "vendor.key")]
 
     done = CliRunner().invoke(
         app, [*asked, "--out", str(tmp_path / "made"), "--manifest", str(tmp_path / "manifest.csv")]
@@ -150,29 +130,8 @@ def test_the_command_calibrates_and_judges_on_different_patients(
     assert "ms an image here" in done.output
     made = verify(tmp_path / "made", {"vendor": vendor_key.public_key()})
     assert f"{made.facts.label} {made.digest}" in done.output
-    assert made.facts.number == base.facts.number + 1
+    assert made.facts.number == residual.facts.number + 1
     assert "calibrated on" in made.card
-
-
-def _bright(folder: Path, bundles: ModuleType, key: Ed25519PrivateKey) -> Bundle:
-    """The test version with its gain in a convolution, so that there is something to quantize."""
-    plain = bundles.build(folder, key)
-    model = onnx.load(plain.onnx)
-    graph = model.graph
-    kernel = helper.make_tensor("kernel", TensorProto.FLOAT, [1, 1, 1, 1], [1.0])
-    graph.initializer.append(kernel)
-    nodes = [helper.make_node("Conv", ["image", "kernel"], ["seen"]), *graph.node]
-    nodes[1].input[0] = "seen"
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.save(model, plain.onnx)
-    shutil.rmtree(folder / "models" / "weights.npz", ignore_errors=True)
-    return seal(folder, key, bundles.SIGNER)
-
-
-@pytest.fixture
-def bright(bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path) -> Bundle:
-    return _bright(tmp_path / "bright", bundles, vendor_key)
 
 
 def _grey(values: NDArray[np.float64], side: int) -> NDArray[np.float32]:
@@ -180,8 +139,9 @@ def _grey(values: NDArray[np.float64], side: int) -> NDArray[np.float32]:
 
 
 def test_a_calibration_that_misses_the_patients_shows_in_the_comparison(
-    bright: Bundle, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+    bundle_folder: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
 ) -> None:
+    bright = verify(bundle_folder, {"vendor": vendor_key.public_key()})
     values = np.linspace(0.2, 0.8, 40)
     judged = Judged(_grey(values, bundles.SIZE), values >= 0.5)
 
