@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.inference.computing import LARGEST, Computation
-from client.inference.selection import Demand, Runtime, select
+from client.inference.selection import Chosen, Demand, Runtime, Selected
 from models.bundle import Bundle
 from models.errors import BundleRefused
 
@@ -57,14 +57,18 @@ class Engine:
         def differs(computation: Computation) -> float:
             return self._differs(computation, images, expected)
 
-        self.selected = select(Demand(bundle, _OUTPUTS, threads, differs, _SIZES), folder, runtime)
-        self._computation = self.selected.computation
+        self._chosen = Chosen(Demand(bundle, _OUTPUTS, threads, differs, _SIZES), folder, runtime)
         self._together = LARGEST if self._independent(images) else 1
+
+    @property
+    def selected(self) -> Selected:
+        """What computes, and why."""
+        return self._chosen.selected
 
     @property
     def provider(self) -> str:
         """What computes, e.g. `CPUExecutionProvider` or `TorchScript`."""
-        return self._computation.name
+        return self.selected.computation.name
 
     @property
     def batch(self) -> int:
@@ -84,7 +88,7 @@ class Engine:
         answers: list[Answer] = []
         for start in range(0, len(images), self._together):
             some = np.stack(images[start : start + self._together]).astype(np.float32, copy=False)
-            logit, cam = self._computation.run(_OUTPUTS, some)
+            logit, cam = self._chosen.run(_OUTPUTS, some)
             scores = self._scores(logit, len(some))
             if cam.ndim != 3 or len(cam) != len(some):
                 raise BundleRefused(f"{self.bundle.facts.label}: gives a map of {cam.shape}")
@@ -100,10 +104,10 @@ class Engine:
             BundleRefused: as `run_many`.
         """
         starts = range(0, len(images), self._together)
-        parts = [self._scored(self._computation, images[start : start + self._together]) for start in starts]
+        parts = [self._scored(self._chosen, images[start : start + self._together]) for start in starts]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
-    def _scored(self, computation: Computation, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _scored(self, computation: Computation | Chosen, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._scores(computation.run(_OUTPUTS[:1], images)[0], len(images))
 
     def _scores(self, logit: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -117,8 +121,8 @@ class Engine:
         """Whether images of a batch leave each other alone; quantized with scales that are found at each run, they do
         not.
         """
-        alone = np.concatenate([self._scored(self._computation, image[None]) for image in images])
-        return bool(np.abs(self._scored(self._computation, images) - alone).max() <= _INDEPENDENT)
+        alone = np.concatenate([self._scored(self._chosen, image[None]) for image in images])
+        return bool(np.abs(self._scored(self._chosen, images) - alone).max() <= _INDEPENDENT)
 
     def _reference(self) -> tuple[NDArray[np.float32], list[float]]:
         label, folder = self.bundle.facts.label, self.bundle.folder / "reference"

@@ -6,8 +6,9 @@ for `vigie site doctor`.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ import onnxruntime
 import psutil
 
 from client.inference import contest, providers, torchscript
-from client.inference.computing import LARGEST, SIZES, Computation, open_onnx
+from client.inference.computing import LARGEST, SIZES, Computation, Floats, open_onnx
 from client.inference.providers import Named
 from models.bundle import Bundle
 from models.errors import BundleRefused
@@ -86,6 +87,46 @@ class Installed:
 
     def open(self, path: Path, stack: Sequence[Named], threads: int) -> Computation:
         return open_onnx(path, stack, threads)
+
+
+class Processor(Installed):
+    """The ONNX Runtime that is installed, its GPU left alone."""
+
+    def available(self) -> Sequence[str]:
+        return [providers.CPU]
+
+
+class Chosen:
+    """What was selected for an engine, and what is selected instead when a GPU fails while it serves.
+
+    A driver that crashes is no reason to refuse studies: the processor goes on, more slowly, until the next start. The
+    log says so, and each result names what computed it.
+    """
+
+    def __init__(self, demand: Demand, folder: Path | None, runtime: Runtime | None) -> None:
+        self._demand = demand
+        self._lock = threading.Lock()
+        self.selected = select(demand, folder, runtime)
+
+    def run(self, outputs: Sequence[str], images: Floats) -> list[Floats]:
+        """As `Computation.run`."""
+        computation = self.selected.computation
+        try:
+            return computation.run(outputs, images)
+        except Exception as error:
+            if computation.name in (providers.CPU, torchscript.NAME):
+                raise
+            self._replace(computation, error)
+        return self.selected.computation.run(outputs, images)
+
+    def _replace(self, failed: Computation, error: Exception) -> None:
+        with self._lock:
+            if self.selected.computation is not failed:
+                return  # another thread was first
+            label = self._demand.bundle.facts.label
+            log.error("version %s: %s failed while it served", label, failed.name, exc_info=error)
+            skipped = {**self.selected.skipped, failed.name: f"failed while it served ({type(error).__name__})"}
+            self.selected = replace(select(self._demand, runtime=Processor()), skipped=skipped)
 
 
 def select(demand: Demand, folder: Path | None = None, runtime: Runtime | None = None) -> Selected:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.inference.computing import Computation
-from client.inference.selection import Demand, Runtime, select
+from client.inference.selection import Chosen, Demand, Runtime, Selected
 from models.bundle import Bundle
 from models.errors import BundleRefused
 from models.segmentation import Segmentation
@@ -44,13 +44,17 @@ class VolumeEngine:
         def differs(computation: Computation) -> float:
             return self._differs(computation, image, expected)
 
-        self.selected = select(Demand(bundle, ("logits",), threads, differs), folder, runtime)
-        self._computation = self.selected.computation
+        self._chosen = Chosen(Demand(bundle, ("logits",), threads, differs), folder, runtime)
+
+    @property
+    def selected(self) -> Selected:
+        """What computes, and why."""
+        return self._chosen.selected
 
     @property
     def provider(self) -> str:
         """What computes, e.g. `CPUExecutionProvider` or `TorchScript`."""
-        return self._computation.name
+        return self.selected.computation.name
 
     def predict(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, channels, *window) of preprocessed windows (n, 1, *window).
@@ -58,9 +62,9 @@ class VolumeEngine:
         Raises:
             BundleRefused: another shape, or no finite number.
         """
-        return self._predicted(self._computation, windows)
+        return self._predicted(self._chosen, windows)
 
-    def _predicted(self, computation: Computation, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _predicted(self, computation: Computation | Chosen, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = computation.run(("logits",), windows)[0]
         expected = (len(windows), self._declared.channels, *windows.shape[2:])
         if logits.shape != expected or not np.isfinite(logits).all():

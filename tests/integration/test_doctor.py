@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from client import doctor
 from client.doctor import Check, examine
+from client.inference import selection
+from client.inference.selection import Installed
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig
@@ -58,6 +60,9 @@ def test_a_node_that_is_well(site: Site, answering: Callable[..., None], scored:
     assert [check for check in found.values() if not check.ok] == []
     assert "takes every kind" in found["PACS"].found
     assert found["test study"].found.startswith("scored")
+    assert "CPUExecutionProvider (CPUExecutionProvider" in found["engine"].found
+    assert "ms for 1" in found["engine"].found
+    assert found["threads"].found.startswith(f"{site.threads} for a computation, by the cores")
 
 
 def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answering: Callable[..., None]) -> None:
@@ -75,6 +80,25 @@ def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answe
 
     answering(SecondaryCaptureImageStorage)
     assert "Comprehensive 3D SR" in looked(site)["PACS"].found
+
+
+def test_a_gpu_that_does_not_compute_and_threads_that_wait_for_each_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Boasting(Installed):
+        def available(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(selection, "Installed", Boasting)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/false" if name == "nvidia-smi" else None)
+    site.config.inference_threads = 10_000
+
+    with pytest.warns(UserWarning, match="not in available"):
+        found = looked(site)
+
+    assert "CUDAExecutionProvider skipped: onnxruntime left it out" in found["engine"].found
+    assert not found["engine"].ok
+    assert not found["threads"].ok
 
 
 def test_what_lies_wrong_in_the_folder(site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
