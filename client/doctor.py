@@ -279,9 +279,9 @@ def _model(_site: Site, panel: Panel) -> Check:
 
 def _threads(site: Site) -> Check:
     cores, asked = allowed(), site.config.inference_threads
-    found = f"{site.threads} for a computation, {'as set' if asked else 'by the cores'}; cores: {cores.why}"
+    found = f"{site.threads} for a computation, {f'{asked} set' if asked else 'by the cores'}; cores: {cores.why}"
     if asked > cores.count:
-        advice = f"inference_threads in site.yaml: {cores.count} at most, or 0; more only wait for each other"
+        advice = f"inference_threads in site.yaml: {cores.count} at most, or 0; more would only wait for each other"
         return Check("threads", False, found, advice)
     return Check("threads", True, found)
 

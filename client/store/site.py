@@ -47,8 +47,9 @@ class Site:
 
     @property
     def threads(self) -> int:
-        """Threads of one computation: as set, else by the cores that this process may use."""
-        return self.config.inference_threads or allowed().to_compute
+        """Threads of one computation: as set, else by the cores that this process may use; never more than those."""
+        cores = allowed()
+        return min(self.config.inference_threads or cores.to_compute, cores.count)
 
     @property
     def trust(self) -> Path:

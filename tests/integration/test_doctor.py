@@ -12,6 +12,7 @@ from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from client import doctor
+from client.cores import allowed
 from client.doctor import Check, examine
 from client.inference import selection
 from client.inference.selection import Installed
@@ -61,7 +62,7 @@ def test_a_node_that_is_well(site: Site, answering: Callable[..., None], scored:
     assert "takes every kind" in found["PACS"].found
     assert found["test study"].found.startswith("scored")
     assert "CPUExecutionProvider (CPUExecutionProvider" in found["engine"].found
-    assert "ms for 1" in found["engine"].found
+    assert "ms for 8" in found["engine"].found
     assert found["threads"].found.startswith(f"{site.threads} for a computation, by the cores")
 
 
@@ -91,7 +92,7 @@ def test_a_gpu_that_does_not_compute_and_threads_that_wait_for_each_other(
 
     monkeypatch.setattr(selection, "Installed", Boasting)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/false" if name == "nvidia-smi" else None)
-    site.config.inference_threads = 10_000
+    site.config.inference_threads = 10_000  # no more are made than there are cores
 
     with pytest.warns(UserWarning, match="not in available"):
         found = looked(site)
@@ -99,6 +100,7 @@ def test_a_gpu_that_does_not_compute_and_threads_that_wait_for_each_other(
     assert "CUDAExecutionProvider skipped: onnxruntime left it out" in found["engine"].found
     assert not found["engine"].ok
     assert not found["threads"].ok
+    assert site.threads == allowed().count
 
 
 def test_what_lies_wrong_in_the_folder(site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from client.cores import Cores, allowed
+from client.store import site as site_module
 from client.store.site import Site
 from configs.schema import SiteConfig
 from models.errors import ConfigurationError
@@ -55,8 +56,12 @@ def test_the_tightest_limit_counts(
     assert found.to_compute == max(1, count - 1)
 
 
-def test_a_setting_wins_over_the_count(make_site: Callable[..., Site]) -> None:
-    assert make_site("free").threads == allowed().to_compute
+def test_a_setting_wins_over_the_count_up_to_the_cores(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_module, "allowed", lambda: Cores(8, "played"))
+    assert make_site("free").threads == 7
     assert make_site("set", inference_threads=3).threads == 3
+    assert make_site("many", inference_threads=10_000).threads == 8
     with pytest.raises(ConfigurationError, match="inference_threads"):
         SiteConfig(inference_threads=-1)
