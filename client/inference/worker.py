@@ -29,6 +29,7 @@ from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline
 from client.inference.priors import earlier
 from client.inference.scope import Reason
+from client.inference.several import Several
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.lean import without_mlflow
@@ -66,25 +67,20 @@ class Worker:
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
         self._room = threading.Semaphore(_IN_HAND)
-        self._at_once = min(allowed().count, _AT_ONCE)
 
     def run(self) -> None:
         """Read studies until stopped."""
         with (
             ThreadPoolExecutor(1, "conclude") as writing,
-            ThreadPoolExecutor(self._at_once, "read") as reading,
+            Several(min(allowed().count, _AT_ONCE)) as reading,
             closing(Watch(self._site.database)) as watch,
         ):
-            room = threading.Semaphore(self._at_once)
             while not self._stop.is_set():
-                room.acquire()
-                if self._turn(reading, writing, room):
-                    continue
-                room.release()
-                if self._in_hand or not self._aside():
+                reading.wait()
+                if not self._turn(reading, writing) and (self._in_hand or not self._aside()):
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
-    def _turn(self, reading: ThreadPoolExecutor, writing: ThreadPoolExecutor, room: threading.Semaphore) -> bool:
+    def _turn(self, reading: Several, writing: ThreadPoolExecutor) -> bool:
         """Begin one study, if there is one; whatever goes wrong with it stays with it."""
         now = time.monotonic()
         with self._lock:
@@ -94,30 +90,16 @@ class Worker:
             taken = outcomes.take(self._site, skip=skip)
             if taken is None:
                 return False
-            study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
         except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
             self._survive(None, error)
-            return False
+            return True
+        study = taken.study if isinstance(taken, outcomes.Exhausted) else taken
         with self._lock:
             self._in_hand.add(study.uid)
-        if study.attempts == 1:
-            reading.submit(self._read, taken, study, writing, room)
-            return True
-        # it may be what ended the worker before: it is read alone, so that it costs no other study an attempt
-        for _ in range(self._at_once - 1):
-            room.acquire()
-        self._read(taken, study, writing, room)
-        if self._at_once > 1:
-            room.release(self._at_once - 1)
+        reading.begin(partial(self._read, taken, study, writing), alone=study.attempts > 1)
         return True
 
-    def _read(
-        self,
-        taken: Study | outcomes.Exhausted,
-        study: Study,
-        writing: ThreadPoolExecutor,
-        room: threading.Semaphore,
-    ) -> None:
+    def _read(self, taken: Study | outcomes.Exhausted, study: Study, writing: ThreadPoolExecutor) -> None:
         try:
             result = (
                 outcomes.crashed(self._site.config.max_attempts)
@@ -129,8 +111,6 @@ class Worker:
             with self._lock:
                 self._in_hand.discard(study.uid)
             return
-        finally:
-            room.release()
         self._room.acquire()
         writing.submit(self._finish, study, result)
 

@@ -17,6 +17,7 @@ from client.inference.batch import Batcher, patience
 from client.inference.engine import Answer, Engine
 from client.inference.panel import Panel
 from client.inference.pipeline import Pipeline, Scored
+from client.inference.several import Several
 from client.inference.study import Image, Study
 from client.store.site import Site
 from models.bundle import Bundle
@@ -183,3 +184,27 @@ def test_the_pipeline_reads_several_studies_at_once_as_it_reads_one(
             assert other.finding.score == pytest.approx(one.finding.score, abs=1e-6)
             assert other.image == one.image
     assert [isinstance(one, Scored) for one in found] == [number != 3 for number in range(8)]
+
+
+def test_a_study_that_may_have_ended_the_worker_is_read_alone() -> None:
+    lock, now, seen = threading.Lock(), set[str](), dict[str, set[str]]()
+
+    def reading(name: str) -> Callable[[], None]:
+        def read() -> None:
+            with lock:
+                now.add(name)
+                for one in now:
+                    seen.setdefault(one, set()).update(now)
+            time.sleep(0.02)
+            with lock:
+                now.discard(name)
+
+        return read
+
+    with Several(3) as several:
+        for name in ("a", "b", "again", "c", "d"):
+            several.wait()
+            several.begin(reading(name), alone=name == "again")
+
+    assert seen["again"] == {"again"}
+    assert set(seen) == {"a", "b", "again", "c", "d"}
