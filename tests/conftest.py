@@ -322,7 +322,7 @@ class Node:
         self.api_port = 0
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Start it and wait until it says that it is ready."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "client.node", "--site", str(self.site.folder)],
