@@ -5,6 +5,8 @@ with another processor, thread count or release of a runtime it is measured agai
 time.
 """
 
+import hashlib
+import json
 import logging
 import os
 import platform
@@ -21,7 +23,6 @@ log = logging.getLogger(__name__)
 
 MARGIN: Final = 0.10  # by which another runtime has to be faster: it costs memory, and time at each start
 BATCH_MARGIN: Final = 0.05  # by which an image of a batch has to be faster than one alone
-_FILE: Final = "measured.json"
 _SECONDS: Final = 4.0
 _LEAST: Final = 3
 _MOST: Final = 9
@@ -92,14 +93,10 @@ def facts(threads: int, providers: Sequence[str]) -> dict[str, str]:
 def recall(folder: Path, wanted: Mapping[str, str]) -> Measured | None:
     """What was measured here under the same conditions; None where nothing, or nothing readable, was."""
     try:
-        found = Measured.model_validate_json((folder / _FILE).read_bytes())
+        found = Measured.model_validate_json(_file(folder, wanted).read_bytes())
     except (OSError, ValidationError):
         return None
-    if found.facts != wanted:
-        changed = sorted(key for key in {*wanted, *found.facts} if wanted.get(key) != found.facts.get(key))
-        log.info("measured again: %s changed", ", ".join(changed))
-        return None
-    return found
+    return found if found.facts == wanted else None
 
 
 def remember(folder: Path, measured: Measured) -> None:
@@ -108,9 +105,15 @@ def remember(folder: Path, measured: Measured) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary.write_text(measured.model_dump_json(indent=2))
-        temporary.replace(folder / _FILE)
+        temporary.replace(_file(folder, measured.facts))
     except OSError as error:
         log.warning("what was measured cannot be kept: %s", error.strerror)
+
+
+def _file(folder: Path, facts: Mapping[str, str]) -> Path:
+    """One for each set of facts: the doctor may be asked from outside the node's container, with other cores."""
+    canonical = json.dumps(dict(facts), sort_keys=True)
+    return folder / f"measured-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"
 
 
 def interleaved(
