@@ -27,6 +27,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Column, func, select
 
+from client.cores import allowed
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
 from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -35,7 +36,9 @@ from client.dicom.requestor import associate
 from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.preparation import Preparation
+from client.inference.providers import CPU, CUDA
 from client.inference.serving import Scoring
+from client.inference.torchscript import NAME as TORCHSCRIPT
 from client.inference.trial import try_folder
 from client.results.attributes import put
 from client.results.result import derive_uid
@@ -84,8 +87,10 @@ def examine(site: Site) -> Iterator[Check]:
         ("results", _deliveries),
         ("studies", _studies),
         ("GPU", _gpu),
+        ("threads", _threads),
         ("model", lambda site: _model(site, panel)),
         ("preprocessing", lambda site: _preprocessing(site, panel)),
+        ("engine", lambda site: _engine(site, panel)),
         ("test study", lambda site: _test_study(site, panel)),
     )
     for name, look in checks:
@@ -284,7 +289,7 @@ def _gpu(_site: Site) -> Check:
     told = subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=False)
     if told.returncode:
         return Check("GPU", False, "nvidia-smi fails", "mend the NVIDIA driver; until then the processor is used")
-    if "CUDAExecutionProvider" not in providers:
+    if CUDA not in providers:
         advice = "install the gpu extra instead of cpu: onnxruntime-gpu"
         return Check("GPU", False, f"{told.stdout.strip()}, not used", advice)
     return Check("GPU", True, told.stdout.strip().replace("\n", "; "))
@@ -306,6 +311,28 @@ def _preprocessing(_site: Site, panel: Panel) -> Check:
         if isinstance(member.preprocessing, Preparation)
     ]
     return Check("preprocessing", True, ". ".join(found) or "no version is adopted")
+
+
+def _threads(site: Site) -> Check:
+    cores, asked = allowed(), site.config.inference_threads
+    found = f"{site.threads} for a computation, {f'{asked} set' if asked else 'by the cores'}; cores: {cores.why}"
+    if asked > cores.count:
+        advice = f"inference_threads in site.yaml: {cores.count} at most, or 0; more would only wait for each other"
+        return Check("threads", False, found, advice)
+    return Check("threads", True, found)
+
+
+def _engine(_site: Site, panel: Panel) -> Check:
+    """What really computes each version: what a runtime lists as available says little."""
+    members = panel.members()
+    found = " | ".join(f"{member.bundle.facts.label}: {member.engine.selected.text}" for member in members)
+    if not members:
+        return Check("engine", True, "nothing to compute: no version is adopted")
+    idle = any(member.engine.selected.skipped and member.engine.provider in (CPU, TORCHSCRIPT) for member in members)
+    if idle and shutil.which("nvidia-smi") is not None:
+        advice = "there is a GPU and the processor computes: mend what is said of the skipped providers"
+        return Check("engine", False, found, advice)
+    return Check("engine", True, found)
 
 
 def _test_study(site: Site, panel: Panel) -> Check:

@@ -175,7 +175,13 @@ class UrgencyConfig:
 
 @dataclass
 class SiteConfig:
-    """One hospital's node: `site.yaml` in its folder."""
+    """One hospital's node: `site.yaml` in its folder.
+
+    Attributes:
+        inference_threads: of one computation; 0: one less than the cores that the process may use, at least one.
+        batch_wait_ms: how long a radiograph that is ready waits for others that are being prepared, to be scored with
+            them where that was measured to be faster; 0: never.
+    """
 
     name: str = "hospital"
     institution: str = "Hospital"
@@ -193,7 +199,8 @@ class SiteConfig:
     longest_quiet_seconds: float = 60.0
     longest_step_seconds: float = 600.0
     max_attempts: int = 3
-    inference_threads: int = 1
+    inference_threads: int = 0
+    batch_wait_ms: float = 5.0
     reserve_mib: int = 1024
     memory_mib: int = 0  # 0: half of what this machine or container has
     most_waiting: int = 20_000
@@ -217,7 +224,8 @@ class SiteConfig:
         for key in ("longest_quiet_seconds", "longest_step_seconds"):
             _require(getattr(self, key) >= self.quiet_seconds, f"{key} cannot be less than quiet_seconds")
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
-        _require(self.inference_threads >= 1, "inference_threads is at least 1")
+        _require(self.inference_threads >= 0, "inference_threads cannot be negative; 0: by the cores that there are")
+        _require(0 <= self.batch_wait_ms <= 1000, "batch_wait_ms is 0 to 1000")
         _require(self.memory_mib >= 0, "memory_mib cannot be negative: it is what studies being read may take")
         _require(self.most_waiting >= 1, "most_waiting is at least 1: studies that may wait before others are refused")
         _require(self.reserve_mib >= 0, "reserve_mib cannot be negative: it is what images leave free on the disk")

@@ -3,7 +3,7 @@
     configs/metadata.json     MONAI's metadata, plus the block "vigie" (`Facts`)
     configs/inference.json    the preprocessing, as MONAI transforms by name
     models/model.onnx         what runs
-    models/weights.npz        what is retrained
+    models/weights.npz        what is retrained; a version may have none
     docs/README.md            the model card
     models/novelty.npz        refuses images unlike its training cohort's; a version may have none
     reference/                an input and what the version answers to it: the self test
@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -42,6 +43,7 @@ from models.validation import told
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 NOVELTY = "models/novelty.npz"
+WEIGHTS = "models/weights.npz"
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
 
 
@@ -71,7 +73,10 @@ class Facts(BaseModel):
     rank: int = Field(default=100, ge=1, description="the vendor's order among versions that fit a study, lower first")
     network: str
     network_facts: dict[str, Any]
-    parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was trained from")
+    precision: Literal["float32", "float16", "int8"] = Field(
+        default="float32", description="in which the network computes; other than float32: quantized from its parent"
+    )
+    parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was made from")
     retraining: str | None = Field(default=None, description="the retraining that made it")
     certified: bool = Field(default=False, description="a certificate for this very digest exists")
 
@@ -101,10 +106,24 @@ class Bundle:
     def onnx(self) -> Path:
         return self.folder / "models" / "model.onnx"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it ships the weights that its network was made of; a quantized version, and some vendors', do not."""
+        return (self.folder / WEIGHTS).exists()
+
     def read_weights(self) -> dict[str, NDArray[Any]]:
-        """The weights by name, as they were trained."""
-        with np.load(self.folder / "models" / "weights.npz", allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        """The weights by name, as they were trained.
+
+        Raises:
+            BundleRefused: it ships none, or they cannot be read.
+        """
+        if not self.has_weights:
+            raise BundleRefused(f"{self.facts.label}: ships no weights, so nothing can be trained from it")
+        try:
+            with np.load(self.folder / WEIGHTS, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleRefused(f"{self.facts.label}: the weights cannot be read ({type(error).__name__})") from error
 
     def read_novelty(self) -> Novelty | None:
         """The check of an image against the training cohort, None where the version ships none.

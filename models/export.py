@@ -32,18 +32,45 @@ def export_onnx(network: nn.Module, example_shape: tuple[int, int], path: Path) 
     Raises:
         ExportMismatch: the architecture has no exact activation map.
     """
-    mapped = with_activation_map(copy.deepcopy(network).to(memory_format=torch.contiguous_format))  # pyright: ignore[reportCallIssue]
+    mapped = _mapped(network)
     if mapped is None:
         raise ExportMismatch(f"{type(network).__name__} has no exact activation map")
+    _export(mapped, example_shape, ["logit", "cam"], path)
+
+
+def export_volume_onnx(network: nn.Module, window: tuple[int, int, int], path: Path) -> None:
+    """Write input `image` (N, 1, *window), output `logits` (N, channels, *window), float32, N free.
+
+    Args:
+        network: trained; left as it is.
+        window: (D, H, W) voxels that it sees at once.
+        path: as `export_onnx`.
+    """
+    _export(as_run(network), window, ["logits"], path)
+
+
+def as_run(network: nn.Module) -> nn.Module:
+    """A copy that gives what a hospital asks of it: with the activation map where there is an exact one."""
+    mapped = _mapped(network)
+    return copy.deepcopy(network).eval() if mapped is None else mapped
+
+
+def _mapped(network: nn.Module) -> nn.Module | None:
+    copied = copy.deepcopy(network).eval()
+    mapped = with_activation_map(copied.to(memory_format=torch.contiguous_format))  # pyright: ignore[reportCallIssue]
+    return None if mapped is None else mapped.eval()
+
+
+def _export(network: nn.Module, shape: tuple[int, ...], outputs: list[str], path: Path) -> None:
     # Two images: with one, the exporter would take the batch's size for a constant.
-    example = torch.zeros(2, 1, *example_shape)
+    example = torch.zeros(2, 1, *shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         program: Any = torch.onnx.export(
-            mapped.eval(),
+            network,
             (example,),
             input_names=["image"],
-            output_names=["logit", "cam"],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("n", min=1, max=4096)},),
             dynamo=True,
             optimize=True,
@@ -84,4 +111,28 @@ def parity(network: nn.Module, path: Path, images: NDArray[np.float32]) -> float
         raise ExportMismatch(f"a score differs by {worst:.2g}")
     if not np.allclose(cam.mean(axis=(1, 2)), logit[:, 0], atol=1e-3):
         raise ExportMismatch("the activation map's mean is not the logit")
+    return worst
+
+
+def volume_parity(network: nn.Module, logits: NDArray[np.float32], windows: NDArray[np.float32]) -> float:
+    """Compare what an exported file gave for some windows with what the trained network gives.
+
+    Args:
+        logits: of the file, (N, channels, D, H, W).
+        windows: (N, 1, D, H, W) float32.
+
+    Returns:
+        The largest absolute difference of a probability, 0..1.
+
+    Raises:
+        ExportMismatch: another shape, or a probability differs by more than 1e-4.
+    """
+    network.eval()
+    with torch.inference_mode():
+        found = torch.sigmoid(network(torch.from_numpy(windows))).numpy()
+    if found.shape != logits.shape:
+        raise ExportMismatch(f"the file gives {logits.shape}, the network {found.shape}")
+    worst = float(np.abs(found - 1 / (1 + np.exp(-np.clip(logits, -80, 80)))).max())
+    if not worst <= TOLERANCE:
+        raise ExportMismatch(f"a probability differs by {worst:.2g}")
     return worst

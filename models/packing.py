@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import NOVELTY, Bundle, Facts, seal
+from models.bundle import NOVELTY, WEIGHTS, Bundle, Facts, seal
 from models.errors import ConfigurationError, ExportMismatch
-from models.export import export_onnx, parity
+from models.export import export_onnx, parity, volume_parity
 from models.intended_use import problems
 from models.novelty import Novelty, load
 from models.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ def pack(
     np.save(folder / "reference" / "input.npy", reference)
     expected = {"scores": [float(score) for score in scores(network, reference)]}
     (folder / "reference" / "expected.json").write_text(json.dumps(expected))
-    np.savez(folder / "models" / "weights.npz", allow_pickle=False, **get_weights(network))
+    np.savez(folder / WEIGHTS, allow_pickle=False, **get_weights(network))
     if novelty is not None:
         novelty.save(folder / NOVELTY)
         load(folder / NOVELTY)  # what no hospital could load is not signed
@@ -70,6 +70,7 @@ def pack_segmentation(
     card: str,
     key: Ed25519PrivateKey,
     signer: str,
+    network: nn.Module | None = None,
 ) -> Bundle:
     """Describe and sign a version that outlines in volumes, from an ONNX file as vendors have one.
 
@@ -77,10 +78,12 @@ def pack_segmentation(
         folder: made; must not exist.
         facts: with a segmentation block.
         onnx: takes `image` (n, 1, *window), gives `logits` (n, channels, *window), float32.
+        network: what the file was exported from, of the architecture that the facts name; its weights then travel
+            along, and a hospital may compute it with PyTorch where that is faster.
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
-        ExportMismatch: the network has other inputs or outputs, or gives no finite number.
+        ExportMismatch: the network has other inputs or outputs, gives no finite number, or other ones than the file.
     """
     if wrong := problems(facts.intended_use):
         raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
@@ -92,7 +95,11 @@ def pack_segmentation(
     # noise, not a patient: the reference travels with the version to everyone
     reference = np.random.default_rng(0).normal(size=(1, *facts.input_shape)).astype(np.float32)
     np.save(folder / "reference" / "input.npy", reference)
-    np.save(folder / "reference" / "expected.npy", _logits(folder / "models" / "model.onnx", reference, facts))
+    expected = _logits(folder / "models" / "model.onnx", reference, facts)
+    np.save(folder / "reference" / "expected.npy", expected)
+    if network is not None:
+        volume_parity(network, expected, reference)
+        np.savez(folder / WEIGHTS, allow_pickle=False, **get_weights(network))
     _describe(folder, facts, preprocessing, card)
     return seal(folder, key, signer)
 

@@ -1,17 +1,23 @@
 """`vigie version …` and `vigie evaluate`: making, listing and judging model versions."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from models.bundle import Bundle
     from models.intended_use import IntendedUse
+    from models.quantizing import Judged
     from server.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, help="Model versions. Example: vigie version list --folder coordinator")
@@ -66,6 +72,98 @@ def register(
     with registry_of(folder) as registry:
         registered = registry.register(verify(bundle, coordinator.trusted), {"origin": "vendor"})
     print(f"{registered.label} {registered.digest}")
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="the folder of a float32 version")],
+    to: Annotated[str, typer.Option(help="int8 or float16")],
+    out: Annotated[Path, typer.Option(help="the new bundle's folder, made")],
+    key: Annotated[Path, typer.Option(help="signing key")],
+    number: Annotated[int, typer.Option(help="of the new version; 0: the base's and one")] = 0,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV as for train: half of the patients calibrate, the others judge")
+    ] = None,
+    tensors: Annotated[
+        Path | None, typer.Option(help="preprocessed images (N, ...) as .npy, to calibrate with instead")
+    ] = None,
+    trust: Annotated[Path | None, typer.Option(help="folder of NAME.pub, where another key signed the base")] = None,
+) -> None:
+    """Make the same network in fewer bits: another version, signed, which every hospital's gate judges anew.
+
+    Example: vigie version quantize bundle --to int8 --out bundle-int8 --key vendor.key --manifest images/manifest.csv
+    """
+    import numpy as np
+
+    from client.inference import contest
+    from client.inference.engine import Engine
+    from models import quantizing
+    from models.bundle import verify
+    from models.signing import load_key, load_trust
+
+    signing_key = load_key(key)
+    base = verify(bundle, (load_trust(trust) if trust else {}) | {key.stem: signing_key.public_key()})
+    calibration, judged = _images(base, manifest, tensors)
+    made, found = quantizing.quantize(
+        base,
+        out,
+        cast("quantizing.Precision", to),
+        number or base.facts.number + 1,
+        signing_key,
+        key.stem,
+        calibration,
+        judged,
+    )
+    print(f"{made.facts.label} {made.digest}")
+    print(found.text)
+    if base.facts.segmentation is None:
+        engines = {one.facts.precision: Engine(one) for one in (base, made)}
+        image = np.zeros(base.facts.input_shape, np.float32)
+        timed = contest.interleaved({name: {1: partial(one.run, image)} for name, one in engines.items()})
+        print(", ".join(f"{name} {sizes[1]:.2f} ms an image here" for name, sizes in timed.items()))
+
+
+def _images(
+    base: "Bundle", manifest: Path | None, tensors: Path | None
+) -> "tuple[NDArray[np.float32] | None, Judged | None]":
+    """What calibrates, and what judges: other patients."""
+    import numpy as np
+
+    from client.inference.evaluation import Problem, prepared
+    from models.errors import ConfigurationError
+    from models.manifest import read
+    from models.preprocessing import Preprocessing
+    from models.quantizing import MAX_CALIBRATION, Judged
+
+    if manifest is not None and tensors is not None:
+        raise ConfigurationError("--manifest or --tensors, not both")
+    if tensors is not None:
+        try:
+            return np.asarray(np.load(tensors, allow_pickle=False), np.float32), None
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{tensors} holds no array: {error}") from error
+    if manifest is None:
+        return None, None
+    if base.facts.segmentation is not None:
+        raise ConfigurationError("a manifest lists pictures: give windows of volumes as --tensors")
+    problems: list[Problem] = []
+    calibrating: list[NDArray[np.float32]] = []
+    judging: list[NDArray[np.float32]] = []
+    positive: list[bool] = []
+    for one in prepared(read(manifest), Preprocessing(base.preprocessing), base.read_novelty(), problems):
+        if one.reason is not None:
+            continue  # no hospital would read it
+        # by the patient's name alone, so that no patient is on both sides and the same half calibrates every time
+        if hashlib.sha256(one.row.patient.encode()).digest()[0] % 2:
+            judging.append(one.tensor)
+            positive.append(one.row.positive)
+        elif len(calibrating) < MAX_CALIBRATION:
+            calibrating.append(one.tensor)
+    for problem in problems:
+        print(f"line {problem.line}: {problem.file}: {problem.reason}", file=sys.stderr)
+    if not calibrating or not judging:
+        raise ConfigurationError(f"{manifest}: too few patients: some calibrate, others judge")
+    return np.stack(calibrating), Judged(np.stack(judging), np.array(positive))
 
 
 @app.command()

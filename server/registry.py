@@ -82,6 +82,7 @@ class Registry:
             Param("threshold", str(facts.threshold)),
             Param("threshold_rule", facts.threshold_rule),
             Param("network", facts.network),
+            Param("precision", facts.precision),
         ]
         self._client.log_batch(run_id, params=params)
         self._client.log_artifacts(run_id, str(bundle.folder), _BUNDLE)

@@ -86,7 +86,8 @@ def trust(folder: Path, key: Ed25519PrivateKey, signer: str = SIGNER) -> None:
 def _network(gain: float) -> onnx.ModelProto:
     shape = ["n", 1, SIZE, SIZE]
     nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Conv", ["image", "kernel"], ["seen"]),
+        helper.make_node("GlobalAveragePool", ["seen"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["mean"]),
         helper.make_node("Sub", ["mean", "centre"], ["centred"]),
         helper.make_node("Mul", ["centred", "gain"], ["logit"]),
@@ -102,6 +103,7 @@ def _network(gain: float) -> onnx.ModelProto:
             helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["n", SIZE // 8, SIZE // 8]),
         ],
         [
+            helper.make_tensor("kernel", TensorProto.FLOAT, [1, 1, 1, 1], [1.0]),
             helper.make_tensor("centre", TensorProto.FLOAT, [1], [CENTRE]),
             helper.make_tensor("gain", TensorProto.FLOAT, [1], [gain]),
             helper.make_tensor("channel", TensorProto.INT64, [1], [1]),

@@ -102,6 +102,25 @@ def _sealed(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendo
     return bundles.build(tmp_path_factory.mktemp("bundle") / "brightness", vendor_key)
 
 
+@pytest.fixture(scope="session")
+def residual(tmp_path_factory: pytest.TempPathFactory, bundles: ModuleType, vendor_key: Ed25519PrivateKey) -> Bundle:
+    """A signed version of a small residual network with random weights, as a vendor packs one; 64 pixels a side."""
+    import torch
+
+    from models.networks import build
+    from models.packing import pack
+    from models.preprocessing import Preprocessing
+
+    network = {"channels": [8, 8, 16, 16], "groups": 4}
+    torch.manual_seed(0)
+    said = bundles.facts(
+        name="residual", network="residual", network_facts=network, input_shape=(1, 64, 64), certified=True
+    )
+    steps = Preprocessing([{"_target_": "Resize", "spatial_size": [64, 64], "mode": "area"}])
+    folder = tmp_path_factory.mktemp("residual") / "version"
+    return pack(folder, said, build("residual", **network), steps, "# The card", vendor_key, bundles.SIGNER)
+
+
 @pytest.fixture
 def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
     """A copy of the signed test version, to be altered at will."""
@@ -322,7 +341,7 @@ class Node:
         self.api_port = 0
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Start it and wait until it says that it is ready."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "client.node", "--site", str(self.site.folder)],

@@ -155,7 +155,7 @@ def _still(site: Site, evidence: Evidence) -> bool:
 
 def _answers(site: Site, bundle: Bundle, cases: ReusableCases) -> dict[str, _Answers]:
     """Score gate and test cases, at the threshold that the declared rule sets on the training patients."""
-    engine = Engine(bundle, threads=site.config.inference_threads)
+    engine = Engine(bundle, site.threads, site.engines / bundle.digest)
 
     def score(fold: Sequence[Case]) -> Floats:
         return engine.scores(tensors(site, bundle, fold)).astype(np.float64)

@@ -30,7 +30,7 @@ def train(site: Site, order: TrainOrder) -> Update:
         raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
     images = tensors(site, bundle, cases)
     wrong = np.array([not case.correct for case in cases])
-    threads = site.config.inference_threads
+    threads = site.threads
     network = build(bundle.facts.network, **bundle.facts.network_facts)
     set_weights(network, order.weights)
     received = scores(network, images, threads=threads).astype(np.float64)

@@ -9,11 +9,12 @@ again before its study is complete; there it is counted (`outcomes.take`).
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class _Held:
 class Ahead(Reading):
     """Reads stored images, those that have come lately before they are asked for.
 
-    Used by one thread.
+    One thread takes steps, others read.
 
     Args:
         panel: gives the versions that may read.
@@ -91,43 +92,47 @@ class Ahead(Reading):
         self._panel = panel
         self._limit = limit
         self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
         with site.database.read() as connection:
             self._at = int(connection.execute(select(func.max(instance.c.id))).scalar() or 0)
 
     def header(self, path: Path) -> FileDataset:
-        held = self._held.get(path.stem)
-        if held is None or held.header is None:
-            return super().header(path)
-        header, held.header = held.header, None
-        return header
+        header = self._take(path, "header")
+        return super().header(path) if header is None else header
 
     def radiograph(self, path: Path, header: FileDataset) -> decode.Radiograph:
-        held = self._held.get(path.stem)
-        if held is None or held.pixels is None:
-            return super().radiograph(path, header)
-        pixels, held.pixels = held.pixels, None
-        return decode.Radiograph(pixels, header)
+        pixels = self._take(path, "pixels")
+        return super().radiograph(path, header) if pixels is None else decode.Radiograph(pixels, header)
 
     def planes(self, path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[NDArray[Any]]:
-        held = self._held.get(path.stem)
-        if held is None or held.plane is None or list(frames) != [0]:
-            return super().planes(path, header, frames)
-        plane, held.plane = held.plane, None
-        return iter((plane,))
+        plane = self._take(path, "plane") if list(frames) == [0] else None
+        return super().planes(path, header, frames) if plane is None else iter((plane,))
 
     def made(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> Made:
-        held = self._held.get(path.stem)
-        made = held.made.pop(preprocessing.digest, None) if held else None
+        with self._lock:
+            held = self._held.get(path.stem)
+            made = held.made.pop(preprocessing.digest, None) if held else None
         return super().made(path, preprocessing, pixels) if made is None else made
 
     def drop(self, study_uid: str) -> None:
         """A study was read: whatever is left of it is not needed."""
-        self._held = {digest: held for digest, held in self._held.items() if held.study_uid != study_uid}
+        with self._lock:
+            self._held = {digest: held for digest, held in self._held.items() if held.study_uid != study_uid}
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return sum(held.size for held in self._held.values())
+        with self._lock:
+            return sum(held.size for held in self._held.values())
+
+    def _take(self, path: Path, what: Literal["header", "pixels", "plane"]) -> Any:
+        with self._lock:
+            held = self._held.get(path.stem)
+            if held is None:
+                return None
+            taken = getattr(held, what)
+            setattr(held, what, None)
+            return taken
 
     def step(self) -> bool:
         """Read some of what has come; False where nothing has, or there is no room for it."""
@@ -172,8 +177,9 @@ class Ahead(Reading):
         )
         waiting = select(study.c.uid).where(study.c.state.in_(("receiving", "queued")))
         with self._site.database.read() as connection:
-            if self._held:
+            with self._lock:
                 known = {held.study_uid for held in self._held.values()}
+            if known:
                 alive = set(connection.execute(waiting.where(study.c.uid.in_(known))).scalars())
                 for uid in known - alive:
                     self.drop(uid)
@@ -203,5 +209,6 @@ class Ahead(Reading):
                     held.made[version.preprocessing.digest] = made
         except (InvalidStudy, OSError) as error:
             log.debug("not read ahead: %s", type(error).__name__)
-        self._held[row.sha256] = held
+        with self._lock:
+            self._held[row.sha256] = held
         return held.size

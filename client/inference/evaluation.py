@@ -36,7 +36,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """A readable image; `reason` says why the node would not read it."""
 
     row: Row
@@ -71,7 +71,7 @@ def evaluate(
     scored: dict[str, dict[str, tuple[float, bool]]] = {}
     counts: dict[str, Counter[str]] = {}
     done = 0
-    for batch in _batches(_prepared(rows, preprocessing, bundle.read_novelty(), problems)):
+    for batch in _batches(prepared(rows, preprocessing, bundle.read_novelty(), problems)):
         values = engine.scores(np.stack([one.tensor for one in batch]))
         for one, value in zip(batch, values, strict=True):
             row, found = one.row, scored.setdefault(one.row.site, {})
@@ -98,9 +98,10 @@ def evaluate(
     }
 
 
-def _prepared(
+def prepared(
     rows: Iterable[Row], preprocessing: Preprocessing, novelty: Novelty | None, problems: list[Problem]
-) -> Iterator[_Prepared]:
+) -> Iterator[Prepared]:
+    """The images of a manifest as the network takes them; what cannot be read is added to `problems`."""
     seen: set[tuple[str, str]] = set()
     for row in rows:
         if (row.site, row.file) in seen:
@@ -112,7 +113,7 @@ def _prepared(
         except InvalidStudy as error:
             problems.append(Problem(row.line, row.file, str(error)))
             continue
-        yield _Prepared(row, tensor, unfamiliar(novelty, tensor))
+        yield Prepared(row, tensor, unfamiliar(novelty, tensor))
 
 
 def _pixels(path: Path) -> NDArray[np.float32]:
@@ -121,8 +122,8 @@ def _pixels(path: Path) -> NDArray[np.float32]:
     return decode.read(path).pixels if path.suffix.lower() in (".dcm", ".dicom") else picture(path)
 
 
-def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
-    batch: list[_Prepared] = []
+def _batches(items: Iterator[Prepared]) -> Iterator[list[Prepared]]:
+    batch: list[Prepared] = []
     for item in items:
         batch.append(item)
         if len(batch) == _BATCH:

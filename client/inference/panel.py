@@ -1,10 +1,14 @@
 """The versions that serve here, verified and tested when they are loaded, and what is known of them."""
 
+import logging
+import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 from sqlalchemy import select
 
 from client.inference.choice import EVERYBODY, Counts, Record
@@ -18,8 +22,10 @@ from client.store.site import Site
 from client.store.tables import outcome, shadow, study
 from client.vigilance import register
 from models.bundle import verify
-from models.errors import BundleRefused
+from models.errors import BundleRefused, VigieError
 from models.signing import load_trust
+
+log = logging.getLogger(__name__)
 
 _RECORD_SECONDS: Final = 300.0
 
@@ -33,6 +39,7 @@ class Panel:
         self._aside: Serving | None = None
         self._record: Record = {}
         self._record_at = float("-inf")
+        self._lock = threading.RLock()  # several studies are read at once, and a version is loaded once
 
     def members(self) -> Sequence[Serving]:
         """The versions that may read, the last adopted first; none where none is adopted.
@@ -40,11 +47,28 @@ class Panel:
         Raises:
             BundleRefused: an adopted version's files are not what its digest and a trusted signature say.
         """
-        held = versions.panel(self._site)
-        loaded, self._loaded = self._loaded, {}  # nothing serves on when loading its successor fails
-        members = [self._served(one, loaded.get(one.digest)) for one in held]
-        self._loaded = {member.bundle.digest: member for member in members}
-        return members
+        with self._lock:
+            held = versions.panel(self._site)
+            loaded, self._loaded = self._loaded, {}  # nothing serves on when loading its successor fails
+            members = [self._served(one, loaded.get(one.digest)) for one in held]
+            self._loaded = {member.bundle.digest: member for member in members}
+            return members
+
+    def warm(self) -> None:
+        """Load what serves and let it prepare and compute something, so that the first study does not pay for it.
+
+        A version that cannot be loaded is no reason not to start: its studies will say so.
+        """
+        try:
+            for member in self.members():
+                shape = member.bundle.facts.input_shape[1:]
+                ramp = np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)
+                if isinstance(member, Scoring):
+                    member.preprocessing(ramp)
+                else:
+                    member.preprocessing.intensities(ramp)
+        except VigieError as error:
+            log.error("not warm: %s", error)
 
     def load(self, digest: str) -> Serving:
         """A version that is not asked, for shadow reading; kept while it is the last one.
@@ -55,17 +79,19 @@ class Panel:
         held = versions.find(self._site, digest)
         if held is None:
             raise BundleRefused(f"{digest[:12]}: not held here")
-        known = self._aside if self._aside and self._aside.bundle.digest == digest else self._loaded.get(digest)
-        self._aside = self._served(held, known)
-        return self._aside
+        with self._lock:
+            known = self._aside if self._aside and self._aside.bundle.digest == digest else self._loaded.get(digest)
+            self._aside = self._served(held, known)
+            return self._aside
 
     def record(self) -> Record:
         """What is known here of the versions' calls; a few minutes old at most."""
-        if len(self._loaded) < 2:
-            return {}  # nothing to choose between
-        if time.monotonic() - self._record_at > _RECORD_SECONDS:
-            self._record, self._record_at = record(self._site), time.monotonic()
-        return self._record
+        with self._lock:
+            if len(self._loaded) < 2:
+                return {}  # nothing to choose between
+            if time.monotonic() - self._record_at > _RECORD_SECONDS:
+                self._record, self._record_at = record(self._site), time.monotonic()
+            return self._record
 
     def _served(self, held: versions.HeldVersion, loaded: Serving | None) -> Serving:
         served = loaded or load(self._site, held.digest)
@@ -103,9 +129,9 @@ def load(site: Site, digest: str) -> Serving:
     bundle = verify(site.versions / digest, load_trust(site.trust))
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
-    threads, threshold = site.config.inference_threads, bundle.facts.threshold
-    declared = bundle.facts.segmentation
+    threads, threshold = site.threads, bundle.facts.threshold
+    folder, declared = site.engines / digest, bundle.facts.segmentation
     preprocessing = Preparation(bundle.preprocessing, Measured(site.measured), threads, volumes=declared is not None)
     if declared is not None:
-        return Outlining(bundle, VolumeEngine(bundle, declared, threads), preprocessing, declared, threshold)
-    return Scoring(bundle, Engine(bundle, threads), preprocessing, threshold, bundle.read_novelty())
+        return Outlining(bundle, VolumeEngine(bundle, declared, threads, folder), preprocessing, declared, threshold)
+    return Scoring(bundle, Engine(bundle, threads, folder), preprocessing, threshold, bundle.read_novelty())

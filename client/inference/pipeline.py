@@ -6,6 +6,7 @@ rest of it answer for what nobody has looked at.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
+from client.dicom.decode import Radiograph
 from client.inference.ahead import Reading
+from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
@@ -26,7 +29,7 @@ from client.results.finding import Finding
 from models.bundle import Bundle
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
-from models.preprocessing import Preprocessing
+from models.preprocessing import Made, Preprocessing
 
 if TYPE_CHECKING:  # the web process retries studies through here, and has no use for an engine
     from client.inference.outlining import Priors
@@ -126,6 +129,7 @@ class Pipeline:
         confidence: gives what a version's score means; None where nobody asks.
         reading: decodes and prepares images.
         admit: says why a version cannot read images for want of memory.
+        batcher: scores radiographs of several studies together; studies may be processed in several threads at once.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class Pipeline:
         confidence: Callable[[Bundle, float], Confidence | None] = lambda _bundle, _score: None,
         reading: Reading | None = None,
         admit: Callable[[Facts, Sequence[Image]], Reason | None] = lambda _facts, _images: None,
+        batcher: Batcher | None = None,
     ) -> None:
         self._files = files
         self._tensors = tensors
@@ -151,6 +156,8 @@ class Pipeline:
         self._confidence = confidence
         self._reading = reading or Reading()
         self._admit = admit
+        self._batcher = batcher or Batcher()
+        self._volume = threading.Lock()  # one at a time: two volumes would not fit where one just does
 
     def process(self, study: Study) -> Outcome:
         """Read one study with the version of the panel that is the best for it."""
@@ -212,30 +219,26 @@ class Pipeline:
     def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
-        made, reasons = outline(
-            study,
-            fitting,
-            version,
-            self._files,
-            self._institution,
-            self._priors,
-            heat_maps=self._heat_maps,
-            read_planes=self._reading.planes,
-        )
+        with self._volume:
+            made, reasons = outline(
+                study,
+                fitting,
+                version,
+                self._files,
+                self._institution,
+                self._priors,
+                heat_maps=self._heat_maps,
+                read_planes=self._reading.planes,
+            )
         by = version.preprocessing.by
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
         key = found.best.stack.planes[found.best.key_plane].digest
         return replace(found, image=next(image for image, _ in fitting if image.sha256 == key))
 
     def _score(self, study: Study, image: Image, header: FileDataset, version: Scoring) -> Scored:
-        path = self._files.path(image.sha256)
-        radiograph = self._reading.radiograph(path, header)
-        prepared = self._reading.made(path, version.preprocessing, radiograph.pixels)
-        tensor = prepared.tensor
-        if reason := unfamiliar(version.novelty, tensor):
-            raise InvalidStudy(reason.code, reason.text)
-        self._tensors.keep(image.sha256, version.preprocessing, tensor)
-        answer = version.engine.run(tensor)
+        with self._batcher.expecting(version.engine) as score:
+            radiograph, prepared = self._prepare(image, header, version)
+            answer = score(prepared.tensor)
         finding = Finding(
             source=radiograph.header,
             input_digest=image.sha256,
@@ -250,6 +253,16 @@ class Pipeline:
             created_at=time.time(),
         )
         return Scored(image, finding, version.engine.provider, prepared_by=prepared.by)
+
+    def _prepare(self, image: Image, header: FileDataset, version: Scoring) -> tuple[Radiograph, Made]:
+        """The pixels of one image, and what the network takes of it."""
+        path = self._files.path(image.sha256)
+        radiograph = self._reading.radiograph(path, header)
+        made = self._reading.made(path, version.preprocessing, radiograph.pixels)
+        if reason := unfamiliar(version.novelty, made.tensor):
+            raise InvalidStudy(reason.code, reason.text)
+        self._tensors.keep(image.sha256, version.preprocessing, made.tensor)
+        return radiograph, made
 
 
 def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:

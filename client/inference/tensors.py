@@ -1,6 +1,7 @@
 """Preprocessed images on disk: what the node has read once, local training need not read again."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Tensors:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}.part")
+        temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
         with temporary.open("wb") as file:
             np.save(file, tensor)
         temporary.replace(path)

@@ -21,17 +21,20 @@ from pathlib import Path
 
 from client import logs
 from client.arrival.urgency import Turns
+from client.cores import allowed
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
 from client.delivery.workflow import Follower
 from client.inference import outcomes, shadow
 from client.inference.ahead import Ahead
+from client.inference.batch import Batcher
 from client.inference.memory import Memory, budgets, left, need
 from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline
 from client.inference.priors import earlier
 from client.inference.scope import Reason
+from client.inference.several import Several
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.inference.triage import Triage
@@ -48,12 +51,14 @@ _IDLE_SECONDS = 0.05
 _LONGEST_IDLE_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
 _IN_HAND = 4  # studies read and not yet written: each holds its pixels
+_AT_ONCE = 4  # studies that are read at once, where there are as many cores
 
 
 class Worker:
-    """Takes queued studies until it is told to stop: one is read while the results of the one before are written.
+    """Takes queued studies until it is told to stop: some are read while the results of those before are written.
 
-    Reading keeps a processor busy, writing waits for the disk; each has a thread of its own, and only that one.
+    Reading keeps processors busy, writing waits for the disk. Those that are read at once meet at the engine, which
+    scores them together where that is faster (`batch.py`).
 
     Args:
         ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
@@ -90,36 +95,49 @@ class Worker:
 
     def run(self) -> None:
         """Read studies until stopped."""
-        with ThreadPoolExecutor(1, "conclude") as writing, closing(Watch(self._site.database)) as watch:
+        with (
+            ThreadPoolExecutor(1, "conclude") as writing,
+            Several(min(allowed().count, _AT_ONCE)) as reading,
+            closing(Watch(self._site.database)) as watch,
+        ):
             while not self._stop.is_set():
-                if not (self._turn(writing) or self._look_ahead() or self._aside()):
+                reading.wait()
+                if not self._turn(reading, writing) and not self._look_ahead() and (self._in_hand or not self._aside()):
                     watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
 
-    def _turn(self, writing: ThreadPoolExecutor) -> bool:
-        """One study, if there is one; whatever goes wrong with it stays with it."""
+    def _turn(self, reading: Several, writing: ThreadPoolExecutor) -> bool:
+        """Begin one study, if there is one; whatever goes wrong with it stays with it."""
         now = time.monotonic()
         with self._lock:
             self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
             skip = (*self._not_before, *self._in_hand)
-        study: Study | None = None
         try:
             if self._triage is not None and self._sort(self._triage, skip):
                 return True
             found = outcomes.take(self._site, skip, self._turns)
             if found is None:
                 return False
-            study = found.study if isinstance(found, outcomes.Exhausted) else found
-            result, held = self._read(found)
         except Exception as error:  # noqa: BLE001  # the supervised boundary of this process
-            self._survive(study, error)
+            self._survive(None, error)
             return True
-        self._room.acquire()
+        study = found.study if isinstance(found, outcomes.Exhausted) else found
         with self._lock:
             self._in_hand.add(study.uid)
-        writing.submit(self._finish, study, result, held)
+        reading.begin(partial(self._read, found, study, writing), alone=study.attempts > 1)
         return True
 
-    def _read(self, found: Study | outcomes.Exhausted) -> tuple[Outcome, int]:
+    def _read(self, found: Study | outcomes.Exhausted, study: Study, writing: ThreadPoolExecutor) -> None:
+        try:
+            result, held = self._result(found)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._survive(study, error)
+            with self._lock:
+                self._in_hand.discard(study.uid)
+            return
+        self._room.acquire()
+        writing.submit(self._finish, study, result, held)
+
+    def _result(self, found: Study | outcomes.Exhausted) -> tuple[Outcome, int]:
         """What becomes of a study that was taken, and the memory that is reserved until that is written."""
         if isinstance(found, outcomes.Exhausted):
             return outcomes.crashed(self._site.config.max_attempts), 0
@@ -237,7 +255,9 @@ def run(site: Site) -> None:
             confidence=Calibrations(site).confidence,
             reading=ahead,
             admit=memory.admit,
+            batcher=Batcher(site.config.batch_wait_ms / 1000),
         )
+        panel.warm()
         sender = Sender(site)
         sender.start()
         committer = Committer(site)
@@ -271,7 +291,7 @@ def main() -> None:
     site = Site(parser.parse_args().site.resolve())
     logs.to_file(site.logs / "node.log")
     # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
-    os.environ.setdefault("OMP_NUM_THREADS", str(site.config.inference_threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(site.threads))
     without_mlflow()
     run(site)
     logging.shutdown()

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from client.cores import allowed
 from client.store.database import Database
 from client.store.ledger import Ledger
 from configs.schema import SiteConfig, load, save
@@ -22,7 +23,8 @@ Fold = Literal["train", "gate", "test"]
 class Site:
     """One hospital's folder, opened.
 
-    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `measured/`, `logs/`.
+    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `engines/`, `measured/`,
+    `logs/`.
     """
 
     folder: Path
@@ -42,6 +44,17 @@ class Site:
     @property
     def measured(self) -> Path:
         return self.folder / "measured"
+
+    @property
+    def engines(self) -> Path:
+        """What this machine made and measured of its versions, by digest; may be deleted at any time."""
+        return self.folder / "engines"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one computation: as set, else by the cores that this process may use; never more than those."""
+        cores = allowed()
+        return min(self.config.inference_threads or cores.to_compute, cores.count)
 
     @property
     def trust(self) -> Path:

@@ -9,7 +9,7 @@ from models.errors import UnknownNetwork
 if TYPE_CHECKING:
     from torch import nn
 
-NAMES = ("residual", "densenet121")
+NAMES = ("residual", "densenet121", "unet")
 
 
 def build(name: str, **facts: Any) -> nn.Module:
@@ -20,19 +20,29 @@ def build(name: str, **facts: Any) -> nn.Module:
         facts: the fields of the architecture's facts, as they stand in a version's metadata.
 
     Returns:
-        A module that takes (N, 1, H, W) float32 and gives logits (N, 1) float32.
+        A module that takes (N, 1, H, W) float32 and gives logits (N, 1) float32; `unet` takes (N, 1, D, H, W) and
+        gives (N, channels, D, H, W).
 
     Raises:
         UnknownNetwork: no such architecture, or facts that it does not have.
     """
-    if name not in NAMES:
-        raise UnknownNetwork(f"no architecture is called {name!r}; known: {', '.join(NAMES)}")
-    from models.networks import densenet, residual  # torch stays out until a network is wanted
-
+    # torch stays out until a network is wanted
     try:
-        if name == "densenet121":
-            return densenet.DenseNet(densenet.DenseNet121.of(**facts))
-        return residual.network(residual.Residual.of(**facts))
+        match name:
+            case "residual":
+                from models.networks import residual
+
+                return residual.network(residual.Residual.of(**facts))
+            case "densenet121":
+                from models.networks import densenet
+
+                return densenet.DenseNet(densenet.DenseNet121.of(**facts))
+            case "unet":
+                from models.networks import unet
+
+                return unet.network(unet.Unet.of(**facts))
+            case _:
+                raise UnknownNetwork(f"no architecture is called {name!r}; known: {', '.join(NAMES)}")
     except (TypeError, ValueError) as error:
         raise UnknownNetwork(f"{name} cannot be built from these facts: {error}") from error
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select
@@ -18,6 +19,7 @@ from client.store.tables import outcome, verdict
 from models.bundle import Bundle, to_archive
 from models.errors import BundleRefused, NotFound
 from models.exchange import Evidence, Offer, Release
+from models.quantizing import quantize
 
 PATIENTS = 260
 
@@ -191,3 +193,25 @@ def test_objecting_patients_are_in_no_fold(read: Site) -> None:
     assert len(ReusableCases.of(read).cases) == PATIENTS - 10
     objections.withdraw_objection(read, "P0", "")
     assert len(ReusableCases.of(read).cases) == PATIENTS - 9
+
+
+def test_a_quantized_version_passes_the_same_gate_as_any_other(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    seen = np.linspace(0.2, 0.8, 20)[:, None, None, None] * np.ones((1, 1, bundles.SIZE, bundles.SIZE))
+    images = seen.astype(np.float32)
+    close, _ = quantize(good, tmp_path / "close", "int8", 4, vendor_key, "vendor", images)
+    # calibrated on pictures that are nearly black: everything brighter looks alike to it
+    blind, _ = quantize(good, tmp_path / "blind", "int8", 5, vendor_key, "vendor", images * 0.01)
+    _serve(read, poor)
+
+    assert judge(read, _offer(close)).verdict == "adopt"
+    release = Release(retraining="spring", digest=close.digest, released=True)
+    assert settle(read, release).outcome == "adopted"
+    evidence = judge(read, _offer(blind))
+    assert evidence.verdict == "refuse"
+    assert evidence.reasons
+    # what its base or its sister was adopted for counts nothing for it
+    assert evidence.served == close.digest

@@ -12,7 +12,10 @@ from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from client import doctor
+from client.cores import allowed
 from client.doctor import Check, examine
+from client.inference import selection
+from client.inference.selection import Installed
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig
@@ -59,6 +62,9 @@ def test_a_node_that_is_well(site: Site, answering: Callable[..., None], scored:
     assert "takes every kind" in found["PACS"].found
     assert found["test study"].found.startswith("scored")
     assert "dali: no-equal (Resize area)" in found["preprocessing"].found
+    assert "CPUExecutionProvider (CPUExecutionProvider" in found["engine"].found
+    assert "ms for 8" in found["engine"].found
+    assert found["threads"].found.startswith(f"{site.threads} for a computation, by the cores")
 
 
 def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answering: Callable[..., None]) -> None:
@@ -76,6 +82,26 @@ def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answe
 
     answering(SecondaryCaptureImageStorage)
     assert "Comprehensive 3D SR" in looked(site)["PACS"].found
+
+
+def test_a_gpu_that_does_not_compute_and_threads_that_wait_for_each_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Boasting(Installed):
+        def available(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(selection, "Installed", Boasting)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/false" if name == "nvidia-smi" else None)
+    site.config.inference_threads = 10_000  # no more are made than there are cores
+
+    with pytest.warns(UserWarning, match="not in available"):
+        found = looked(site)
+
+    assert "CUDAExecutionProvider skipped: onnxruntime left it out" in found["engine"].found
+    assert not found["engine"].ok
+    assert not found["threads"].ok
+    assert site.threads == allowed().count
 
 
 def test_what_lies_wrong_in_the_folder(site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,154 @@
+"""Which computation of a version is the fastest on this machine: measured when it is adopted, and remembered.
+
+Remembered beside what else was made of the version here (`engines/DIGEST`), together with what the figures depend on:
+with another processor, thread count or release of a runtime it is measured again. The folder may be deleted at any
+time.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+log = logging.getLogger(__name__)
+
+MARGIN: Final = 0.10  # by which another runtime has to be faster: it costs memory, and time at each start
+BATCH_MARGIN: Final = 0.05  # by which an image of a batch has to be faster than one alone
+_SECONDS: Final = 4.0
+_LEAST: Final = 3
+_MOST: Final = 9
+
+Timed = Mapping[str, Mapping[int, Callable[[], object]]]
+
+
+class Measured(BaseModel):
+    """What was found.
+
+    Attributes:
+        facts: what it depends on.
+        ms: median duration of a run, by computation and size of the batch.
+        memory_mib: that a computation took when it was loaded, where that was looked at.
+        refused: computations that could not take part, and why.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    facts: dict[str, str]
+    ms: dict[str, dict[int, float]]
+    memory_mib: dict[str, float] = Field(default_factory=dict)
+    refused: dict[str, str] = Field(default_factory=dict)
+
+    def fastest(self, usual: str) -> str:
+        """The computation that is used: the usual one, unless another is faster for one image by the margin."""
+        alone = {name: by_size[1] for name, by_size in self.ms.items() if 1 in by_size}
+        if usual not in alone:
+            return usual
+        best = min(alone, key=lambda name: alone[name])
+        return best if alone[best] <= (1 - MARGIN) * alone[usual] else usual
+
+    def batch(self, name: str) -> int:
+        """How many images that wait are computed together: the size with the shortest time an image, 1 unless it wins
+        by the margin.
+        """
+        each = {size: taken / size for size, taken in self.ms.get(name, {}).items()}
+        if 1 not in each:
+            return 1
+        best = min(each, key=lambda size: each[size])
+        return best if each[best] <= (1 - BATCH_MARGIN) * each[1] else 1
+
+    @property
+    def text(self) -> str:
+        """The figures for a person."""
+        parts: list[str] = []
+        for name, by_size in self.ms.items():
+            sizes = [
+                f"{taken:.2f} ms" + (f" for {size}" if size > 1 else "") for size, taken in sorted(by_size.items())
+            ]
+            parts.append(f"{name} {', '.join(sizes)}")
+        parts += [f"{name} takes {taken:.0f} MiB" for name, taken in self.memory_mib.items()]
+        parts += [f"{name} out: {why}" for name, why in self.refused.items()]
+        return "; ".join(parts)
+
+
+def facts(threads: int, providers: Sequence[str]) -> dict[str, str]:
+    """What a measurement depends on, without loading any runtime."""
+    return {
+        "processor": _processor(),
+        "threads": str(threads),
+        "providers": " ".join(providers),
+        "python": platform.python_version(),
+        **{package: _installed(package) for package in ("onnxruntime", "onnxruntime-gpu", "torch", "monai")},
+    }
+
+
+def recall(folder: Path, wanted: Mapping[str, str]) -> Measured | None:
+    """What was measured here under the same conditions; None where nothing, or nothing readable, was."""
+    try:
+        found = Measured.model_validate_json(_file(folder, wanted).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return found if found.facts == wanted else None
+
+
+def remember(folder: Path, measured: Measured) -> None:
+    """Keep it, whole or not at all; that it cannot be kept costs a measurement at the next start, and nothing else."""
+    temporary = folder / f".{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary.write_text(measured.model_dump_json(indent=2))
+        temporary.replace(_file(folder, measured.facts))
+    except OSError as error:
+        log.warning("what was measured cannot be kept: %s", error.strerror)
+
+
+def _file(folder: Path, facts: Mapping[str, str]) -> Path:
+    """One for each set of facts: the doctor may be asked from outside the node's container, with other cores."""
+    canonical = json.dumps(dict(facts), sort_keys=True)
+    return folder / f"measured-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"
+
+
+def interleaved(
+    contenders: Timed, seconds: float = _SECONDS, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[int, float]]:
+    """Median duration of each, in milliseconds; by turns, so that a busy moment meets all alike.
+
+    Args:
+        contenders: what to run, by name and size of the batch; each has run before.
+        seconds: after which no further turn begins, when each had at least three.
+    """
+    order = [(name, size, run) for name, sizes in contenders.items() for size, run in sizes.items()]
+    taken: dict[tuple[str, int], list[float]] = {(name, size): [] for name, size, _ in order}
+    began = clock()
+    for turn in range(_MOST):
+        if turn >= _LEAST and clock() - began > seconds:
+            break
+        for name, size, run in order:
+            at = clock()
+            run()
+            taken[name, size].append((clock() - at) * 1000)
+    return {name: {size: median(taken[name, size]) for size in sizes} for name, sizes in contenders.items()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.processor() or platform.machine()}"
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
