@@ -119,7 +119,7 @@ def quantize(
     if base.facts.segmentation is None:
         engines = {one.facts.precision: Engine(one) for one in (base, made)}
         image = np.zeros(base.facts.input_shape, np.float32)
-        timed = contest.interleaved({name: {1: partial(one.run, image)} for name, one in engines.items()})
+        timed = contest.by_turns({name: {1: partial(one.run, image)} for name, one in engines.items()})
         print(", ".join(f"{name} {sizes[1]:.2f} ms an image here" for name, sizes in timed.items()))
 
 

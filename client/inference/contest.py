@@ -5,36 +5,27 @@ with another processor, thread count or release of a runtime it is measured agai
 time.
 """
 
-import hashlib
-import json
-import logging
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-log = logging.getLogger(__name__)
+from client.inference.measured import Measured, interleaved, machine, packages
 
 MARGIN: Final = 0.10  # by which another runtime has to be faster: it costs memory, and time at each start
 BATCH_MARGIN: Final = 0.05  # by which an image of a batch has to be faster than one alone
 _SECONDS: Final = 4.0
-_LEAST: Final = 3
 _MOST: Final = 9
 
 Timed = Mapping[str, Mapping[int, Callable[[], object]]]
 
 
-class Measured(BaseModel):
+class Figures(BaseModel):
     """What was found.
 
     Attributes:
-        facts: what it depends on.
         ms: median duration of a run, by computation and size of the batch.
         memory_mib: that a computation took when it was loaded, where that was looked at.
         refused: computations that could not take part, and why.
@@ -42,7 +33,6 @@ class Measured(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    facts: dict[str, str]
     ms: dict[str, dict[int, float]]
     memory_mib: dict[str, float] = Field(default_factory=dict)
     refused: dict[str, str] = Field(default_factory=dict)
@@ -82,41 +72,27 @@ class Measured(BaseModel):
 def facts(threads: int, providers: Sequence[str]) -> dict[str, str]:
     """What a measurement depends on, without loading any runtime."""
     return {
-        "processor": _processor(),
         "threads": str(threads),
         "providers": " ".join(providers),
-        "python": platform.python_version(),
-        **{package: _installed(package) for package in ("onnxruntime", "onnxruntime-gpu", "torch", "monai")},
+        **machine(),
+        **packages("onnxruntime", "onnxruntime-gpu", "torch", "monai"),
     }
 
 
-def recall(folder: Path, wanted: Mapping[str, str]) -> Measured | None:
+def recall(folder: Path, wanted: Mapping[str, str]) -> Figures | None:
     """What was measured here under the same conditions; None where nothing, or nothing readable, was."""
     try:
-        found = Measured.model_validate_json(_file(folder, wanted).read_bytes())
-    except (OSError, ValidationError):
+        return Figures.model_validate(Measured(folder).recall("engine", wanted))
+    except ValidationError:
         return None
-    return found if found.facts == wanted else None
 
 
-def remember(folder: Path, measured: Measured) -> None:
-    """Keep it, whole or not at all; that it cannot be kept costs a measurement at the next start, and nothing else."""
-    temporary = folder / f".{os.getpid()}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary.write_text(measured.model_dump_json(indent=2))
-        temporary.replace(_file(folder, measured.facts))
-    except OSError as error:
-        log.warning("what was measured cannot be kept: %s", error.strerror)
+def remember(folder: Path, known: Mapping[str, str], figures: Figures) -> None:
+    """Keep it; that it cannot be kept costs a measurement at the next start, and nothing else."""
+    Measured(folder).remember("engine", known, figures.model_dump(mode="json"))
 
 
-def _file(folder: Path, facts: Mapping[str, str]) -> Path:
-    """One for each set of facts: the doctor may be asked from outside the node's container, with other cores."""
-    canonical = json.dumps(dict(facts), sort_keys=True)
-    return folder / f"measured-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"
-
-
-def interleaved(
+def by_turns(
     contenders: Timed, seconds: float = _SECONDS, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, dict[int, float]]:
     """Median duration of each, in milliseconds; by turns, so that a busy moment meets all alike.
@@ -125,30 +101,6 @@ def interleaved(
         contenders: what to run, by name and size of the batch; each has run before.
         seconds: after which no further turn begins, when each had at least three.
     """
-    order = [(name, size, run) for name, sizes in contenders.items() for size, run in sizes.items()]
-    taken: dict[tuple[str, int], list[float]] = {(name, size): [] for name, size, _ in order}
-    began = clock()
-    for turn in range(_MOST):
-        if turn >= _LEAST and clock() - began > seconds:
-            break
-        for name, size, run in order:
-            at = clock()
-            run()
-            taken[name, size].append((clock() - at) * 1000)
-    return {name: {size: median(taken[name, size]) for size in sizes} for name, sizes in contenders.items()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.processor() or platform.machine()}"
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+    flat = {(name, size): run for name, sizes in contenders.items() for size, run in sizes.items()}
+    found = interleaved(flat, rounds=_MOST, seconds=seconds, clock=clock)
+    return {name: {size: found[name, size] for size in sizes} for name, sizes in contenders.items()}

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 log = logging.getLogger(__name__)
 
 MARGIN: Final = 0.9
 """A contender has to need less than this part of the time of what is known to work: a tie is no reason to change."""
+_LEAST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,30 @@ def packages(*names: str) -> dict[str, str]:
     return found
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median milliseconds of each, taken in turns so that a busy moment falls on all; a first round is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+Name = TypeVar("Name", bound=Hashable)
+
+
+def interleaved(
+    contenders: Mapping[Name, Callable[[], object]],
+    rounds: int = 7,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Name, float]:
+    """Median milliseconds of each, taken in turns so that a busy moment falls on all; a first round is not counted.
+
+    Args:
+        seconds: after which no further round begins, when there were at least three.
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in contenders}
+    started = clock()
     for turn in range(rounds + 1):
+        if turn > _LEAST and clock() - started > seconds:
+            break
         for name, run in contenders.items():
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn:
-                taken[name].append((time.perf_counter() - began) * 1000)
+                taken[name].append((clock() - began) * 1000)
     return {name: median(times) for name, times in taken.items()}
 
 

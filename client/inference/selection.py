@@ -58,7 +58,7 @@ class Selected:
     differs: float
     batch: int = 1
     skipped: Mapping[str, str] = field(default_factory=dict[str, str])
-    measured: contest.Measured | None = None
+    measured: contest.Figures | None = None
 
     @property
     def text(self) -> str:
@@ -217,8 +217,8 @@ def _raced(demand: Demand, usual: Selected, folder: Path, runtime: Runtime) -> S
         for sizes in timed.values():
             for run in sizes.values():
                 run()  # what a first run of a shape costs is not what it costs every day
-        measured = contest.Measured(facts=known, ms=contest.interleaved(timed), memory_mib=memory, refused=refused)
-        contest.remember(folder, measured)
+        measured = contest.Figures(ms=contest.by_turns(timed), memory_mib=memory, refused=refused)
+        contest.remember(folder, known, measured)
     chosen = measured.fastest(name)
     if chosen == torchscript.NAME:
         other = other or _torchscript(demand, {})

@@ -186,7 +186,7 @@ def announced_pdu(port: int, called: str) -> int:
     """The longest PDU that a receiver takes, as it says when it accepts; 0 is any."""
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.settimeout(30)
-        peer.sendall(request(called, DigitalXRayImageStorageForPresentation))
+        peer.sendall(request(called))
         accepted = A_ASSOCIATE_AC()
         accepted.decode(_pdu(peer, 2))
         peer.sendall(RELEASE)
@@ -194,7 +194,7 @@ def announced_pdu(port: int, called: str) -> int:
     return int(accepted.user_information.maximum_length or 0) if accepted.user_information else 0
 
 
-def request(called: str, sop_class: str, calling: str = "MODALITY") -> bytes:
+def request(called: str, sop_class: str = DigitalXRayImageStorageForPresentation, calling: str = "MODALITY") -> bytes:
     """An A-ASSOCIATE-RQ PDU: one context, number 1, in explicit little endian."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"  # type: ignore[assignment]

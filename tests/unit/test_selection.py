@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from client.inference import contest, providers, torchscript
 from client.inference.computing import Computation, OnnxOnDevice, OnnxRuntime, open_onnx, open_session
-from client.inference.contest import Measured
+from client.inference.contest import Figures
 from client.inference.engine import Engine
 from client.inference.panel import Panel
 from client.inference.providers import CPU, CUDA, TENSORRT, Named
@@ -209,7 +209,7 @@ def test_bound_buffers_give_what_a_plain_run_gives(bundle: Bundle) -> None:
 
 @given(usual=st.floats(0.1, 1e4), other=st.floats(0.1, 1e4))
 def test_another_runtime_has_to_win_by_the_margin(usual: float, other: float) -> None:
-    measured = Measured(facts={}, ms={CPU: {1: usual}, "TorchScript": {1: other}})
+    measured = Figures(ms={CPU: {1: usual}, "TorchScript": {1: other}})
     assert (measured.fastest(CPU) == "TorchScript") == (other <= 0.9 * usual)
 
 
@@ -217,7 +217,7 @@ def test_another_runtime_has_to_win_by_the_margin(usual: float, other: float) ->
     ("ms", "batch"), [({1: 10, 4: 30, 8: 50}, 8), ({1: 10, 4: 30, 8: 70}, 4), ({1: 10, 4: 39, 8: 79}, 1), ({1: 10}, 1)]
 )
 def test_images_wait_for_each_other_only_where_that_is_faster(ms: dict[int, float], batch: int) -> None:
-    assert Measured(facts={}, ms={CPU: ms}).batch(CPU) == batch
+    assert Figures(ms={CPU: ms}).batch(CPU) == batch
 
 
 def test_turns_are_interleaved_and_the_median_forgets_a_busy_moment() -> None:
@@ -233,17 +233,17 @@ def test_turns_are_interleaved_and_the_median_forgets_a_busy_moment() -> None:
 
         return run
 
-    contenders = {"a": {1: taking("a", 1, 9, 1)}, "b": {1: taking("b", 2, 2, 2)}}
-    assert contest.interleaved(contenders, seconds=0, clock=lambda: now) == {"a": {1: 1000}, "b": {1: 2000}}
-    assert order == ["a", "b"] * 3
+    contenders = {"a": {1: taking("a", 5, 1, 9, 1)}, "b": {1: taking("b", 5, 2, 2, 2)}}
+    assert contest.by_turns(contenders, seconds=0, clock=lambda: now) == {"a": {1: 1000}, "b": {1: 2000}}
+    assert order == ["a", "b"] * 4  # the first turn is not counted
 
 
 def test_a_measurement_is_remembered_until_what_it_depends_on_changes(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, turns = tmp_path / "engines", list[int]()
-    real = contest.interleaved
-    monkeypatch.setattr(contest, "interleaved", lambda timed: (turns.append(1), real(timed, seconds=0))[1])
+    real = contest.by_turns
+    monkeypatch.setattr(contest, "by_turns", lambda timed: (turns.append(1), real(timed, seconds=0))[1])
 
     first = Engine(bundle, 1, folder).selected
     assert first.measured is not None
@@ -268,7 +268,7 @@ def test_a_measurement_is_remembered_until_what_it_depends_on_changes(
 def faster(bundle: Bundle, folder: Path, threads: int = 1, torchscript_ms: float = 1.0) -> None:
     """Let this machine remember that TorchScript took that long, and ONNX Runtime 2 ms."""
     ms = {CPU: {1: 2.0, 4: 8.0, 8: 16.0}, torchscript.NAME: {1: torchscript_ms, 4: 4.0, 8: 4.0}}
-    contest.remember(folder, Measured(facts=contest.facts(threads, Installed().available()), ms=ms))
+    contest.remember(folder, contest.facts(threads, Installed().available()), Figures(ms=ms))
 
 
 def test_torchscript_computes_where_it_was_measured_to_be_faster(residual: Bundle, tmp_path: Path) -> None:
