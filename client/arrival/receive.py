@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from client.arrival import habits, priority
 from client.arrival.census import Census
@@ -28,8 +28,8 @@ from client.store.tables import delivery, instance, outcome, study
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 0.1  # an image that comes sooner after another is no pause
-_POLL_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 0.05  # an image that comes sooner after another is no pause
+_POLL_SECONDS: Final = 0.02
 _LONGEST_POLL_SECONDS: Final = 0.5  # an association ends without anybody having written anything
 _TOGETHER: Final = 500
 _MOST_SERIES: Final = 8  # of a study, that are asked how urgent it is
@@ -72,15 +72,17 @@ class Receiving:
             How many studies were queued.
         """
         now = time.time()
-        quiet = or_(
-            study.c.touched_at <= now - min(_LOOK_SECONDS, self._bounds.quiet),
-            study.c.touched_at > now + 1,  # the clock was set back
-        )
+        quiet_since = now - min(_LOOK_SECONDS, self._bounds.quiet)
         query = select(study.c.uid, study.c.touched_at, study.c.completed_at, study.c.completed_by, study.c.calling_ae)
         with self._site.database.read() as connection:
-            rows: list[Any] = [*connection.execute(query.where(study.c.state == "receiving", quiet))]
-            ready: list[_Ready] = []
             waiting: dict[str, tuple[object, float]] = {}
+            rows: list[Any] = []
+            for row in connection.execute(query.where(study.c.state == "receiving")):
+                if quiet_since < row.touched_at <= now + 1:  # later than that: the clock was set back
+                    waiting[row.uid] = (None, row.touched_at + _LOOK_SECONDS)
+                else:
+                    rows.append(row)
+            ready: list[_Ready] = []
             for start in range(0, len(rows), _TOGETHER):
                 ready += self._look(connection, rows[start : start + _TOGETHER], sending, now, waiting)
         self._waiting = waiting

@@ -52,7 +52,7 @@ class Pace:
 
     first: float = 1.0
     longest: float = 60.0
-    poll: float = 0.25
+    poll: float = 0.01
     answer: float = 30.0
 
     def pause(self, failures: int) -> float:

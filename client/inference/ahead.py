@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from sqlalchemy import func, select
 
-from client.dicom import decode
+from client.dicom import decode, series
 from client.inference.scope import Acquisition, InScope, check
 from client.inference.serving import Outlining, Serving
 from client.store.archive import Archive
@@ -39,12 +39,25 @@ _PLANE_PIXEL: Final = 2
 _RADIOGRAPH_PIXEL: Final = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A header, and what an intended use asks of it."""
+
+    header: FileDataset
+    acquisition: Acquisition
+
+
 class Reading:
     """Reads stored images when they are asked for."""
 
-    def header(self, path: Path) -> FileDataset:
+    def opened(self, path: Path) -> Opened:
         """As `decode.read_header`."""
-        return decode.read_header(path)
+        header = decode.read_header(path)
+        return Opened(header, Acquisition.from_dataset(header))
+
+    def located(self, path: Path, digest: str, header: FileDataset) -> list[series.Plane]:
+        """As `series.planes`."""
+        return series.planes(digest, header)
 
     def radiograph(self, path: Path, header: FileDataset) -> decode.Radiograph:
         """As `decode.read`."""
@@ -64,7 +77,8 @@ class _Held:
     """What was made of one file, as far as nobody has taken it."""
 
     study_uid: str
-    header: FileDataset | None = None
+    opened: Opened | None = None
+    located: list[series.Plane] | None = None
     pixels: NDArray[np.float32] | None = None
     plane: NDArray[Any] | None = None
     made: dict[str, Made] = field(default_factory=lambda: dict[str, Made]())
@@ -73,7 +87,7 @@ class _Held:
     def size(self) -> int:
         tensors = (made.tensor for made in self.made.values())
         arrays = sum(array.nbytes for array in (self.pixels, self.plane, *tensors) if array is not None)
-        return arrays + (_HEADER if self.header is not None else 0)
+        return arrays + (_HEADER if self.opened is not None or self.located is not None else 0)
 
 
 class Ahead(Reading):
@@ -96,9 +110,13 @@ class Ahead(Reading):
         with site.database.read() as connection:
             self._at = int(connection.execute(select(func.max(instance.c.id))).scalar() or 0)
 
-    def header(self, path: Path) -> FileDataset:
-        header = self._take(path, "header")
-        return super().header(path) if header is None else header
+    def opened(self, path: Path) -> Opened:
+        opened = self._take(path, "opened")
+        return super().opened(path) if opened is None else opened
+
+    def located(self, path: Path, digest: str, header: FileDataset) -> list[series.Plane]:
+        located = self._take(path, "located")
+        return super().located(path, digest, header) if located is None else located
 
     def radiograph(self, path: Path, header: FileDataset) -> decode.Radiograph:
         pixels = self._take(path, "pixels")
@@ -125,7 +143,7 @@ class Ahead(Reading):
         with self._lock:
             return sum(held.size for held in self._held.values())
 
-    def _take(self, path: Path, what: Literal["header", "pixels", "plane"]) -> Any:
+    def _take(self, path: Path, what: Literal["opened", "located", "pixels", "plane"]) -> Any:
         with self._lock:
             held = self._held.get(path.stem)
             if held is None:
@@ -193,14 +211,15 @@ class Ahead(Reading):
         held = _Held(row.study_uid)
         path = self._archive.path(row.sha256)
         try:
-            header = held.header = super().header(path)
-            acquisition = Acquisition.from_dataset(header)
+            opened = held.opened = super().opened(path)
+            header, acquisition = opened.header, opened.acquisition
             for version in versions:
                 if not isinstance(check(version.bundle.facts.intended_use, acquisition), InScope) or row.frames > 1:
                     continue
                 if isinstance(version, Outlining):
                     if held.plane is None:
                         (held.plane,) = super().planes(path, header, [0])
+                        held.located = super().located(path, row.sha256, header)
                     continue
                 if held.pixels is None:
                     held.pixels = super().radiograph(path, header).pixels

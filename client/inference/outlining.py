@@ -26,6 +26,7 @@ from models.errors import InvalidStudy
 
 if TYPE_CHECKING:
     from client.dicom.series import Files, Plane, Stack
+    from client.inference.ahead import Reading
     from client.inference.serving import Outlining
 
 
@@ -55,14 +56,14 @@ def outline(
     files: Files,
     institution: str,
     priors: Priors,
+    reading: Reading,
     heat_maps: bool = False,
-    read_planes: series.ReadPlanes = decode.read_planes,
 ) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
     """Outline every series of the fitting images.
 
     Args:
+        reading: opens and decodes images.
         heat_maps: keep the probabilities.
-        read_planes: decodes planes, as `decode.read_planes` does.
 
     Returns:
         What was outlined, at least one series, and why a series that fits was not.
@@ -74,10 +75,14 @@ def outline(
     problems: list[InvalidStudy] = []
     for members in _by_series(fitting).values():
         try:
-            planes = [plane for image, header in members for plane in series.planes(image.sha256, header)]
+            planes = [
+                plane
+                for image, header in members
+                for plane in reading.located(files.path(image.sha256), image.sha256, header)
+            ]
             if all(plane.localizer for plane in planes):
                 continue
-            volume = series.read(series.stack(planes), files, read_planes)
+            volume = series.read(series.stack(planes), files, reading.planes)
             mask = segment(
                 volume, version.declared, version.preprocessing, version.threshold, version.engine.predict, heat_maps
             )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom.decode import Radiograph
-from client.inference.ahead import Reading
+from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
@@ -172,7 +172,7 @@ class Pipeline:
     def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
         """Read one study with the best of some versions, at least one."""
         try:
-            headers = [(image, self._header(image)) for image in study.images]
+            headers = [(image, self._opened(image)) for image in study.images]
             fitting: dict[str, Fitting] = {}
             reasons: dict[Reason, None] = {}
             for version in versions:
@@ -210,9 +210,9 @@ class Pipeline:
         except InvalidStudy as error:
             return Refused((Reason(error.reason, str(error)),), version.bundle.digest)
 
-    def _header(self, image: Image) -> FileDataset | InvalidStudy:
+    def _opened(self, image: Image) -> Opened | InvalidStudy:
         try:
-            return self._reading.header(self._files.path(image.sha256))
+            return self._reading.opened(self._files.path(image.sha256))
         except InvalidStudy as error:
             return error
 
@@ -227,8 +227,8 @@ class Pipeline:
                 self._files,
                 self._institution,
                 self._priors,
+                self._reading,
                 heat_maps=self._heat_maps,
-                read_planes=self._reading.planes,
             )
         by = version.preprocessing.by
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
@@ -265,7 +265,7 @@ class Pipeline:
         return radiograph, made
 
 
-def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:
+def _fitting(headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:
     """The images that the version may read, with their headers; where there is none, every reason of every image, once
     each.
 
@@ -278,17 +278,17 @@ def _fitting(headers: Sequence[tuple[Image, FileDataset | InvalidStudy]], use: I
     patients: set[tuple[str, str]] = set()
     acquisitions: list[Acquisition] = []
     reasons: dict[Reason, None] = {}
-    for image, header in headers:
-        if isinstance(header, InvalidStudy):
+    for image, opened in headers:
+        if isinstance(opened, InvalidStudy):
             if image.sop_class in use.sop_classes:
-                raise header
+                raise opened
             reasons[Reason("not-dicom", "the header cannot be read")] = None
             continue
-        patients.add((_text(header, "PatientID"), _text(header, "IssuerOfPatientID")))
-        acquisitions.append(Acquisition.from_dataset(header))
-        scope = check(use, acquisitions[-1])
+        patients.add((_text(opened.header, "PatientID"), _text(opened.header, "IssuerOfPatientID")))
+        acquisitions.append(opened.acquisition)
+        scope = check(use, opened.acquisition)
         if isinstance(scope, InScope):
-            fitting.append((image, header))
+            fitting.append((image, opened.header))
         else:
             reasons.update(dict.fromkeys(scope.reasons))
     if len({patient for patient in patients if patient[0]}) > 1:

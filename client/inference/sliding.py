@@ -6,7 +6,8 @@ into an array of the whole output and counts in another; here a slab as deep as 
 that no further window touches are finished and handed on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise, product
 from typing import Final
 
@@ -48,14 +49,18 @@ def slide(
     weight = importance(window)
     slab = _Slab(shape, before, padded, weight, list(product(starts[1], starts[2])), finished)
     apart = all(_apart(some, size) for some, size in zip(starts[1:], window[1:], strict=True))
+    groups = [slab.places[at : at + batch] for at in range(0, len(slab.places), batch)]
+
+    def images(first: int, some: list[tuple[int, int]]) -> Floats:
+        cuts = [_cut((first, *place), shape, window, before, cut) for place in some]
+        return cuts[0][None, None] if len(cuts) == 1 else np.stack(cuts)[:, None]
+
+    following = _one_ahead(images, product(starts[0], groups))
     for number, first in enumerate(starts[0]):
         around = starts[0][max(number - 1, 0) : number + 2]
         alone = apart and _apart(around, window[0])
-        for at in range(0, len(slab.places), batch):
-            some = slab.places[at : at + batch]
-            cuts = [_cut((first, *place), shape, window, before, cut) for place in some]
-            images = cuts[0][None, None] if len(cuts) == 1 else np.stack(cuts)[:, None]
-            for place, output in zip(some, predict(images), strict=True):
+        for some in groups:
+            for place, output in zip(some, predict(next(following)), strict=True):
                 if alone:
                     slab.put(place, output)
                 else:
@@ -65,6 +70,20 @@ def slide(
             continue
         slab.turn(first)
         slab.finish(starts[0][number + 1] if number + 1 < len(starts[0]) else padded[0])
+
+
+def _one_ahead(
+    images: Callable[[int, list[tuple[int, int]]], Floats], places: Iterable[tuple[int, list[tuple[int, int]]]]
+) -> Iterator[Floats]:
+    """What the network sees at each place, made while it computes what it saw at the place before."""
+    with ThreadPoolExecutor(1, "windows") as making:
+        coming: Future[Floats] | None = None
+        for place in places:
+            ready, coming = coming, making.submit(images, *place)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def importance(window: Shape) -> Floats:

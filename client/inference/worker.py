@@ -47,7 +47,7 @@ from models.errors import BundleRefused
 
 log = logging.getLogger(__name__)
 
-_IDLE_SECONDS = 0.05
+_IDLE_SECONDS = 0.01
 _LONGEST_IDLE_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
 _IN_HAND = 4  # studies read and not yet written: each holds its pixels

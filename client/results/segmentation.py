@@ -45,7 +45,7 @@ def segmentation(outlined: Outlined) -> ResultObject:
     ]
     # only planes with something on them: the others would be made, to be left out again
     values = [label.value for label, _ in outlined.found]
-    planes = np.flatnonzero(np.isin(outlined.labels, values).any(axis=(1, 2)))
+    planes = np.flatnonzero([any((plane == value).any() for value in values) for plane in outlined.labels])
     masks = np.stack([outlined.labels[planes] == value for value in values], axis=-1)
     made = Segmentation(
         source_images=sources(outlined.stack, planes),

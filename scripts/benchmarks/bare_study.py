@@ -7,17 +7,20 @@ from pathlib import Path
 
 from client.dicom import decode
 from client.inference.engine import Engine
+from client.inference.measured import Measured
+from client.inference.preparation import Preparation
 from client.results import radiograph
 from client.results.finding import Finding
 from models.bundle import verify
-from models.preprocessing import Preprocessing
 from models.signing import load_trust
 
 
 def main() -> None:
     version, trust, target, threads = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     bundle = verify(version, load_trust(trust))
-    engine, preprocessing = Engine(bundle, threads), Preprocessing(bundle.preprocessing)
+    measured = Measured(target.parent / "measured")
+    engine = Engine(bundle, threads)
+    preprocessing = Preparation(bundle.preprocessing, measured, threads, volumes=False)
     target.mkdir(parents=True, exist_ok=True)
     for line in sys.stdin:
         began = time.perf_counter()
