@@ -297,18 +297,21 @@ def expected(site: Site, offer: "Offer", header: "Header") -> bool:
     Raises:
         InvalidStudy: `not-asked`, `patient-mismatch`: it came over our own C-GET, or as a prior, and may not.
     """
+    only_wanted = False
+    if not offer.fetching:
+        originator = offer.originator.strip()
+        if not originator and _from_a_pacs_that_moves(site, offer):
+            # some leave the originator out: then it is a prior only while we wait for just this study
+            only_wanted = True
+        elif originator != site.config.ae_title.strip():
+            return False  # the usual way in: costs nothing
     query = (
         select(prior.c.study_uid, study.c.patient_key)
         .join(study, study.c.uid == prior.c.study_uid)
         .where(prior.c.prior_uid == header.study_uid)
     )
-    if not offer.fetching:
-        originator = offer.originator.strip()
-        if not originator and _from_a_pacs_that_moves(site, offer):
-            # some leave the originator out: then it is a prior only while we wait for just this study
-            query = query.where(prior.c.state == "wanted")
-        elif originator != site.config.ae_title.strip():
-            return False  # the usual way in: costs nothing
+    if only_wanted:
+        query = query.where(prior.c.state == "wanted")
     with site.database.read() as connection:
         asked = connection.execute(query).all()
     if not asked:

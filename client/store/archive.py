@@ -101,11 +101,17 @@ class Draft:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._hasher = hashlib.sha256()
-        self.path: Path = archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
         self.size = 0
         self._name: Path | None = None
         self._fresh = self._synced = False
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._temporary: Path | None = None
+        try:
+            # without a name until it is whole: nothing is left behind, and one entry is made instead of two
+            self._file = os.open(archive.folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o640)
+            self.path = Path(f"/proc/self/fd/{self._file}")
+        except OSError:  # a file system that has no such files, or a full disk, which then says so again
+            self._temporary = self.path = self._other_name()
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def write(self, content: bytes | memoryview) -> None:
         """Append.
@@ -135,12 +141,15 @@ class Draft:
         digest = self._hasher.hexdigest()
         path = self._archive.path(digest)
         try:
-            path.hardlink_to(self.path)
+            self._link(path)
             self._fresh = True
         except OSError:  # it is there already; or this file system has no links
+            if self._temporary is None:
+                self._temporary = self._other_name()
+                self._link(self._temporary)
             os.fsync(self._file)
             with _NAMES:
-                self.path.replace(path)
+                self._temporary.replace(path)
         self._name = path
         return digest
 
@@ -160,13 +169,21 @@ class Draft:
 
     def close(self) -> None:
         """Leave nothing behind of what was not synced."""
-        self.path.unlink(missing_ok=True)
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
         if self._name is not None and self._fresh and not self._synced:
             with _NAMES, contextlib.suppress(FileNotFoundError):
                 # or somebody has put a whole file in its place meanwhile
                 if self._name.stat().st_ino == os.fstat(self._file).st_ino:
                     self._name.unlink()
         os.close(self._file)
+
+    def _other_name(self) -> Path:
+        return self._archive.folder / f".{os.getpid()}-{os.urandom(8).hex()}.part"
+
+    def _link(self, path: Path) -> None:
+        # with a folder's descriptor, or the link would be followed no further than to /proc
+        os.link(self.path, path, src_dir_fd=self._file, follow_symlinks=True)
 
     def _write(self, content: bytes | memoryview) -> None:
         view = memoryview(content)

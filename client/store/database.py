@@ -21,6 +21,7 @@ from models.errors import ConfigurationError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATING = Lock()  # Alembic keeps its context in globals
+_TOGETHER_SECONDS = 0.05  # commits that follow each other are told together
 
 
 class Database:
@@ -94,23 +95,30 @@ class Watch:
     def __init__(self, database: Database) -> None:
         self._connection = sqlite3.connect(database.path, check_same_thread=False)
         self._seen = self._version()
+        self._returned_at = float("-inf")
 
     def wait(self, stop: Event, poll: float, longest: float) -> None:
         """Return once there was a commit since this last returned, once `stop` is set, or after the longest time.
+
+        The first commit after some quiet is told at once; where one follows the other, some are told together.
 
         Args:
             poll: seconds between two looks.
             longest: seconds; for what becomes due by the clock alone.
         """
-        deadline = time.monotonic() + longest
-        while not stop.wait(poll):
+        now = time.monotonic()
+        deadline = now + longest
+        pause = max(poll, self._returned_at + _TOGETHER_SECONDS - now)
+        while not stop.wait(pause):
+            pause = poll
             try:
                 version = self._version()
             except sqlite3.Error:
-                return  # whoever looks next with a query of its own finds out what is wrong, and says so
+                break  # whoever looks next with a query of its own finds out what is wrong, and says so
             if version != self._seen or time.monotonic() >= deadline:
                 self._seen = version
-                return
+                break
+        self._returned_at = time.monotonic()
 
     def close(self) -> None:
         self._connection.close()
