@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> Report:
         ConfigurationError: Orthanc or dcmtk is not installed.
     """
     parser = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
-    parser.add_argument("--images", type=int, default=100, help="a turn")
+    parser.add_argument("--images", type=int, default=300, help="a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pdu", type=int, default=LARGEST_PDU, help="the longest PDU, bytes")
     parser.add_argument("--only", nargs="+", default=[], help="contenders, by name")
