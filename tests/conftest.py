@@ -70,6 +70,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(problem)
 
 
+@pytest.fixture(autouse=True)
+def _mlflow_again() -> Iterator[None]:
+    """A command run in this process keeps MLflow out of it (`client/lean.py`); the next test may need it."""
+    yield
+    if "mlflow" in sys.modules and sys.modules["mlflow"] is None:
+        del sys.modules["mlflow"]
+
+
 @pytest.fixture(scope="session")
 def bundles() -> ModuleType:
     """tests/bundles.py: `build`, `facts`, `trust`, `CHEST`, …"""
