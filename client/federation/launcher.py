@@ -61,7 +61,7 @@ class Launcher:
         address: the SuperNode's loopback API.
         site: the hospital's folder.
         alive: whether the SuperNode still is.
-        preload: called once, after the first message that was answered, to import what later messages need: forked
+        preload: called once, before the first message that is not refused, to import what its answer needs: forked
             children then have it already, and share its memory.
     """
 
@@ -104,11 +104,14 @@ class Launcher:
         client = flower.runtime_client(self._address, token)
         try:
             message, context, _, fab = flower.pull_task_input(client)
-            code, answered, half_sent = self.refuses(task_type, fab.content), False, False
+            code, half_sent = self.refuses(task_type, fab.content), False
             if code is None:
+                if self._preload is not None:
+                    preload, self._preload = self._preload, None
+                    preload()
                 status = self._fork(message, context, token, client)
                 code = None if status == 0 else "failed"
-                half_sent, answered = status == _HALF_SENT, True
+                half_sent = status == _HALF_SENT
                 if code:
                     log.error("the process that answered a message ended with %d", status)
             else:
@@ -120,9 +123,6 @@ class Launcher:
             flower.push_task_output(client, context, "failed" if code else "completed", code or "")
         finally:
             client.close()
-        if answered and self._preload is not None:
-            preload, self._preload = self._preload, None
-            preload()
 
     def refuses(self, task_type: str, bundle: bytes) -> RefusalCode | None:
         """Whether a run is refused: its task is not a ClientApp's, or its bundle not the approved one."""

@@ -121,7 +121,9 @@ def record(site: Site) -> Record:
 
 
 def load(site: Site, digest: str) -> Serving:
-    """Verify a version of this site, load it and let it pass its reference cases.
+    """Verify a version of this site, load it, let it pass its reference cases, and find out what is fast here.
+
+    Whoever adopts a version loads it first: what is measured then, some seconds, is remembered when it serves.
 
     Raises:
         BundleRefused: missing, altered, not signed by someone trusted here, of another digest, or failing its test.
@@ -132,6 +134,7 @@ def load(site: Site, digest: str) -> Serving:
     threads, threshold = site.threads, bundle.facts.threshold
     folder, declared = site.engines / digest, bundle.facts.segmentation
     preprocessing = Preparation(bundle.preprocessing, Measured(site.measured), threads, volumes=declared is not None)
+    preprocessing.settle()
     if declared is not None:
         return Outlining(bundle, VolumeEngine(bundle, declared, threads, folder), preprocessing, declared, threshold)
     return Scoring(bundle, Engine(bundle, threads, folder), preprocessing, threshold, bundle.read_novelty())
