@@ -32,16 +32,11 @@ from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 
+from client.dicom import messages
+from client.dicom.messages import Malformed
+
 log = logging.getLogger(__name__)
 
-_P_DATA: Final = 0x04
-_RELEASE: Final = 0x05
-_ABORT: Final = 0x07
-_COMMAND: Final = 1  # bits of the message control header
-_LAST: Final = 2
-_C_STORE_RQ: Final = 0x0001
-_C_STORE_RSP: Final = 0x8001
-_NO_DATASET: Final = 0x0101
 _AHEAD: Final = 64 << 10  # read at once where headers are expected
 _BLOCK: Final = 4 << 20  # of a dataset, gathered before it is written; most images are one block
 _LONGEST_COMMAND: Final = 16 << 10
@@ -75,10 +70,6 @@ class Incoming(Protocol):
     def discard(self) -> None:
         """It will never be whole."""
         ...
-
-
-class _Malformed(Exception):
-    """What the peer sent is not DICOM upper layer; the association is aborted."""
 
 
 class _Gone(Exception):
@@ -184,7 +175,7 @@ class Reception:
             self._abort()
         except OSError:
             self._act("Evt17")
-        except _Malformed as error:
+        except Malformed as error:
             log.warning("an association is aborted: %s", error)
             self._act("Evt19")
         if not association.is_released:
@@ -194,42 +185,42 @@ class Reception:
     def _read_pdu(self) -> None:
         header = self._exactly(6)
         kind, length = header[0], int.from_bytes(header[2:6])
-        if kind == _P_DATA:
+        if kind == messages.P_DATA:
             self._read_values(length)
-        elif kind == _RELEASE and length == 4:
+        elif kind == messages.RELEASE_RQ and length == 4:
             self._exactly(4)
             self._release()
-        elif kind == _ABORT and length == 4:
+        elif kind == messages.ABORT and length == 4:
             pdu = A_ABORT_RQ()
             pdu.decode(b"\x07\0\0\0\0\x04" + bytes(self._exactly(4)))
             self._act("Evt16", pdu)
         else:
-            raise _Malformed(f"PDU of type 0x{kind:02x} and length {length}")
+            raise Malformed(f"PDU of type 0x{kind:02x} and length {length}")
 
     def _read_values(self, remaining: int) -> None:
         """The presentation data values of one P-DATA-TF PDU."""
         if not remaining:
-            raise _Malformed("a P-DATA-TF without values")
+            raise Malformed("a P-DATA-TF without values")
         while remaining:
             if remaining < 6:
-                raise _Malformed("a presentation data value that is cut")
+                raise Malformed("a presentation data value that is cut")
             header = self._exactly(6)
             size, context, control = int.from_bytes(header[:4]), header[4], header[5]
             remaining -= 4 + size
             if size < 2 or remaining < 0:
-                raise _Malformed("a presentation data value longer than its PDU")
-            if control & _COMMAND:
-                self._read_command(context, size - 2, last=bool(control & _LAST))
+                raise Malformed("a presentation data value longer than its PDU")
+            if control & messages.COMMAND:
+                self._read_command(context, size - 2, last=bool(control & messages.LAST))
             else:
-                self._read_dataset(context, size - 2, last=bool(control & _LAST))
+                self._read_dataset(context, size - 2, last=bool(control & messages.LAST))
 
     def _read_command(self, context: int, size: int, *, last: bool) -> None:
         if self._incoming is not None or self._dataset is not None:
-            raise _Malformed("a command inside a dataset")
+            raise Malformed("a command inside a dataset")
         if self._command and context != self._context:
-            raise _Malformed("a message in two presentation contexts")
+            raise Malformed("a message in two presentation contexts")
         if len(self._command) + size > _LONGEST_COMMAND:
-            raise _Malformed("a command without end")
+            raise Malformed("a command without end")
         self._context = context
         self._command += self._read(size)
         if last:
@@ -238,21 +229,21 @@ class Reception:
     def _understand(self) -> None:
         """A command is whole: say where its dataset goes, or serve it where it has none."""
         association = self._association
-        request = self._request = _elements(self._command)
+        request = self._request = messages.elements(self._command)
         if self._context not in association._accepted_cx:  # pyright: ignore[reportPrivateUsage]
-            raise _Malformed("a message in a presentation context that was not accepted")
-        has_dataset = _number(request, 0x0800) != _NO_DATASET
-        if _number(request, 0x0100) == _C_STORE_RQ and has_dataset:
-            _number(request, 0x0110)  # without a message ID there is nothing to answer to
+            raise Malformed("a message in a presentation context that was not accepted")
+        has_dataset = messages.number(request, 0x0800) != messages.NO_DATASET
+        if messages.number(request, 0x0100) == messages.C_STORE_RQ and has_dataset:
+            messages.number(request, 0x0110)  # without a message ID there is nothing to answer to
             self._command.clear()
             accepted = association._accepted_cx[self._context]  # pyright: ignore[reportPrivateUsage]
             self._incoming = self._begin(
                 Announcement(
                     association,
-                    _text(request, 0x0002),
-                    _text(request, 0x1000),
+                    messages.text(request, 0x0002),
+                    messages.text(request, 0x1000),
                     str(accepted.transfer_syntax[0]),
-                    _text(request, 0x1030),  # MoveOriginatorApplicationEntityTitle
+                    messages.text(request, 0x1030),  # MoveOriginatorApplicationEntityTitle
                 )
             )
         elif has_dataset:
@@ -262,7 +253,7 @@ class Reception:
 
     def _read_dataset(self, context: int, size: int, *, last: bool) -> None:
         if context != self._context:
-            raise _Malformed("a message in two presentation contexts")
+            raise Malformed("a message in two presentation contexts")
         if self._incoming is not None:
             self._gather(self._incoming, size)
             if last:
@@ -272,12 +263,12 @@ class Reception:
                 self._answer(status)
         elif self._dataset is not None:
             if len(self._dataset) + size > _LONGEST_IDENTIFIER:
-                raise _Malformed("an identifier without end")
+                raise Malformed("an identifier without end")
             self._dataset += self._read(size)
             if last:
                 self._serve_message()
         else:
-            raise _Malformed("a dataset without a command")
+            raise Malformed("a dataset without a command")
 
     def _serve_message(self) -> None:
         """Let pynetdicom answer a message that has come whole."""
@@ -292,20 +283,15 @@ class Reception:
             message.decode_msg(primitive, self._association)
             request = message.message_to_primitive()
         except Exception as error:  # pydicom and pynetdicom raise nearly anything at a command that is none
-            raise _Malformed(f"a command that cannot be read ({type(error).__name__})") from error
+            raise Malformed(f"a command that cannot be read ({type(error).__name__})") from error
         if not isinstance(request, C_CANCEL):  # of what is served here, nothing can be cancelled
             self._association._serve_request(cast(Any, request), self._context)  # pyright: ignore[reportPrivateUsage]
         self._pump()
 
     def _answer(self, status: int) -> None:
         command = _store_response(self._request, status)
-        longest: Any = self._association.requestor.maximum_length
-        step = max(longest - 6, 1) if longest else len(command)
-        message = bytearray()
-        for at in range(0, len(command), step):
-            piece = command[at : at + step]
-            control = _COMMAND | (_LAST if at + step >= len(command) else 0)
-            message += struct.pack(">BxLLBB", _P_DATA, len(piece) + 6, len(piece) + 2, self._context, control) + piece
+        longest: Any = self._association.requestor.maximum_length or len(command) + messages.PDV_HEADER
+        message = b"".join(messages.pdus(self._context, command, messages.COMMAND, longest))
         assert self._socket is not None
         self._socket.sendall(message)
 
@@ -406,42 +392,15 @@ class Reception:
         return count
 
 
-def _elements(command: bytearray) -> dict[int, bytes]:
-    """The elements of a command set, by element number: implicit little endian, group 0000 throughout."""
-    found: dict[int, bytes] = {}
-    at = 0
-    while at < len(command):
-        if at + 8 > len(command):
-            raise _Malformed("a command set that is cut")
-        group, element, length = struct.unpack_from("<HHL", command, at)
-        at += 8
-        if group or at + length > len(command):
-            raise _Malformed("a command set that is none")
-        found[element] = bytes(command[at : at + length])
-        at += length
-    return found
-
-
-def _number(request: dict[int, bytes], element: int) -> int:
-    value = request.get(element, b"")
-    if len(value) != 2:
-        raise _Malformed(f"a command without (0000,{element:04x})")
-    return int.from_bytes(value, "little")
-
-
-def _text(request: dict[int, bytes], element: int) -> str:
-    return request.get(element, b"").decode("ascii", "replace").strip(" \0")
-
-
 def _store_response(request: dict[int, bytes], status: int) -> bytes:
     """PS3.7 table 9.3-2; the UIDs are given back as they came."""
-    elements = {
-        0x0002: request.get(0x0002, b""),
-        0x0100: struct.pack("<H", _C_STORE_RSP),
-        0x0120: request[0x0110],
-        0x0800: struct.pack("<H", _NO_DATASET),
-        0x0900: struct.pack("<H", status),
-        0x1000: request.get(0x1000, b""),
-    }
-    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in elements.items())
-    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+    return messages.command(
+        {
+            0x0002: request.get(0x0002, b""),
+            0x0100: messages.C_STORE_RSP,
+            0x0120: request[0x0110],
+            0x0800: messages.NO_DATASET,
+            0x0900: status,
+            0x1000: request.get(0x1000, b""),
+        }
+    )

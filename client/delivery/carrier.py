@@ -6,15 +6,12 @@ send.
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import pydicom
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -29,14 +26,14 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 from pynetdicom import AE, build_context
-from pynetdicom import _config as pynetdicom_config
-from pynetdicom.association import Association
+from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Row
 
+from client.delivery.transmission import Transmission
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
-from client.dicom.requestor import associate
 from client.store.archive import Archive
 from client.store.site import Site
 
@@ -106,48 +103,45 @@ class StoreCarrier:
         self._site = site
         self._archive = archive
         self._answer = answer_seconds
-        self._association: Association | None = None
-        pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True  # a path is sent as it lies there
+        self._transmission: Transmission | None = None
 
     def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
-        association = self._established()
-        if not association.is_established and association.rejected_contexts:
+        transmission = self._established()
+        if not transmission.established and transmission.rejected:
             # it is there and takes none of these kinds: a refusal of the objects, not an absence
             for row in rows:
                 yield row, Answer(False, "the PACS does not take this kind of object")
             return
-        if not association.is_established:
+        if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
         for row in rows:
-            if not association.is_established:
+            if not transmission.established:
                 return  # it ended between two objects; neither was begun
-            yield row, _store(association, self._archive.path(row.sha256), self._answer)
+            yield row, _store(transmission, self._archive.path(row.sha256))
 
     def alive(self) -> bool:
-        association = self._associate()
-        if not association.is_established:
+        transmission = self._begin()
+        if not transmission.established:
             return False
         try:
-            if any(context.abstract_syntax == Verification for context in association.accepted_contexts):
-                return association.send_c_echo().get("Status") == 0x0000
-            return True
-        except RuntimeError:
+            return transmission.echo() in (None, 0x0000)
+        except OSError:
             return False
         finally:
-            _release(association)
+            transmission.release()
 
     def close(self) -> None:
-        association, self._association = self._association, None
-        if association is not None:
-            _release(association)
+        transmission, self._transmission = self._transmission, None
+        if transmission is not None:
+            transmission.release()
 
-    def _established(self) -> Association:
+    def _established(self) -> Transmission:
         """The association of before, or a new one, which may not have come about."""
-        if self._association is None or not self._association.is_established:
-            self._association = self._associate()
-        return self._association
+        if self._transmission is None or not self._transmission.established:
+            self._transmission = self._begin()
+        return self._transmission
 
-    def _associate(self) -> Association:
+    def _begin(self) -> Transmission:
         entity = caller(self._site, self._answer)
         # the optional ones always: what waits from before a switch was turned off still goes, and is withdrawn
         for sop_class in (*RESULT_CLASSES, *OPTIONAL_CLASSES.values()):
@@ -155,7 +149,7 @@ class StoreCarrier:
         entity.requested_contexts = [*entity.requested_contexts, build_context(ParametricMapStorage, RLELossless)]
         entity.add_requested_context(Verification)
         peer = self._site.config.pacs
-        return associate(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site))
+        return Transmission(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site), self._answer)
 
 
 def caller(site: Site, answer_seconds: float) -> AE:
@@ -168,49 +162,49 @@ def caller(site: Site, answer_seconds: float) -> AE:
     return entity
 
 
-def _release(association: Association) -> None:
-    if association.is_established:
-        with suppress(RuntimeError):  # it ended meanwhile
-            association.release()
-
-
-def _store(association: Association, path: Path, patience: float) -> Answer:
+def _store(transmission: Transmission, path: Path) -> Answer:
     try:
-        meta = read_file_meta_info(path)
-        agreed = _agreed(association, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        meta, offset = split_dataset(path)
+        agreed = _agreed(transmission, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        if agreed is None:
+            return Answer(False, "the PACS does not take this kind of object")
+        # another transfer syntax than it lies in has to be written first
+        as_it_is = agreed.transfer_syntax[0] == meta.TransferSyntaxUID
+        dataset = memoryview(path.read_bytes())[offset:] if as_it_is else _rewritten(path, agreed.transfer_syntax[0])
     except (AttributeError, EOFError, InvalidDicomError, OSError):
         return Answer(False, "its file in the archive is missing or damaged")
-    if agreed is None:
-        return Answer(False, "the PACS does not take this kind of object")
-    began = time.monotonic()
-    try:
-        # another transfer syntax than it lies in has to be written first
-        status = association.send_c_store(path if agreed == meta.TransferSyntaxUID else _rewritten(path))
-    except ValueError:
+    if dataset is None:
         return Answer(False, "it cannot be written in the transfer syntax that the PACS takes")
-    except RuntimeError:
+    try:
+        code = transmission.store(agreed, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, dataset)
+    except TimeoutError:
+        return Answer(False, "", "silent")
+    except OSError:
         return Answer(False, "", "broken")
-    code = status.get("Status")
-    if code is None:
-        return Answer(False, "", "silent" if time.monotonic() - began > 0.9 * patience else "broken")
     if code == 0x0000:
         return Answer(True, "")
     # PS3.4 table B.2-1: B000 coerced, B006 elements discarded, B007 does not match its class: stored all the same
     return Answer(code & 0xF000 == 0xB000, f"status {code:04X}")
 
 
-def _agreed(association: Association, sop_class: UID, lies_in: UID) -> UID | None:
-    """The transfer syntax that the PACS took for a class, the one that the object lies in where it took several; None
-    where it takes no such object uncompressed.
+def _agreed(transmission: Transmission, sop_class: UID, lies_in: UID) -> PresentationContext | None:
+    """What the PACS took for a class: the transfer syntax that the object lies in where it took several; None where it
+    takes no such object uncompressed.
     """
-    taken = [
-        context.transfer_syntax[0] for context in association.accepted_contexts if context.abstract_syntax == sop_class
-    ]
-    return lies_in if lies_in in taken else next((one for one in taken if not one.is_compressed), None)
+    taken = [context for context in transmission.accepted if context.abstract_syntax == sop_class]
+    for context in taken:
+        if context.transfer_syntax[0] == lies_in:
+            return context
+    return next((context for context in taken if not context.transfer_syntax[0].is_compressed), None)
 
 
-def _rewritten(path: Path) -> Dataset:
+def _rewritten(path: Path, transfer_syntax: UID) -> memoryview | None:
+    """The dataset in another uncompressed transfer syntax; None where it cannot be written in it."""
     dataset = pydicom.dcmread(path)
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        dataset.decompress(generate_instance_uid=False)
-    return dataset
+    try:
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            dataset.decompress(generate_instance_uid=False)
+        encoded = encode(dataset, transfer_syntax.is_implicit_VR, transfer_syntax.is_little_endian)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    return None if encoded is None else memoryview(encoded)

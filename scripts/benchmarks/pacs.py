@@ -11,15 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dsutils import create_file_meta
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 
+from client.arrival.reception import Announcement, Reception, hand_over
 from client.dicom.requestor import no_delay
 from models.children import Child, follow_parent
 
@@ -82,41 +85,70 @@ class Pacs:
         return True
 
 
+class _Kept:
+    """One object on its way to its file, as `Incoming`; its digest is the dataset's."""
+
+    def __init__(self, folder: Path, announced: Announcement, note: Callable[[Stored], None]) -> None:
+        self._uid = announced.sop_uid
+        self._temporary = folder / f".{self._uid}.part"
+        self._path = folder / f"{self._uid}.dcm"
+        self._file = self._temporary.open("wb")
+        self._file.write(b"\0" * 128 + b"DICM")
+        meta = create_file_meta(
+            sop_class_uid=UID(announced.sop_class),
+            sop_instance_uid=UID(announced.sop_uid),
+            transfer_syntax=UID(announced.transfer_syntax),
+        )
+        write_file_meta_info(self._file, meta)
+        self._digest = hashlib.sha256()
+        self._note = note
+
+    def write(self, content: memoryview) -> None:
+        self._digest.update(content)
+        self._file.write(content)
+
+    def keep(self, content: memoryview) -> int:
+        self.write(content)
+        self._file.close()
+        self._temporary.replace(self._path)
+        now = time.time()
+        with self._path.open("rb") as stored:
+            header = dcmread(stored, specific_tags=_READ, stop_before_pixels=True)
+        study, modality = str(header.StudyInstanceUID), str(header.Modality)
+        self._note(Stored(now, self._uid, study, modality, self._digest.hexdigest()))
+        return 0x0000
+
+    def discard(self) -> None:
+        self._file.close()
+        self._temporary.unlink()
+
+
 def serve(folder: Path, port: int) -> None:
-    """Store until the parent is gone."""
+    """Store until the parent is gone.
+
+    With the node's own reception, which leaves the processors to what is measured: a PACS is another machine.
+    """
     lock = threading.Lock()
     lines = (folder / "stored.jsonl").open("a")
 
-    def store(event: evt.Event) -> int:
-        content = event.encoded_dataset()
-        request: Any = event.request
-        uid = str(request.AffectedSOPInstanceUID)
-        temporary = folder / f".{uid}.part"
-        temporary.write_bytes(content)
-        temporary.replace(folder / f"{uid}.dcm")
-        now = time.time()
-        header = dcmread(DicomBytesIO(content), specific_tags=_READ, stop_before_pixels=True)
-        digest = hashlib.sha256(content).hexdigest()
-        line = json.dumps(
-            {
-                "at": now,
-                "sop_uid": uid,
-                "study_uid": str(header.StudyInstanceUID),
-                "modality": str(header.Modality),
-                "sha256": digest,
-            }
-        )
+    def note(stored: Stored) -> None:
         with lock:
-            lines.write(line + "\n")
+            lines.write(json.dumps(asdict(stored)) + "\n")
             lines.flush()
-        return 0x0000
+
+    def receive(event: evt.Event) -> None:
+        Reception(event.assoc, lambda announced: _Kept(folder, announced, note)).run()
 
     follow_parent()
     entity = AE("PACS")
     entity.maximum_pdu_size = 0
     entity.supported_contexts = AllStoragePresentationContexts
     entity.add_supported_context(Verification)
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_delay), (evt.EVT_C_STORE, store)]
+    handlers: list[Any] = [
+        (evt.EVT_CONN_OPEN, no_delay),
+        (evt.EVT_FSM_TRANSITION, hand_over),
+        (evt.EVT_ESTABLISHED, receive),
+    ]
     server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
     (folder / "ready").touch()
     assert server is not None
