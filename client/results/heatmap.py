@@ -41,12 +41,14 @@ def draw(pixels: Pixels, cam: Pixels, caption: str) -> Rgb:
         (rows, columns, 3); the image itself at most `LONGEST_PX` on its long side, in the upper left corner.
     """
     grey = _grey(pixels)
-    strength = _strength(cam, grey.shape[0], grey.shape[1])
-    level = np.rint(strength * 255.0).astype(np.uint8)
-    base, colour = _tables()
-    image = np.take(colour, level, axis=0)
-    image += (np.take(base, level) * grey)[..., None]
-    return _frame((image >> 8).astype(np.uint8), caption)
+    place = _strength(cam, grey.shape[0], grey.shape[1])
+    place *= 255.0
+    place += 0.5
+    at = place.astype(np.uint16)
+    at <<= 8
+    at |= grey
+    image = _blended().take(at).view(np.uint8).reshape(*grey.shape, 4)
+    return _frame(image[..., :3], caption)
 
 
 def paint(pixels: Pixels, labels: NDArray[np.uint8], colours: dict[int, tuple[int, int, int]], caption: str) -> Rgb:
@@ -106,20 +108,22 @@ def _grey(pixels: Pixels) -> Rgb:
 def _strength(cam: Pixels, rows: int, columns: int) -> Pixels:
     # Interpolated before it is bent, so that edges of the coarse map stay straight lines in evidence.
     # tanh(x / 2) = 2 sigmoid(x) - 1: 0 where the place says nothing, 1 where it alone would settle the score.
-    fine = Image.fromarray(np.ascontiguousarray(cam, dtype=np.float32)).resize(
-        (columns, rows), Image.Resampling.BILINEAR
-    )
-    evidence = np.nan_to_num(np.asarray(fine), nan=0.0, posinf=30.0, neginf=0.0)
-    return np.tanh(np.maximum(evidence, 0.0) * np.float32(0.5))
+    coarse = np.nan_to_num(cam.astype(np.float32), nan=0.0, posinf=30.0, neginf=-30.0) * np.float32(0.5)
+    fine = np.array(Image.fromarray(coarse).resize((columns, rows), Image.Resampling.BILINEAR))
+    np.maximum(fine, 0.0, out=fine)
+    return np.tanh(fine, out=fine)
 
 
 @cache
-def _tables() -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    # per level of evidence: weight of the radiograph, and the colour already multiplied by its opacity; both times 256
+def _blended() -> NDArray[np.uint32]:
+    """Red, green, blue and nothing, for each level of evidence (high byte) over each grey (low byte)."""
     share = np.linspace(0.0, 1.0, 256, dtype=np.float32)
     opacity = _STRONGEST * np.sqrt(share)
-    colour = _colours(share) * opacity[:, None] * 256.0
-    return np.rint((1.0 - opacity) * 256.0).astype(np.uint16), np.rint(colour).astype(np.uint16)
+    base = np.rint((1.0 - opacity) * 256.0).astype(np.uint16)
+    colour = np.rint(_colours(share) * opacity[:, None] * 256.0).astype(np.uint16)
+    made = np.zeros((256, 256, 4), np.uint8)
+    made[..., :3] = (colour[:, None] + base[:, None, None] * np.arange(256, dtype=np.uint16)[None, :, None]) >> 8
+    return made.view(np.uint32).reshape(-1)
 
 
 def _colours(share: Pixels) -> Pixels:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydicom import dcmread
 from pydicom.filewriter import write_file_meta_info
@@ -99,7 +99,7 @@ class _Kept:
             sop_instance_uid=UID(announced.sop_uid),
             transfer_syntax=UID(announced.transfer_syntax),
         )
-        write_file_meta_info(self._file, meta)
+        write_file_meta_info(cast("Any", self._file), meta)
         self._digest = hashlib.sha256()
         self._note = note
 
