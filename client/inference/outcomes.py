@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import Connection, Row, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 
 from client.arrival import priority
 from client.arrival.urgency import Turns, Urgency, Waiting
@@ -35,14 +47,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
-_QUEUED = select(study).where(
-    study.c.state == literal_column("'queued'"),  # the index holds these only, and no parameter would say so
-    study.c.uid.not_in(bindparam("skip", expanding=True)),
+def _first(*also: ColumnElement[bool], urgency: Urgency) -> Select[Any]:
+    """The queued studies of a class that are due first; by the index, which holds these only."""
+    queued = study.c.state == literal_column("'queued'")  # no parameter would say that it is the index's
+    mine = study.c.urgency == literal_column(f"'{urgency}'")
+    query = select(study).where(queued, mine, *also).order_by(study.c.due_at, study.c.uid)
+    return select(query.limit(bindparam("most")).subquery())
+
+
+_HEADS = union_all(
+    _first(study.c.attempts == literal_column("0"), urgency=Urgency.EMERGENCY),
+    *(_first(urgency=urgency) for urgency in Urgency),
 )
-_ANY = _QUEUED.with_only_columns(study.c.uid).limit(1)
-_FIRST = _QUEUED.where(study.c.urgency == bindparam("urgency")).order_by(study.c.due_at, study.c.uid).limit(1)
-_UNTRIED = _FIRST.where(study.c.attempts == 0)
+_TRIED = (
+    update(study)
+    .where(study.c.uid == bindparam("key"), study.c.state == "queued")
+    .where(study.c.attempts == bindparam("before"), study.c.touched_at == bindparam("touched"))
+    .values(attempts=bindparam("before") + 1, due_at=bindparam("due"))
+)
+_IMAGES = (
+    select(
+        instance.c.sop_uid,
+        instance.c.sop_class,
+        instance.c.sha256,
+        instance.c.series_uid,
+        (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
+    )
+    .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
+    .order_by(instance.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,66 +97,50 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
         skip: study UIDs to leave alone for now.
         turns: decides whose turn it is (`client/arrival/urgency.py`).
     """
-    with site.database.read() as connection:
-        if connection.execute(_ANY, {"skip": [*skip]}).first() is None:
-            return None
-    with site.database.write() as connection:
-        now = time.time()
-        rows = _heads(connection, skip)
-        head = (turns or Turns()).next((_waiting(row) for row in rows), now)
-        if head is None:
-            return None
-        row = next(row for row in rows if row.uid == head.uid)
-        taken = Study(
-            uid=row.uid,
-            revision=row.revision,
-            attempts=row.attempts + 1,
-            touched_at=row.touched_at,
-            images=images_of(connection, row.uid),
-        )
+    turns, rules = turns or Turns(), priority.rules(site.config)
+    while True:
+        with site.database.read() as connection:
+            waiting = _heads(connection, skip)
+            head = turns.next(map(_waiting, waiting.values()), time.time())
+            if head is None:
+                return None
+            row = waiting[head.uid]
+            taken = Study(
+                uid=row.uid,
+                revision=row.revision,
+                attempts=row.attempts + 1,
+                touched_at=row.touched_at,
+                images=images_of(connection, row.uid),
+            )
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
-        allowed = priority.rules(site.config).allowed(Urgency(row.urgency), row.calling_ae)
-        connection.execute(
-            update(study)
-            .where(study.c.uid == row.uid)
-            .values(attempts=row.attempts + 1, due_at=max(now, head.due_at) + allowed)
-        )
-        if site.config.ups.url:
-            workflow.begin(connection, row.uid, row.revision)
-    return taken
+        due = max(time.time(), head.due_at) + rules.allowed(Urgency(row.urgency), row.calling_ae)
+        known = {"key": row.uid, "before": row.attempts, "touched": row.touched_at}
+        with site.database.write() as connection:
+            if connection.execute(_TRIED, known | {"due": due}).rowcount:
+                if site.config.ups.url:
+                    workflow.begin(connection, row.uid, row.revision)
+                return taken
+        # something came for it meanwhile: whose turn it is, is looked at again
 
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
     """The images of a study, oldest first, without the conflicting ones."""
-    query = (
-        select(
-            instance.c.sop_uid,
-            instance.c.sop_class,
-            instance.c.sha256,
-            instance.c.series_uid,
-            (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
-        )
-        .where(instance.c.study_uid == study_uid, ~instance.c.conflicting)
-        .order_by(instance.c.id)
-    )
     return tuple(
         Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
-        for row in connection.execute(query)
+        for row in connection.execute(_IMAGES, {"key": study_uid})
     )
 
 
-def _heads(connection: Connection, skip: Collection[str]) -> list[Row[Any]]:
-    """The queued study that is due first, of each class, and of the emergencies that were not tried before."""
-    asked = [
-        (_UNTRIED, Urgency.EMERGENCY),
-        *((_FIRST, urgency) for urgency in Urgency),
-    ]
-    found: dict[str, Row[Any]] = {}
-    for query, urgency in asked:
-        rows = connection.execute(query, {"skip": [*skip], "urgency": str(urgency)})
-        found |= {row.uid: row for row in rows}
-    return list(found.values())
+def _heads(connection: Connection, skip: Collection[str]) -> dict[str, Row[Any]]:
+    """The queued study that is due first, of each class, and of the emergencies that were not tried before; by UID."""
+    left_out = set(skip)
+    found: dict[tuple[str, bool], Row[Any]] = {}
+    rows = connection.execute(_HEADS, {"most": len(left_out) + 1}).all()
+    for row in sorted(rows, key=lambda row: (row.due_at or 0.0, row.uid)):
+        if row.uid not in left_out:
+            found.setdefault((row.urgency, row.attempts == 0), row)
+    return {row.uid: row for row in found.values()}
 
 
 def _waiting(row: Row[Any]) -> Waiting:
