@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _STEP_SECONDS: Final = 0.05  # a study that is complete meanwhile waits no longer
 _TOGETHER: Final = 64
+_SWEEP_SECONDS: Final = 60.0
+_SHORT_SECONDS: Final = 1.0  # between two sweeps where there is no room
 _HEADER: Final = 64 << 10
 _PLANE_PIXEL: Final = 2
 _RADIOGRAPH_PIXEL: Final = 4
@@ -76,7 +78,6 @@ class Reading:
 class _Held:
     """What was made of one file, as far as nobody has taken it."""
 
-    study_uid: str
     opened: Opened | None = None
     located: list[series.Plane] | None = None
     pixels: NDArray[np.float32] | None = None
@@ -105,7 +106,10 @@ class Ahead(Reading):
         self._archive = archive
         self._panel = panel
         self._limit = limit
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, dict[str, _Held]] = {}  # of a study, by digest
+        self._study_of: dict[str, str] = {}
+        self._size = 0
+        self._swept_at = time.monotonic()
         self._lock = threading.Lock()
         with site.database.read() as connection:
             self._at = int(connection.execute(select(func.max(instance.c.id))).scalar() or 0)
@@ -128,33 +132,63 @@ class Ahead(Reading):
 
     def made(self, path: Path, preprocessing: Preprocessing, pixels: NDArray[np.float32]) -> Made:
         with self._lock:
-            held = self._held.get(path.stem)
+            held = self._of(path.stem)
             made = held.made.pop(preprocessing.digest, None) if held else None
+            self._size -= made.tensor.nbytes if made else 0
         return super().made(path, preprocessing, pixels) if made is None else made
 
     def drop(self, study_uid: str) -> None:
         """A study was read: whatever is left of it is not needed."""
         with self._lock:
-            self._held = {digest: held for digest, held in self._held.items() if held.study_uid != study_uid}
+            for digest, held in self._held.pop(study_uid, {}).items():
+                del self._study_of[digest]
+                self._size -= held.size
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        with self._lock:
-            return sum(held.size for held in self._held.values())
+        return self._size
 
     def _take(self, path: Path, what: Literal["opened", "located", "pixels", "plane"]) -> Any:
         with self._lock:
-            held = self._held.get(path.stem)
+            held = self._of(path.stem)
             if held is None:
                 return None
-            taken = getattr(held, what)
+            before, taken = held.size, getattr(held, what)
             setattr(held, what, None)
+            self._size += held.size - before
             return taken
+
+    def _of(self, digest: str) -> _Held | None:
+        return self._held.get(self._study_of.get(digest, ""), {}).get(digest)
+
+    def _keep(self, study_uid: str, digest: str, held: _Held) -> None:
+        """The same bytes may stand in two studies: what was made of them is kept once."""
+        with self._lock:
+            if digest not in self._study_of:
+                self._study_of[digest] = study_uid
+                self._held.setdefault(study_uid, {})[digest] = held
+                self._size += held.size
+
+    def _sweep(self, seconds: float) -> bool:
+        """Drop what is left of studies that nobody will read, if the last time is so long ago; whether it is."""
+        if time.monotonic() - self._swept_at < seconds:
+            return False
+        self._swept_at = time.monotonic()
+        with self._lock:
+            known = set(self._held)
+        if known:
+            waiting = select(study.c.uid).where(study.c.state.in_(("receiving", "queued")))
+            with self._site.database.read() as connection:
+                alive = set(connection.execute(waiting).scalars())
+            for uid in known - alive:
+                self.drop(uid)
+        return True
 
     def step(self) -> bool:
         """Read some of what has come; False where nothing has, or there is no room for it."""
         until = time.monotonic() + _STEP_SECONDS
+        self._sweep(_SWEEP_SECONDS)
         rows = self._arrived()
         if not rows:
             return False
@@ -164,9 +198,9 @@ class Ahead(Reading):
             return False  # said where a study is to be read
         room = self._limit - self.size
         for row in rows:
-            size = _HEADER + row.pixels * (_PLANE_PIXEL + _RADIOGRAPH_PIXEL)
+            size = _need(row)
             if self._limit >= size > room:
-                return False
+                return self._sweep(_SHORT_SECONDS)
             self._at = row.id  # before it is tried: whatever goes wrong with it, it is read later, and judged there
             if row.state == "receiving" and not row.conflicting and size <= room:
                 room -= self._prepare(row, versions)
@@ -193,14 +227,7 @@ class Ahead(Reading):
             .order_by(instance.c.id)
             .limit(_TOGETHER)
         )
-        waiting = select(study.c.uid).where(study.c.state.in_(("receiving", "queued")))
         with self._site.database.read() as connection:
-            with self._lock:
-                known = {held.study_uid for held in self._held.values()}
-            if known:
-                alive = set(connection.execute(waiting.where(study.c.uid.in_(known))).scalars())
-                for uid in known - alive:
-                    self.drop(uid)
             return list(connection.execute(query))
 
     def _prepare(self, row: Any, versions: Sequence[Serving]) -> int:
@@ -208,7 +235,7 @@ class Ahead(Reading):
         versions = [one for one in versions if row.sop_class in one.bundle.facts.intended_use.sop_classes]
         if not versions:
             return 0
-        held = _Held(row.study_uid)
+        held = _Held()
         path = self._archive.path(row.sha256)
         try:
             opened = held.opened = super().opened(path)
@@ -228,6 +255,9 @@ class Ahead(Reading):
                     held.made[version.preprocessing.digest] = made
         except (InvalidStudy, OSError) as error:
             log.debug("not read ahead: %s", type(error).__name__)
-        with self._lock:
-            self._held[row.sha256] = held
+        self._keep(row.study_uid, row.sha256, held)
         return held.size
+
+
+def _need(row: Any) -> int:
+    return _HEADER + int(row.pixels) * (_PLANE_PIXEL + _RADIOGRAPH_PIXEL)
