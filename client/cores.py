@@ -3,10 +3,8 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-_CGROUP: Final = Path("/sys/fs/cgroup")
-_SELF: Final = Path("/proc/self/cgroup")
+from client.cgroups import MOUNTED, OWN, folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Cores:
         return max(1, self.count - 1)
 
 
-def allowed(cgroup: Path = _CGROUP, membership: Path = _SELF) -> Cores:
+def allowed(mounted: Path = MOUNTED, own: Path = OWN) -> Cores:
     """Ask affinity and the quotas of the control groups that this process lies in.
 
     `os.cpu_count` knows neither: in a container of two cores on a machine of 64 it makes threads for 64, which then
@@ -37,32 +35,13 @@ def allowed(cgroup: Path = _CGROUP, membership: Path = _SELF) -> Cores:
     """
     machine = os.cpu_count() or 1
     bound = len(os.sched_getaffinity(0))
-    quota = _quota(cgroup, membership)
+    limits = (limit for folder in folders("cpu", mounted, own) for limit in (_v2(folder), _v1(folder)))
+    quota = min((limit for limit in limits if limit is not None), default=None)
     if quota is not None and quota < bound:
         return Cores(max(1, int(quota)), f"{quota:g} of {machine} by the control group")
     if bound < machine:
         return Cores(bound, f"{bound} of {machine} by affinity")
     return Cores(machine, f"all {machine} of this machine")
-
-
-def _quota(cgroup: Path, membership: Path) -> float | None:
-    """Cores that the tightest control group from ours up to the root allows; None where there is no limit."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    found: list[float] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = cgroup / controllers if controllers else cgroup
-        own = base / path.lstrip("/")
-        for folder in (own, *own.parents):
-            found += [limit for limit in (_v2(folder), _v1(folder)) if limit is not None]
-            if folder == base:
-                break
-    return min(found) if found else None
 
 
 def _v2(folder: Path) -> float | None:

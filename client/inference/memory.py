@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from client.cgroups import MOUNTED, OWN, folders
 from client.inference.scope import Reason
 from client.inference.study import Image
 from models.bundle import Facts
@@ -26,7 +27,6 @@ _RESAMPLED_CHANNEL: Final = 4
 _READ_PIXEL: Final = 6  # what is left once it is read, until its objects are written
 _SHARE: Final = 0.5  # of the machine: libraries, models, the node and its database take the rest
 _AHEAD: Final = 0.25  # of the budget, for what is decoded before a study is complete
-_CGROUP: Final = Path("/sys/fs/cgroup")
 _MIB: Final = 1 << 20
 
 
@@ -92,28 +92,15 @@ def budgets(memory_mib: int) -> tuple[int, int]:
     return both - ahead, ahead
 
 
-def usable(cgroups: Path = _CGROUP, memberships: Path = Path("/proc/self/cgroup")) -> int:
+def usable(mounted: Path = MOUNTED, own: Path = OWN) -> int:
     """Bytes that this process may use: of the machine, or of the container or service that it runs in.
 
-    Source: Linux, cgroup-v2.rst (memory.max), cgroup-v1/memory.rst (memory.limit_in_bytes), cgroups(7).
+    Source: Linux admin-guide/cgroup-v2 (memory.max) and cgroup-v1/memory (memory.limit_in_bytes).
     """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
-        lines = memberships.read_text().splitlines()
-    except OSError:
-        return limits[0]
-    for line in lines:
-        controllers, _, place = line.partition(":")[2].partition(":")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = cgroups / "memory" if controllers else cgroups
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        folder = root / place.lstrip("/")
-        # a limit binds all below it; inside a container the path may be the host's, and only the root is there
-        for one in (folder, *folder.parents):
-            if one.is_relative_to(root):
-                limits.append(_limit(one / name))
-    return min(limit for limit in limits if limit > 0)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    names = ("memory.max", "memory.limit_in_bytes")
+    limits = (_limit(folder / name) for folder in folders("memory", mounted, own) for name in names)
+    return min([machine, *(limit for limit in limits if limit > 0)])
 
 
 def _limit(path: Path) -> int:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from onnx import TensorProto, helper
 
+from client.inference.panel import load
 from client.store import versions
 from client.store.site import Site
 from models import networks
@@ -106,16 +107,19 @@ def adopt(site: Site, key: Ed25519PrivateKey, *bundles: Bundle) -> None:
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (site.trust / f"{SIGNER}.pub").write_bytes(public)
     for bundle in bundles:
-        held = unpack(to_archive(bundle), site.versions, load_trust(site.trust))
-        versions.receive(site, held)
-        versions.adopt(site, held.digest)
+        _taken_in(site, bundle)
 
 
 def take_over(site: Site, signed: Path, trust: Path) -> Bundle:
     """Let a hospital read with a version as it lies in a folder, as another hospital trusts it."""
     (site.trust / f"{SIGNER}.pub").write_bytes((trust / f"{SIGNER}.pub").read_bytes())
-    held = unpack(to_archive(verify(signed, load_trust(trust))), site.versions, load_trust(site.trust))
+    return _taken_in(site, verify(signed, load_trust(trust)))
+
+
+def _taken_in(site: Site, bundle: Bundle) -> Bundle:
+    held = unpack(to_archive(bundle), site.versions, load_trust(site.trust))
     versions.receive(site, held)
+    load(site, held.digest)  # tested and measured before it is adopted, as `vigie site adopt` does
     versions.adopt(site, held.digest)
     return held
 
