@@ -87,12 +87,10 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                # read when NumPy is loaded; further threads spin for 30 ms after each product, which is no longer
-                "OPENBLAS_NUM_THREADS": "1",
-            },
+            # read when NumPy is loaded; further threads spin for 30 ms after each product, which takes less than that
+            env={"OPENBLAS_NUM_THREADS": "1"}
+            | os.environ
+            | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         assert self._child.stdout is not None
         threading.Thread(target=self._await_ready, args=(self._child.stdout,), name="worker", daemon=True).start()

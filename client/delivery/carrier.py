@@ -83,6 +83,10 @@ class Carrier(Protocol):
         """
         ...
 
+    def prepare(self) -> None:
+        """Something will be offered soon; whatever goes wrong shows then."""
+        ...
+
     def alive(self) -> bool:
         """Whether the PACS answers at all."""
         ...
@@ -118,6 +122,9 @@ class StoreCarrier:
             if not transmission.established:
                 return  # it ended between two objects; neither was begun
             yield row, _store(transmission, self._archive.path(row.sha256))
+
+    def prepare(self) -> None:
+        self._established()
 
     def alive(self) -> bool:
         transmission = self._begin()

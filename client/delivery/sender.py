@@ -73,6 +73,7 @@ class Sender(threading.Thread):
         self._max_attempts = max_attempts
         self._archive = Archive(site.archive)
         self._stop_asked = threading.Event()
+        self._expected = threading.Event()
         self._unreachable = 0
         self._unanswered: dict[str, Row[Any]] = {}  # lost since the PACS last answered on any object
         self._checker = Checker()
@@ -99,7 +100,15 @@ class Sender(threading.Thread):
             if self._unreachable:
                 self._stop_asked.wait(self._pace.pause(self._unreachable))
             elif answered == 0:
-                watch.wait(self._stop_asked, self._pace.poll, self._pace.first)
+                watch.wait(self._stop_asked, self._pace.poll, self._pace.first, self._expected)
+                if self._expected.is_set():
+                    self._expected.clear()
+                    self._carrier.prepare()
+                    last = time.monotonic()
+
+    def expect(self) -> None:
+        """Objects are being made: the association with the PACS is opened meanwhile, which takes as long."""
+        self._expected.set()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the object under way and end."""

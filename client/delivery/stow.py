@@ -48,6 +48,9 @@ class StowCarrier:
                 if answer.lost:
                     return
 
+    def prepare(self) -> None:
+        pass  # the first request opens the connection
+
     def alive(self) -> bool:
         try:
             answer = self._opened().get(self._address, params={"limit": "1"}, headers=_JSON)

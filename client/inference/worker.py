@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -31,7 +31,7 @@ from client.inference.batch import Batcher
 from client.inference.memory import Memory, budgets, left, need
 from client.inference.objects import objects
 from client.inference.panel import Panel
-from client.inference.pipeline import Failed, Outcome, Pipeline
+from client.inference.pipeline import Failed, Outcome, Pipeline, Scored, ScoredVolumes
 from client.inference.priors import earlier
 from client.inference.scope import Reason
 from client.inference.several import Several
@@ -64,6 +64,7 @@ class Worker:
         ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
         memory: what studies may take.
         triage: looks at what waits before it is read; None: nobody does.
+        expect: called when a study has a result that goes to the PACS, before its objects are made.
         stop: set to stop after the studies in hand.
     """
 
@@ -76,6 +77,7 @@ class Worker:
         ahead: Ahead | None,
         memory: Memory,
         triage: Triage | None,
+        expect: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self._site = site
@@ -85,6 +87,7 @@ class Worker:
         self._ahead = ahead
         self._memory = memory
         self._triage = triage
+        self._expect = expect
         self._turns = Turns()
         self._stop = stop
         self._objects = partial(objects, wanted=site.config.results)
@@ -145,6 +148,8 @@ class Worker:
         try:
             result = self._pipeline.process(found)
             held = min(left(found.images), taken)
+            if isinstance(result, Scored | ScoredVolumes):
+                self._expect()
             return result, held
         finally:
             self._memory.release(taken - held)
@@ -270,7 +275,7 @@ def run(site: Site) -> None:
         sys.stdout.flush()
         log.info("worker ready")
         triage = Triage(site, pipeline, panel.members, memory) if site.config.urgency.triage else None
-        Worker(site, pipeline, archive, panel, ahead, memory, triage, stop).run()
+        Worker(site, pipeline, archive, panel, ahead, memory, triage, sender.expect, stop).run()
         follower.stop(timeout=0.5)
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)

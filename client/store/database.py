@@ -97,7 +97,7 @@ class Watch:
         self._seen = self._version()
         self._returned_at = float("-inf")
 
-    def wait(self, stop: Event, poll: float, longest: float) -> None:
+    def wait(self, stop: Event, poll: float, longest: float, asked: Event | None = None) -> None:
         """Return once there was a commit since this last returned, once `stop` is set, or after the longest time.
 
         The first commit after some quiet is told at once; where one follows the other, some are told together.
@@ -105,17 +105,20 @@ class Watch:
         Args:
             poll: seconds between two looks.
             longest: seconds; for what becomes due by the clock alone.
+            asked: where it is set, this returns at the next look.
         """
-        now = time.monotonic()
-        deadline = now + longest
-        pause = max(poll, self._returned_at + _TOGETHER_SECONDS - now)
-        while not stop.wait(pause):
-            pause = poll
+        deadline = time.monotonic() + longest
+        while not stop.wait(poll):
+            now = time.monotonic()
+            if now >= deadline or (asked is not None and asked.is_set()):
+                break
+            if now < self._returned_at + _TOGETHER_SECONDS:
+                continue
             try:
                 version = self._version()
             except sqlite3.Error:
                 break  # whoever looks next with a query of its own finds out what is wrong, and says so
-            if version != self._seen or time.monotonic() >= deadline:
+            if version != self._seen:
                 self._seen = version
                 break
         self._returned_at = time.monotonic()

@@ -344,7 +344,15 @@ class Reader:
     def working(self) -> Iterator[None]:
         stop = threading.Event()
         worker = Worker(
-            self.site, self.pipeline(self.ahead), self.archive, self.panel, self.ahead, self.memory, self.triage(), stop
+            self.site,
+            self.pipeline(self.ahead),
+            self.archive,
+            self.panel,
+            self.ahead,
+            self.memory,
+            self.triage(),
+            lambda: None,
+            stop,
         )
         thread = threading.Thread(target=worker.run, daemon=True)
         thread.start()

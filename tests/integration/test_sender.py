@@ -117,6 +117,28 @@ def test_a_pacs_that_is_down_and_comes_back_gets_everything_once(
     assert len(list(site.ledger.entries("delivery.sent"))) == 20
 
 
+def test_the_association_is_opened_while_objects_are_made(
+    site: Site,
+    scored: Scored,
+    sender: Callable[..., Sender],
+    free_port: int,
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.delivery.sender._LINGER_SECONDS", 60.0)  # however long making them takes here
+    away = sender(free_port)
+    away.expect()  # nobody is there: that shows when there is something to send
+    pacs = Scp(free_port)
+    try:
+        eventually(lambda: (away.expect(), pacs.associations)[1] >= 1)
+        before = pacs.associations
+        scored(objects=True)
+        eventually(lambda: states(site) == {"sent": 2})
+        assert pacs.associations == before
+    finally:
+        pacs.close()
+
+
 def one_problem(site: Site) -> str:
     with site.database.read() as connection:
         return connection.execute(select(delivery.c.problem).limit(1)).scalar_one()
