@@ -10,7 +10,6 @@ import copy
 import threading
 from typing import Any, Final, cast
 
-from pydicom import uid as uids
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom import _config as pynetdicom_config
@@ -27,6 +26,7 @@ from client.delivery import commitment
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import Listener, networks, server_tls
 from client.dicom.requestor import no_delay
+from client.dicom.syntaxes import ACCEPTED
 from client.store.site import Site
 
 _STOP_SECONDS: Final = 5.0
@@ -165,6 +165,6 @@ def _contexts() -> list[PresentationContext]:
         context.abstract_syntax = UID(abstract_syntax)
         if abstract_syntax == StorageCommitmentPushModel:
             context.scu_role, context.scp_role = False, True  # the peer provides it, we only hear its reports
-        context.transfer_syntax = [UID(syntax) for syntax in uids.AllTransferSyntaxes]
+        context.transfer_syntax = [*ACCEPTED]
         found.append(context)
     return found

@@ -19,7 +19,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pydicom import uid as uids
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
@@ -34,6 +33,7 @@ from client.arrival.index import Arrival, Index
 from client.arrival.room import Backlog, Room
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.malformed import MALFORMED
+from client.dicom.syntaxes import ACCEPTED
 from client.store.archive import Archive, Draft
 from client.store.site import Site
 from models.errors import InvalidStudy
@@ -67,9 +67,7 @@ _SIDE: Final = re.compile(r"[0-9]{1,5}", re.ASCII)  # PS3.5 table 6.2-1, US
 _FIRST_GROUP = 0x0008
 _TAGS = {name: Tag(tag) for tag, name in TAGS.items()}
 # what `scan` reads: little endian, and not deflated
-_PLAIN: Final = frozenset(
-    UID(syntax) for syntax in uids.AllTransferSyntaxes if UID(syntax).is_little_endian and not UID(syntax).is_deflated
-)
+_PLAIN: Final = frozenset(syntax for syntax in ACCEPTED if syntax.is_little_endian and not syntax.is_deflated)
 _HEAD: Final = 64 << 10
 
 

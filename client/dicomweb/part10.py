@@ -18,9 +18,10 @@ from typing import BinaryIO, Final
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from client.dicom.malformed import MALFORMED
+from client.dicom.syntaxes import ACCEPTED
 from models.errors import InvalidStudy
 
 _FIRST_READ: Final = 4 << 10
@@ -112,7 +113,7 @@ def split(content: bytes) -> tuple[UID, int]:
         if content[at + 2 : at + 4] == b"\x10\x00":
             syntax = content[value : value + length].decode("ascii", "replace").strip(" \0")
         at = value + length
-    if syntax not in AllTransferSyntaxes or at > len(content):
+    if syntax not in ACCEPTED or at > len(content):
         raise InvalidStudy("not-dicom", "no transfer syntax that is one")
     return UID(syntax), at
 

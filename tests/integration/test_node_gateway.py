@@ -12,14 +12,16 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.association import Association
 from sqlalchemy import func, select
 
 from client.arrival.gateway import Gateway
+from client.dicom import decode
 from client.store.site import Site
 from client.store.tables import delivery, instance, ledger, outcome, study
+from models.errors import InvalidStudy
 
 pytestmark = pytest.mark.integration
 
@@ -282,6 +284,21 @@ def test_compressed_images_are_kept_as_they_are(
     assert stored.transfer_syntax == syntax
     kept = pydicom.dcmread(site.archive / stored.sha256[:2] / f"{stored.sha256}.dcm")
     assert kept.PixelData == image.PixelData
+
+
+def test_what_nothing_here_decodes_is_kept_and_refused_when_it_is_read(
+    site: Site, gateway: Gateway, radiograph: Callable[..., Dataset]
+) -> None:
+    image = radiograph()
+    image.compress(RLELossless, generate_instance_uid=False)
+    image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.55")  # retired, and in old archives
+    assert send(gateway.port, image) == [0]
+    (stored,) = rows(site, instance)
+    assert stored.transfer_syntax == "1.2.840.10008.1.2.4.55"
+    path = site.archive / stored.sha256[:2] / f"{stored.sha256}.dcm"
+    with pytest.raises(InvalidStudy) as refused:
+        decode.read(path)
+    assert refused.value.reason == "unsupported-transfer-syntax"
 
 
 def test_nagle_is_off(gateway: Gateway) -> None:
