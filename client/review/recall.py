@@ -2,9 +2,9 @@
 
 First the version is suspended, so that nothing new is scored with it. Then each of its results, of every revision, is
 withdrawn by a key object selection where nobody has signed it, and put before its signer where somebody has: a signed
-document is the signer's to amend, not ours to withdraw, also where another reader has rejected what it was made of. What
-became of a result is written in the transaction that queues its withdrawal, so that a recall may be interrupted anywhere
-and begun again.
+document is the signer's to amend, not ours to withdraw, also where another reader has rejected what it was made of.
+What became of a result is written in the transaction that queues its withdrawal, so that a recall may be interrupted
+anywhere and begun again.
 """
 
 import logging
