@@ -1,4 +1,4 @@
-"""Makes the documents that a clinician's verdict adds: a verified report, or the withdrawal of a rejected one.
+"""Makes the documents that a clinician's verdict adds: a verified report, the withdrawal of what is not to be believed.
 
 Nothing in the PACS is ever edited in place: the first report stands, and these name it. A verified report says the
 clinician's answer to the finding, and of everything else what the version said: its summary, score, probability and
@@ -177,7 +177,7 @@ def _answered(positive: bool, groups: list[bytes]) -> list[bytes]:
     """The groups of a report's measurements with a clinician's answer to the finding."""
     if not positive and any(_measures(group) for group in groups):
         groups = [_within(group, _without_pictures) for group in groups if not _measures(group)]
-    answer, other = map(_value, (PRESENT, ABSENT) if positive else (ABSENT, PRESENT))
+    answer, other = (_value(*_parts(said)) for said in ((PRESENT, ABSENT) if positive else (ABSENT, PRESENT)))
 
     def with_answer(items: list[bytes]) -> list[bytes]:
         # of what a group evaluates, only the finding and the prediction set are present or absent
@@ -294,10 +294,10 @@ def _parts(coding: Coding) -> tuple[str, str, str]:
 
 
 @cache
-def _value(coding: Coding) -> bytes:
+def _value(value: str, scheme: str, meaning: str) -> bytes:
     """The value of a CODE item, encoded."""
     item = Dataset()
-    put(item, "ConceptCodeSequence", _name(coding))
+    put(item, "ConceptCodeSequence", Sequence([concept(value, scheme, meaning)]))
     return encode(item)
 
 
