@@ -1,40 +1,68 @@
-"""What was measured in earlier studies of a patient, by whichever version of the same model."""
+"""What was measured in earlier studies of a patient, by whichever version of the same model, and stands."""
 
+from collections.abc import Sequence
 from datetime import date
 
 from sqlalchemy import select
 
 from client.inference.outlining import Prior
+from client.review.verdict import Answer, Decision, Reason, Verdict, read, standing
 from client.store.site import Site
-from client.store.tables import outcome, study, version
+from client.store.tables import outcome, recall, study, verdict, version
 
 
 def earlier(site: Site, study_uid: str, name: str) -> list[Prior]:
-    """The present results of the patient's other studies that a model of this name measured.
+    """The present results of the patient's other studies that a model of this name measured, and that stand.
 
-    A label that was read and not found is no volume: growth from nothing has no number.
+    A label that was read and not found is no volume: growth from nothing has no number. Nor is there growth from what
+    has been taken back since:
+
+    - a result that a reader rejects, whatever others say of it: the worklist calls it withdrawn;
+    - a result of a recalled version, signed or not: a signature answers for the finding, not for the millilitres;
+    - a result whose finding is absent by the word that counts (highest truth tier, in it the newest): what the version
+      outlined there is something else;
+    - a study that a reader called the wrong patient's, also in its later revisions, until they say otherwise.
 
     Args:
         name: of the model, without its version.
     """
     patient = select(study.c.patient_key).where(study.c.uid == study_uid).scalar_subquery()
     query = (
-        select(study.c.uid, outcome.c.measurements)
+        select(study.c.uid, outcome.c.id, outcome.c.measurements)
         .join(outcome, (outcome.c.study_uid == study.c.uid) & (outcome.c.revision == study.c.revision))
         .join(version, version.c.digest == outcome.c.version_digest)
+        .outerjoin(recall, recall.c.outcome_id == outcome.c.id)
         .where(study.c.patient_key == patient, study.c.uid != study_uid, version.c.name == name)
         .where(outcome.c.kind == "scored", outcome.c.measurements.is_not(None))
+        # a recall that was interrupted has not come to all results, but to the version
+        .where(recall.c.outcome_id.is_(None), version.c.state != "withdrawn")
     )
     found: list[Prior] = []
     with site.database.read() as connection:
-        for row in connection.execute(query):
-            measured = row.measurements
-            if not measured or not measured["day"]:
-                continue
-            volumes: dict[int, float] = {}
-            for series in measured["series"]:
-                for label in series["labels"]:
-                    # of several series the largest: a second reconstruction of the same scan adds nothing
-                    volumes[label["value"]] = max(volumes.get(label["value"], 0.0), label["volume_ml"])
-            found.append(Prior(row.uid, date.fromisoformat(measured["day"]), volumes))
+        rows = connection.execute(query).all()
+        said: dict[str, list[Verdict]] = {}
+        for row in connection.execute(select(verdict).where(verdict.c.study_uid.in_([row.uid for row in rows]))):
+            said.setdefault(row.study_uid, []).append(read(row, 0))
+    for row in rows:
+        measured = row.measurements
+        if not measured or not measured["day"] or _taken_back(row.id, said.get(row.uid, [])):
+            continue
+        volumes: dict[int, float] = {}
+        for series in measured["series"]:
+            for label in series["labels"]:
+                # of several series the largest: a second reconstruction of the same scan adds nothing
+                volumes[label["value"]] = max(volumes.get(label["value"], 0.0), label["volume_ml"])
+        found.append(Prior(row.uid, date.fromisoformat(measured["day"]), volumes))
     return found
+
+
+def _taken_back(outcome_id: int, said: Sequence[Verdict]) -> bool:
+    """Whether clinicians leave nothing of a result that a later one could be measured against.
+
+    Args:
+        said: all verdicts on its study, of every revision.
+    """
+    if any(one.decision is Decision.REJECT and one.reason is Reason.WRONG_PATIENT for one in standing([*said])):
+        return True
+    last = standing([one for one in said if one.outcome_id == outcome_id])
+    return any(one.decision is Decision.REJECT for one in last) or bool(last and last[0].answer is Answer.NEGATIVE)

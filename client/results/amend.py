@@ -1,31 +1,53 @@
-"""Makes the documents that a clinician's verdict adds: a verified report, or the withdrawal of a rejected one.
+"""Makes the documents that a clinician's verdict adds: a verified report, the withdrawal of what is not to be believed.
 
-Nothing in the PACS is ever edited in place: the first report stands, and these name it.
+Nothing in the PACS is ever edited in place: the first report stands, and these name it. A verified report says the
+clinician's answer to the finding, and of everything else what the version said: its summary, score, probability and
+prediction set are not the clinician's to have said otherwise. What the version measured of a finding that a clinician
+calls absent is measured of nothing: a verified report leaves it out.
 
-Source: DICOM PS3.3 C.17.2 (verification, predecessor documents), A.35.4 and PS3.16 TID 2010 (key object selection).
+Source: DICOM PS3.3 C.17.2 (verification, predecessor documents), A.35.4 and PS3.16 TID 2010 (key object selection),
+TID 1411 (referenced segment).
 """
 
 import io
+import re
 import struct
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, Final
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import KeyObjectSelectionDocumentStorage, ParametricMapStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from client.dicom.identity import MANUFACTURER
 from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
-from client.results.report import ABSENT, PRESENT, SCHEME
+from client.results.report import ABSENT, PREDICTION_SET, PRESENT, SCHEME
 from client.results.result import ResultObject, derive_uid
 from client.results.source import copy_identity
 from models.coding import Coding
 
 _CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
 _END_OF_SEQUENCE: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+_ITEM: Final = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+_END_OF_ITEM: Final = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+_BORDERS: Final = re.compile(re.escape(_ITEM) + b"|" + re.escape(_END_OF_ITEM))
+_NAME: Final = re.compile(
+    re.escape(struct.pack("<HH2sHI", 0x0040, 0xA043, b"SQ", 0, 0xFFFFFFFF) + _ITEM) + rb"\x08\x00\x00\x01SH(.)\x00",
+    re.DOTALL,
+)
+_REFERENCED: Final = re.compile(rb"\x08\x00\x55\x11UI(.)\x00", re.DOTALL)
+_LIBRARY: Final = "126010"  # imaging measurements
+_SEGMENT: Final = "121191"  # referenced segment
+_PICTURE: Final = "130401"  # visual explanation
 QUALITY: Final = Coding(value="113001", scheme="DCM", meaning="Rejected for Quality Reasons")
 _IMAGES: Final = (SecondaryCaptureImageStorage, ParametricMapStorage)
 SAFETY: Final = Coding(value="113037", scheme="DCM", meaning="Rejected for Patient Safety Reasons")
@@ -60,6 +82,9 @@ def local(value: str, meaning: str) -> Coding:
 def verify(first: bytes, opinion: Opinion) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
+    Where that is negative and segments were measured, the report names neither these nor any picture of them: the
+    caller withdraws them from the PACS.
+
     Args:
         first: the unverified report as it was made, a Part 10 file.
     """
@@ -87,18 +112,20 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     put(observer, "VerifyingObserverIdentificationCodeSequence", Sequence([]))
     put(dataset, "VerifyingObserverSequence", Sequence([observer]))
 
+    language, *rest = _split(content)
     if opinion.positive is not None:
-        answer, other = (PRESENT, ABSENT) if opinion.positive else (ABSENT, PRESENT)
-        content = content.replace(_encoded(*_parts(other)), _encoded(*_parts(answer)))
-    language, rest = _after_first_item(content)
+        positive = opinion.positive
+        rest = [_within(item, partial(_answered, positive)) if _name_of(item) == _LIBRARY else item for item in rest]
+    if gone := _referenced(content) - _referenced(b"".join(rest)):
+        put(dataset, "CurrentRequestedProcedureEvidenceSequence", _left(dataset, gone))
     observer_items = _observer_items(opinion.reader, opinion.organization)
     said = _said_items(tuple((_parts(name), _parts(value)) for name, value in opinion.facts))
-    tree = b"".join((_CONTENT, language, observer_items, rest, said, _END_OF_SEQUENCE))
+    tree = b"".join((_CONTENT, language, observer_items, *rest, said, _END_OF_SEQUENCE))
     return ResultObject("verified", str(dataset.SOPInstanceUID), to_part10(dataset) + tree)
 
 
 def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, opinion: Opinion) -> ResultObject:
-    """A key object selection that tells the PACS not to show the objects of a rejected result.
+    """A key object selection that tells the PACS not to show the objects of a result that was rejected or found wrong.
 
     Args:
         first: the unverified report; whose study it is and what it stands for are read from its header.
@@ -144,6 +171,40 @@ def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, o
         content.append(item)
     put(dataset, "ContentSequence", Sequence(content))
     return ResultObject("kos", str(dataset.SOPInstanceUID), to_part10(dataset))
+
+
+def _answered(positive: bool, groups: list[bytes]) -> list[bytes]:
+    """The groups of a report's measurements with a clinician's answer to the finding."""
+    if not positive and any(_measures(group) for group in groups):
+        groups = [_within(group, _without_pictures) for group in groups if not _measures(group)]
+    answer, other = (_value(*_parts(said)) for said in ((PRESENT, ABSENT) if positive else (ABSENT, PRESENT)))
+
+    def with_answer(items: list[bytes]) -> list[bytes]:
+        # of what a group evaluates, only the finding and the prediction set are present or absent
+        return [item if _name_of(item) == PREDICTION_SET else item.replace(other, answer) for item in items]
+
+    return [_within(group, with_answer) for group in groups]
+
+
+def _measures(group: bytes) -> bool:
+    _, _, items = group.partition(_CONTENT)
+    return any(_name_of(item) == _SEGMENT for item in _split(items))
+
+
+def _without_pictures(items: list[bytes]) -> list[bytes]:
+    return [item for item in items if _name_of(item) != _PICTURE]
+
+
+def _left(dataset: Dataset, gone: set[str]) -> Sequence:
+    """What a report rests on without the segments and pictures that it no longer names, and their presentation."""
+    [study] = dataset.CurrentRequestedProcedureEvidenceSequence
+    series: dict[str, list[tuple[str, str]]] = {}
+    for listed in study.ReferencedSeriesSequence:
+        for one in listed.ReferencedSOPSequence:
+            named = str(one.ReferencedSOPClassUID), str(one.ReferencedSOPInstanceUID)
+            if named[0] != GrayscaleSoftcopyPresentationStateStorage and named[1] not in gone:
+                series.setdefault(str(listed.SeriesInstanceUID), []).append(named)
+    return evidence(str(study.StudyInstanceUID), series)
 
 
 def _dated(dataset: Dataset, at: float) -> None:
@@ -228,24 +289,48 @@ def _items(items: list[Dataset]) -> bytes:
     return encode(tree)[len(_CONTENT) : -len(_END_OF_SEQUENCE)]
 
 
-@cache
-def _encoded(value: str, scheme: str, meaning: str) -> bytes:
-    return encode(concept(value, scheme, meaning))
-
-
 def _parts(coding: Coding) -> tuple[str, str, str]:
     return coding.value, coding.scheme, coding.meaning
 
 
-def _after_first_item(items: bytes) -> tuple[bytes, bytes]:
-    """Split a tree's items behind the first one, its language: observers come next (TID 1500)."""
-    end, depth, at = struct.pack("<HHI", 0xFFFE, 0xE00D, 0), 0, 0
-    start = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    while True:
-        opening, closing = items.find(start, at), items.find(end, at)
-        if 0 <= opening < closing:
-            depth, at = depth + 1, opening + len(start)
-        else:
-            depth, at = depth - 1, closing + len(end)
-            if depth == 0:
-                return items[:at], items[at:]
+@cache
+def _value(value: str, scheme: str, meaning: str) -> bytes:
+    """The value of a CODE item, encoded."""
+    item = Dataset()
+    put(item, "ConceptCodeSequence", Sequence([concept(value, scheme, meaning)]))
+    return encode(item)
+
+
+# ---------------------------------------------------------------- content trees as they are encoded
+
+
+def _split(items: bytes) -> list[bytes]:
+    """The items of a sequence, of undefined length as everything in the tree (see `attributes.encode`)."""
+    found: list[bytes] = []
+    depth = begun = 0
+    for border in _BORDERS.finditer(items):
+        depth += 1 if border.group() == _ITEM else -1
+        if depth == 0:
+            found.append(items[begun : border.end()])
+            begun = border.end()
+    return found
+
+
+def _within(item: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
+    """A content item with other items below it: its content sequence has its highest tag, so it stands last."""
+    head, border, items = item.partition(_CONTENT)
+    return b"".join((head, border, *change(_split(items)), _END_OF_SEQUENCE, _END_OF_ITEM)) if border else item
+
+
+def _name_of(item: bytes) -> str:
+    """The code of a content item's name; empty where it has none of its own, or one longer than a short string."""
+    head, _, _ = item.partition(_CONTENT)
+    return _text(head, match) if (match := _NAME.search(head)) else ""
+
+
+def _referenced(items: bytes) -> set[str]:
+    return {_text(items, match) for match in _REFERENCED.finditer(items)}
+
+
+def _text(content: bytes, head: re.Match[bytes]) -> str:
+    return content[head.end() : head.end() + head.group(1)[0]].rstrip(b"\0 ").decode("ascii", "replace")

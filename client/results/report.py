@@ -24,6 +24,7 @@ from client.results.result import Computed
 from models.coding import Coding
 
 SCHEME: Final = "99VIGIE"
+PREDICTION_SET: Final = "PREDICTION_SET"
 PRESENT: Final = Coding(value="52101004", scheme="SCT", meaning="Present")
 ABSENT: Final = Coding(value="2667000", scheme="SCT", meaning="Absent")
 
@@ -72,7 +73,7 @@ def prediction_set(confidence: Confidence | None) -> list[QualitativeEvaluation]
     """The answers that are not ruled out: present, absent, indeterminate where both or none is left."""
     if confidence is None or confidence.level is None:
         return []
-    name = CodedConcept("PREDICTION_SET", SCHEME, f"Prediction set at {100 * confidence.level:g} %")
+    name = CodedConcept(PREDICTION_SET, SCHEME, f"Prediction set at {100 * confidence.level:g} %")
     match confidence.answers:
         case ("positive",):
             value = coded(PRESENT)

@@ -2,8 +2,9 @@
 
 First the version is suspended, so that nothing new is scored with it. Then each of its results, of every revision, is
 withdrawn by a key object selection where nobody has signed it, and put before its signer where somebody has: a signed
-document is the signer's to amend, not ours to withdraw. What became of a result is written in the transaction that
-queues its withdrawal, so that a recall may be interrupted anywhere and begun again.
+document is the signer's to amend, not ours to withdraw, also where another reader has rejected what it was made of.
+What became of a result is written in the transaction that queues its withdrawal, so that a recall may be interrupted
+anywhere and begun again.
 """
 
 import logging
@@ -43,7 +44,7 @@ class Reconciled:
         without_document: of these, those of which nothing could be withdrawn in the PACS: no object was ever made of
             them, or its file is lost.
         to_signer: put before whoever has signed them.
-        already_withdrawn: a clinician had rejected them before.
+        already_withdrawn: a clinician had rejected them before, and nobody's signature stands.
     """
 
     label: str
@@ -216,11 +217,15 @@ def _queue(connection: Connection, outcome_id: int, document: ResultObject, dige
 
 
 def _judge(given: list[Verdict]) -> tuple[Action, str]:
-    """What a recall does with a result, by what clinicians last said of it; and who has signed it."""
+    """What a recall does with a result, by what clinicians last said of it; and who has signed it.
+
+    A rejection withdraws what the version made. The verified report of a reader who agreed or corrected stays, whatever
+    others say of the result, so whoever signed one has to hear of the recall.
+    """
     last = standing(given)
-    if any(one.decision is Decision.REJECT for one in last):
-        return "already_withdrawn", ""
-    return ("to_signer", last[0].reader) if last else ("withdrawn", "")
+    if signers := [one.reader for one in last if one.decision is not Decision.REJECT]:
+        return "to_signer", ", ".join(signers)
+    return ("already_withdrawn", "") if last else ("withdrawn", "")
 
 
 def _given(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[Verdict]]:
@@ -254,7 +259,7 @@ def _document(archive: Archive, made: Sequence[tuple[str, str]], title: Any, opi
 
 
 def unresolved() -> Any:
-    """SQL: the signer of a study's signed and recalled result who has not judged the study again; null where none."""
+    """SQL: who signed a result of the study that was recalled, where it was not judged again since; else null."""
     of_study = outcome.alias("recalled")
     again = (
         select(verdict.c.id)

@@ -1,7 +1,7 @@
 """A clinician's word on a result: what may be said, and how it is kept.
 
 The first half is pure: the closed sets, and `check`, which refuses what contradicts itself. `record` keeps a verdict
-with its ledger entry and the document it makes, all in one transaction. History is never overwritten: a later verdict
+with its ledger entry and the documents it makes, all in one transaction. History is never overwritten: a later verdict
 by the same reader stands in place of theirs, and of several readers the highest truth tier counts, in it the newest.
 """
 
@@ -171,7 +171,7 @@ def record(
     reason: Reason | None = None,
     mode: Mode | None = None,
 ) -> Verdict:
-    """Keep a verdict, its trace and the document it makes, or none of them.
+    """Keep a verdict, its trace and the documents it makes, or none of them.
 
     The same verdict given twice in a row by the same reader (a double click) is one verdict.
 
@@ -213,8 +213,8 @@ def record(
         inserted = connection.execute(insert(verdict).values(**values)).inserted_primary_key
         number = int(inserted[0]) if inserted else 0
         kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
-        document = _document(site, connection, kept, len(given) + 1)
-        if document is not None:
+        documents = _documents(site, connection, kept, len(given) + 1)
+        for document in documents:
             digest = _archive(site.archive).store(document.content)
             connection.execute(
                 insert(delivery).values(
@@ -229,7 +229,8 @@ def record(
                 "revision": revision,
                 "version": present.version_digest,
                 "verdict": kept.id,
-                "document": document.sop_uid if document else None,
+                "document": documents[0].sop_uid if documents else None,
+                **({"withdrawal": documents[1].sop_uid} if documents[1:] else {}),
                 **new,
             },
         )
@@ -252,8 +253,8 @@ def remake_document(site: Site, sop_uid: str) -> None:
         given = connection.execute(
             select(verdict).where(verdict.c.outcome_id == row.outcome_id).order_by(verdict.c.id)
         ).all()
-        made = [_document(site, connection, read(one, 0), number) for number, one in enumerate(given, 1)]
-        document = next((item for item in made if item is not None and item.sop_uid == sop_uid), None)
+        made = [_documents(site, connection, read(one, 0), number) for number, one in enumerate(given, 1)]
+        document = next((item for documents in made for item in documents if item.sop_uid == sop_uid), None)
         if document is None:
             raise Conflict("no verdict made this document")
         digest = _archive(site.archive).store(document.content)
@@ -311,8 +312,12 @@ def _present(connection: Connection, study_uid: str) -> Any:
     return present
 
 
-def _document(site: Site, connection: Connection, given: Verdict, number: int) -> ResultObject | None:
-    """The verified report or the withdrawal; None where the result was never made an object of."""
+def _documents(site: Site, connection: Connection, given: Verdict, number: int) -> list[ResultObject]:
+    """The verified report or the withdrawal; nothing where the result was never made an object of.
+
+    Where a finding that was outlined is called absent, both: the report takes the place of the first one, and what was
+    drawn of nothing is withdrawn.
+    """
     made = connection.execute(
         select(delivery.c.kind, delivery.c.sha256)
         .where(delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(COMPUTED))
@@ -320,7 +325,7 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
     ).all()
     reports = [row.sha256 for row in made if row.kind == "sr"]
     if not reports:
-        return None
+        return []
     archive = _archive(site.archive)
     first = archive.read(reports[0])
     positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
@@ -332,11 +337,16 @@ def _document(site: Site, connection: Connection, given: Verdict, number: int) -
     if given.reason is not None:
         facts.append((local("REASON", "Reason"), local(given.reason, given.reason.meaning)))
     opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
+    documents: list[ResultObject] = []
     if given.decision is not Decision.REJECT:
-        return verify(first, opinion)
+        documents.append(verify(first, opinion))
+        outlined = any(row.kind == "seg" for row in made)
+        if not (outlined and given.answer is Answer.NEGATIVE):
+            return documents
+        made = [row for row in made if row.sha256 != reports[0]]
     objects = [names(archive.read(row.sha256)) for row in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
-    return withdraw(first, objects, title, opinion)
+    return [*documents, withdraw(first, objects, title, opinion)]
 
 
 @cache

@@ -260,7 +260,7 @@ recall = Table(
     Column("outcome_id", Integer, ForeignKey("outcome.id"), primary_key=True),
     Column("version_digest", String(64), ForeignKey("version.digest"), nullable=False),
     Column("action", String(17), nullable=False, doc="withdrawn | to_signer | already_withdrawn"),
-    Column("signer", String, nullable=False, default="", doc="whose signature stands under it"),
+    Column("signer", String, nullable=False, default="", doc="whose signatures stand under it"),
     Column("document", String(64), nullable=False, default="", doc="the key object selection that withdraws it"),
     Column("at", Float, nullable=False),
     CheckConstraint("action in ('withdrawn', 'to_signer', 'already_withdrawn')", name="action"),

@@ -192,6 +192,36 @@ def test_what_is_signed_goes_before_its_signer_and_what_is_not_is_withdrawn(site
         named(site, "brightness@9")
 
 
+def judge(site: Site, uid: str, by: str, decision: Decision) -> None:
+    answer = {Decision.AGREE: Answer.POSITIVE, Decision.CORRECT: Answer.NEGATIVE}.get(decision, Answer.NOT_ASSESSABLE)
+    reason = None if decision is Decision.AGREE else Reason.OTHER
+    record(site, uid, by, revision=1, decision=decision, answer=answer, tier=TruthTier.AI_VISIBLE, reason=reason)
+
+
+@pytest.mark.parametrize("signature", [Decision.AGREE, Decision.CORRECT])
+@pytest.mark.parametrize("rejected_first", [False, True])
+def test_a_signer_is_told_although_another_reader_rejected_the_result(
+    site: Site, scored: Scored, signature: Decision, rejected_first: bool
+) -> None:
+    uid, gone = scored(objects=True), scored(objects=True)
+    for name in (ADA, "Bob Reader", "Cyd Reader"):
+        readers.add(site, name, "clinician")
+    given = [(ADA, signature), ("Bob Reader", Decision.REJECT)]
+    for by, decision in reversed(given) if rejected_first else given:
+        judge(site, uid, by, decision)
+    judge(site, uid, "Cyd Reader", Decision.AGREE)
+    judge(site, gone, ADA, Decision.AGREE)
+    judge(site, gone, ADA, Decision.REJECT)  # who takes the signature back knows
+    told = take_back(site, VERSION, "Grace Hopper")
+    assert (told.to_signer, told.already_withdrawn, told.withdrawn) == (1, 1, 0)
+    assert told.exact
+    [line] = worklist.page(site, status="recalled")
+    assert line.uid == uid
+    assert set(line.recalled.split(", ")) == {ADA, "Cyd Reader"}  # each has a verified report in the PACS
+    judge(site, uid, ADA, Decision.REJECT)
+    assert worklist.counts(site)["recalled"] == 0
+
+
 def _app() -> Any:
     from scripts.site_commands import app
 

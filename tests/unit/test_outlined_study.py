@@ -1,6 +1,8 @@
 """However many series of a study were outlined, it has one report: verified, amended and withdrawn as one."""
 
 import io
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,11 +24,11 @@ from client.inference.objects import objects
 from client.inference.pipeline import ScoredVolumes
 from client.inference.study import Image
 from client.results import conformity, outlines
-from client.results.amend import Opinion, verify
+from client.results.amend import Opinion, local, verify
 from client.results.outlined import Outlined, OutlinedStudy
 from client.results.result import ResultObject
 from client.review import readers, recall
-from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.review.verdict import Answer, Decision, Reason, TruthTier, record, remake_document
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, study, version
@@ -128,6 +130,41 @@ def test_a_signature_answers_for_the_study_and_invents_nothing_for_a_series(
     assert [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in named] == [first.sop_uid]
 
 
+def text(report: Dataset) -> str:
+    return "\n".join(str(element) for element in report.iterall() if element.VR != "SQ")
+
+
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize("only", [1, 3])
+def test_a_report_of_what_is_not_there_measures_and_shows_nothing(
+    outlined: tuple[Outlined, ...], only: int, tmp_path: Path
+) -> None:
+    made = outlines.make(OutlinedStudy(outlined[:only]))
+    first = one_report(made)
+    said = ((local("DECISION", "Reader's decision"), local("CORRECT", "Correct")),)
+    signed = verify(first.content, Opinion("Ada Lovelace", "Hospital", 1.7e9, False, said, 1))
+
+    finding = outlined[0].bundle.facts.finding.value
+    found = [coded(group) for group in groups(signed.dataset)]
+    # of each series the summary, which is the version's
+    assert [group["111017"] for group in found] == ["111242", "111242", "111241"][:only]
+    assert [group[finding] for group in found if finding in group] == ["2667000"]
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(signed.content)
+    assert not srread(path).content.get_volumetric_roi_measurement_groups()
+    others = [item.sop_uid for item in made if item is not first]
+    assert [uid for uid in others if uid in text(signed.dataset)] == []
+    # the images that were read are what it rests on
+    read = {
+        str(item.SeriesInstanceUID): len(item.ReferencedSOPSequence)
+        for item in signed.dataset.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    }
+    assert read == {one.stack.series_uid: len(one.stack.planes) for one in outlined[:only]}
+    assert conformity.examine(signed.content).problems == ()
+    told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+    assert "Error" not in told
+
+
 @pytest.fixture
 def concluded(site: Site, outlined: tuple[Outlined, ...]) -> Callable[[int], str]:
     """Conclude a revision of the study with all its series: gives its UID."""
@@ -160,6 +197,12 @@ def sent(site: Site) -> list[tuple[str, str, Dataset]]:
     with site.database.read() as connection:
         rows = connection.execute(select(delivery)).all()
     return [(row.kind, row.sop_uid, pydicom.dcmread(io.BytesIO(archive.read(row.sha256)))) for row in rows]
+
+
+def content(site: Site, sop_uid: str) -> bytes:
+    with site.database.read() as connection:
+        digest = connection.execute(select(delivery.c.sha256).where(delivery.c.sop_uid == sop_uid)).scalar_one()
+    return Archive(site.archive).read(digest)
 
 
 def withdrawn(selection: Dataset) -> set[str]:
@@ -205,3 +248,47 @@ def test_a_withdrawal_takes_back_everything_of_every_series(
 
     (selection,) = (dataset for kind, _, dataset in sent(site) if kind == "kos")
     assert withdrawn(selection) == made
+
+
+def test_a_correction_to_absent_withdraws_what_was_drawn_and_keeps_the_reports(
+    site: Site, concluded: Callable[[int], str]
+) -> None:
+    uid = concluded(1)
+    made = {sop_uid for kind, sop_uid, _ in sent(site) if kind != "sr"}
+    readers.add(site, "Ada Lovelace", "clinician")
+
+    record(
+        site, uid, "Ada Lovelace", revision=1, decision=Decision.CORRECT, answer=Answer.NEGATIVE,
+        tier=TruthTier.AI_VISIBLE, reason=Reason.DANGEROUS,
+    )  # fmt: skip
+
+    [(_, report, signed)] = [one for one in sent(site) if one[0] == "verified"]
+    [(_, withdrawal, selection)] = [one for one in sent(site) if one[0] == "kos"]
+    assert withdrawn(selection) == made
+    assert selection.ConceptNameCodeSequence[0].CodeValue == "113037"
+    assert conformity.examine(content(site, withdrawal)).problems == ()
+    assert [group for group in groups(signed) if "111017" not in coded(group)] == []
+    [entry] = site.ledger.entries("verdict")
+    facts = json.loads(entry.facts)
+    assert (facts["document"], facts["withdrawal"]) == (report, withdrawal)
+    # either may fail to be sent, and is then made anew as it was
+    for sop_uid in (report, withdrawal):
+        before = content(site, sop_uid)
+        with site.database.write() as connection:
+            connection.execute(update(delivery).where(delivery.c.sop_uid == sop_uid).values(state="failed"))
+        remake_document(site, sop_uid)
+        assert content(site, sop_uid) == before
+
+
+def test_agreement_with_an_outline_withdraws_nothing(site: Site, concluded: Callable[[int], str]) -> None:
+    uid = concluded(1)
+    readers.add(site, "Ada Lovelace", "clinician")
+
+    record(
+        site, uid, "Ada Lovelace", revision=1, decision=Decision.AGREE, answer=Answer.POSITIVE,
+        tier=TruthTier.AI_VISIBLE,
+    )  # fmt: skip
+
+    first, signed = (next(one for kind, _, one in sent(site) if kind == which) for which in ("sr", "verified"))
+    assert len(groups(signed)) == len(groups(first)) == 5
+    assert [kind for kind, _, _ in sent(site) if kind == "kos"] == []

@@ -269,6 +269,24 @@ def test_a_verified_report_names_its_signer_and_its_predecessor(finding: Make, o
     assert verify(made["sr"].content, replace(opinion, number=2)).sop_uid != signed.sop_uid
 
 
+@pytest.mark.parametrize(("score", "answer", "code"), [(0.8, "positive", "52101004"), (0.2, "negative", "2667000")])
+def test_a_correction_is_of_the_finding_and_puts_no_word_into_the_machine_s_mouth(
+    finding: Make, opinion: Opinion, score: float, answer: Any, code: str
+) -> None:
+    sure = Confidence(source="site", probability=score, answers=(answer,), level=0.9, positives=60, negatives=60)
+    first = by_kind(make(replace(finding(score=score), confidence=sure)))["sr"]
+    before, after = read_back(first), read_back(verify(first.content, replace(opinion, positive=score < 0.5)))
+    corrected = {"52101004": "2667000", "2667000": "52101004"}[before[1]["R-42061"]]
+    assert after == (before[0], before[1] | {"R-42061": corrected}, before[2])
+    assert after[1]["PREDICTION_SET"] == code
+
+
+def test_agreement_with_a_report_that_is_not_sure_leaves_it_so(finding: Make, opinion: Opinion) -> None:
+    unlike = Confidence(source="site", probability=0.51, answers=("negative",), level=0.9, positives=60, negatives=60)
+    first = by_kind(make(replace(finding(), confidence=unlike)))["sr"]
+    assert read_back(verify(first.content, replace(opinion, positive=True))) == read_back(first)
+
+
 @pytest.mark.parametrize("title", [QUALITY, SAFETY])
 def test_a_withdrawal_names_report_and_picture(finding: Make, opinion: Opinion, title: Coding) -> None:
     made = by_kind(make(finding()))
