@@ -1,8 +1,12 @@
 """`vigie site doctor`: whether a node can do its work, one line a check, each failure with what to do about it.
 
-Nothing is changed, and nothing but C-ECHO and a TLS handshake leaves the node.
+Nothing is changed, and nothing but C-ECHO, a TLS handshake and, where they are configured, a question to the worklist
+server and to the PACS's web service leaves the node.
 """
 
+import contextlib
+import fcntl
+import json
 import os
 import shutil
 import socket
@@ -11,6 +15,7 @@ import stat
 import subprocess
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import numpy as np
 from cryptography import x509
 from numpy.typing import NDArray
@@ -26,12 +32,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Column, func, select
+from sqlalchemy.exc import DatabaseError
 
 from client.cores import allowed
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
 from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.listener import client_tls
+from client.dicom.listener import client_tls, server_tls
 from client.dicom.requestor import associate
 from client.inference.example import headers
 from client.inference.panel import Panel
@@ -44,13 +51,17 @@ from client.results.attributes import put
 from client.results.result import derive_uid
 from client.store.site import Site
 from client.store.tables import delivery, study, workitem
-from models.errors import VigieError
+from models.errors import BundleRefused, ConfigurationError, VigieError
 from models.novelty import Novelty
 from models.signing import load_trust
 
 LEAST_FREE_BYTES: Final = 10 << 30
 LEAST_CERTIFICATE_DAYS: Final = 30
 _ANSWER_SECONDS: Final = 5.0
+_RESTORE: Final = (
+    "stop the node and restore site.db from the backup; `vigie site init` brings an older one to this release, and"
+    " makes an empty one where there is none"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +82,71 @@ class Check:
 
 
 def examine(site: Site) -> Iterator[Check]:
-    """All checks, cheap ones first; one that breaks is a failed check, and the others go on."""
+    """All checks, cheap ones first; one that breaks is a failed check, and the others go on.
+
+    What rests on something that failed is left out: it would say the same again.
+    """
+    try:
+        site.config  # noqa: B018  # read at the first look, and everything below asks it
+    except VigieError as error:
+        yield Check("settings", False, str(error), "correct site.yaml, then look again: all else rests on it")
+        return
     panel = Panel(site)
-    checks: tuple[tuple[str, Callable[[Site], Check]], ...] = (
-        ("database", _database),
-        ("ledger", _ledger),
-        ("disk", _disk),
-        ("clock", _clock),
-        ("secrets", _secrets),
-        ("trusted signers", _trust),
-        ("certificate authority", _authority),
-        ("coordinator", _coordinator),
-        ("PACS", _pacs),
-        ("worklist", _worklist),
-        ("results", _deliveries),
-        ("studies", _studies),
-        ("GPU", _gpu),
-        ("threads", _threads),
-        ("model", lambda site: _model(site, panel)),
-        ("preprocessing", lambda site: _preprocessing(site, panel)),
-        ("engine", lambda site: _engine(site, panel)),
-        ("test study", lambda site: _test_study(site, panel)),
+    data, version = ("database",), ("database", "trusted signers", "model")
+    checks: tuple[tuple[str, Callable[[Site], Check], tuple[str, ...]], ...] = (
+        ("database", _database, ()),
+        ("ledger", _ledger, data),
+        ("disk", _disk, ()),
+        ("clock", _clock, data),
+        ("secrets", _secrets, ()),
+        ("ports", _ports, ()),
+        ("trusted signers", _trust, ()),
+        ("certificate authority", _authority, ()),
+        ("coordinator", _coordinator, ()),
+        ("DICOM TLS", _tls, ()),
+        ("DICOM certificates", _certificates, ("DICOM TLS",)),
+        ("PACS", _pacs, ("DICOM TLS",)),
+        ("STOW-RS", _stow, ("DICOM TLS",)),
+        ("worklist", _worklist, data),
+        ("results", _deliveries, data),
+        ("studies", _studies, data),
+        ("GPU", _gpu, ()),
+        ("threads", _threads, ()),
+        ("model", lambda site: _model(site, panel), version[:2]),
+        ("preprocessing", lambda site: _preprocessing(site, panel), version),
+        ("engine", lambda site: _engine(site, panel), version),
+        ("test study", lambda site: _test_study(site, panel), version),
     )
-    for name, look in checks:
+    failed: set[str] = set()
+    for name, look, rests_on in checks:
+        if not failed.isdisjoint(rests_on):
+            continue
         try:
-            yield look(site)
+            check = look(site)
+        except DatabaseError as error:
+            failed.add("database")
+            check = Check(name, False, f"{site.database.path} cannot be read: {error.orig}", _RESTORE)
         except VigieError as error:
-            yield Check(name, False, str(error), "see the message; `vigie site --help` lists what mends it")
+            check = Check(name, False, str(error), "mend what it names, then look again")
+        except subprocess.TimeoutExpired as error:
+            check = Check(name, False, f"{error.cmd[0]} does not answer", "see why it hangs on this machine")
+        except OSError as error:
+            found = ": ".join(filter(None, (str(error.filename or ""), error.strerror or type(error).__name__)))
+            check = Check(name, False, found, "it has to be there, for the account that runs the node")
         except Exception as error:  # noqa: BLE001  # the doctor is for when things are broken
-            yield Check(name, False, type(error).__name__, f"look into {site.logs / 'node.log'}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            found = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"  # its text may name a patient
+            check = Check(name, False, found, "a fault of this program: tell whoever supports it this line")
+        if not check.ok:
+            failed.add(name)
+        yield check
 
 
 def _database(site: Site) -> Check:
-    site.database.check()
+    try:
+        site.database.check()
+    except ConfigurationError as error:
+        return Check("database", False, str(error), _RESTORE)
     return Check("database", True, "of this release")
 
 
@@ -116,10 +159,16 @@ def _ledger(site: Site) -> Check:
 
 
 def _disk(site: Site) -> Check:
-    usage = shutil.disk_usage(site.folder)
+    usage = shutil.disk_usage(site.archive)
     found = f"{usage.free / 2**30:.0f} GiB of {usage.total / 2**30:.0f} GiB free"
+    if usage.free < site.config.reserve_mib << 20:
+        advice = f"make room under {site.folder}, or lower reserve_mib in site.yaml"
+        return Check("disk", False, f"{found}, reserve_mib keeps {site.config.reserve_mib}: images are refused", advice)
     if usage.free < LEAST_FREE_BYTES:
         return Check("disk", False, found, f"make room under {site.folder}: a full disk refuses images to the modality")
+    if not os.access(site.archive, os.W_OK):
+        advice = "let the account that runs the node write there: images are refused"
+        return Check("disk", False, f"{site.archive} cannot be written", advice)
     return Check("disk", True, found)
 
 
@@ -143,6 +192,9 @@ def _secrets(site: Site) -> Check:
     if missing:
         advice = "restore them from the backup: new ones would draw patients into other folds"
         return Check("secrets", False, f"{', '.join(missing)} missing", advice)
+    if site.config.superlink and not (site.secrets / "supernode.key").exists():
+        advice = "restore it, or let `vigie site init` make one and give the coordinator the new supernode.key.pub"
+        return Check("secrets", False, "supernode.key missing: the coordinator cannot be called", advice)
     open_ = [
         path.name
         for path in (site.secrets, *site.secrets.iterdir())
@@ -153,8 +205,45 @@ def _secrets(site: Site) -> Check:
     return Check("secrets", True, "there, and for their owner only")
 
 
+def _ports(site: Site) -> Check:
+    """Whether the doors can be opened, or are open already: this node's own."""
+    config = site.config
+    own = _running(site)
+    for name, port in (("dicom_port", config.dicom_port), ("api_port", config.api_port)):
+        try:
+            with socket.socket() as door:  # bound as the node binds it, and not listened at: nobody gets in here
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                door.bind((config.host, port))
+        except OSError as error:
+            if own is not None and own.get(name, port) == port:
+                continue
+            found = f"{name} {port} of {config.host} cannot be opened: {error.strerror or type(error).__name__}"
+            advice = f"stop what has it, or set another {name} or host in site.yaml"
+            if isinstance(error, PermissionError):
+                advice = f"let the node's account open ports below 1024, or set another {name} in site.yaml"
+            return Check("ports", False, found, advice)
+    if own is not None:
+        return Check("ports", True, "the node runs and has them")
+    return Check("ports", True, f"{config.dicom_port} and {config.api_port} can be opened; the node does not run")
+
+
+def _running(site: Site) -> dict[str, Any] | None:
+    """What this folder's node says of itself, empty while it starts; None where none runs."""
+    with contextlib.suppress(FileNotFoundError), (site.folder / "node.lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(FileNotFoundError):
+                return json.loads((site.folder / "node.json").read_bytes())
+            return {}
+    return None
+
+
 def _trust(site: Site) -> Check:
-    names = list(load_trust(site.trust))
+    try:
+        names = list(load_trust(site.trust))
+    except ConfigurationError as error:
+        return Check("trusted signers", False, str(error), "put the signer's own .pub there again, or take it away")
     if not names:
         return Check("trusted signers", False, "none", f"put the vendor's and the coordinator's .pub into {site.trust}")
     return Check("trusted signers", True, ", ".join(names))
@@ -166,11 +255,56 @@ def _authority(site: Site) -> Check:
         if not site.config.superlink:
             return Check("certificate authority", True, "none, and no coordinator is configured")
         return Check("certificate authority", False, "missing", f"copy the coordinator's ca.crt to {path}")
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
+    lasts, found = _dates(path)
+    return Check("certificate authority", lasts, found, "" if lasts else "ask the coordinator for the next one")
+
+
+def _tls(site: Site) -> Check:
+    files = site.config.tls
+    if not files.certificate:
+        return Check("DICOM TLS", True, "none in site.yaml")
+    for name in ("certificate", "key", "ca"):
+        path = site.folder / getattr(files, name)
+        if not path.is_file():
+            advice = "put the PEM file there, or correct tls in site.yaml: the node does not start without it"
+            return Check("DICOM TLS", False, f"tls.{name}: {path} is missing", advice)
+    try:
+        server_tls(site)
+    except ConfigurationError as error:
+        advice = "put key and certificate of one pair there, and the certificate of whoever signs those of the peers"
+        return Check("DICOM TLS", False, str(error), advice)
+    return Check("DICOM TLS", True, "key and certificate belong together")
+
+
+def _certificates(site: Site) -> Check:
+    files = site.config.tls
+    if not files.certificate:
+        return Check("DICOM certificates", True, "none in site.yaml")
+    said: list[str] = []
+    for name in ("certificate", "ca"):
+        lasts, found = _dates(site.folder / getattr(files, name))
+        said.append(f"tls.{name} {found}")
+        if not lasts:
+            advice = "put the next one in its place and start the node again: no peer takes one that has ended"
+            return Check("DICOM certificates", False, said[-1], advice)
+    return Check("DICOM certificates", True, ", ".join(said))
+
+
+def _dates(path: Path) -> tuple[bool, str]:
+    """Whether the first certificate of a PEM file is valid for some weeks yet, and for how long."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError:
+        return False, "is no certificate"
+    now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    days = (end - now).days
+    if end < now:
+        return False, f"ended on {end:%Y-%m-%d}"
+    if now < begin:
+        return False, f"begins on {begin:%Y-%m-%d}, and the clock says {now:%Y-%m-%d}"
     if days < LEAST_CERTIFICATE_DAYS:
-        return Check("certificate authority", False, f"ends in {days} days", "ask the coordinator for the next one")
-    return Check("certificate authority", True, f"valid for {days} days")
+        return False, f"ends in {days} days"
+    return True, f"valid for {days} days"
 
 
 def _coordinator(site: Site) -> Check:
@@ -179,9 +313,10 @@ def _coordinator(site: Site) -> Check:
     host, _, port = site.config.superlink.rpartition(":")
     if not host or not port.isdigit():
         return Check("coordinator", False, f"superlink is {site.config.superlink!r}", "write HOST:PORT into site.yaml")
-    if not (site.trust / "ca.crt").exists():
+    try:
+        context = ssl.create_default_context(cafile=str(site.trust / "ca.crt"))
+    except (FileNotFoundError, ssl.SSLError):
         return Check("coordinator", False, "cannot be told from another server", "put its ca.crt in place, see above")
-    context = ssl.create_default_context(cafile=str(site.trust / "ca.crt"))
     try:
         with (
             socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS) as plain,
@@ -199,20 +334,22 @@ def _coordinator(site: Site) -> Check:
 def _pacs(site: Site) -> Check:
     peer = site.config.pacs
     where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    if peer.stow_url and not (peer.query or peer.commitment or peer.fetch != "none"):
+        return Check("PACS", True, "results go by STOW-RS, and nothing else is asked of it by DIMSE")
     entity = AE(site.config.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = _ANSWER_SECONDS
     entity.add_requested_context(Verification)
-    wanted = [
-        *RESULT_CLASSES,
-        *(sop_class for switch, sop_class in OPTIONAL_CLASSES.items() if getattr(site.config.results, switch)),
-    ]
+    optional = [sop_class for switch, sop_class in OPTIONAL_CLASSES.items() if getattr(site.config.results, switch)]
+    wanted = [] if peer.stow_url else [*RESULT_CLASSES, *optional]
     for sop_class in wanted:
         entity.add_requested_context(sop_class)
     association = associate(entity, peer.host, peer.port, peer.ae_title, client_tls(site))
     if not association.is_established:
         if association.rejected_contexts:
+            if not wanted:
+                return Check("PACS", True, f"{where} answers and has no C-ECHO; results go by STOW-RS")
             return Check(
                 "PACS", False, f"{where} takes no report and no picture", "let the PACS accept SR and SC objects"
             )
@@ -231,9 +368,33 @@ def _pacs(site: Site) -> Check:
         return Check("PACS", False, f"{where} answers C-ECHO with {status}", "ask whoever runs the PACS")
     if refused:
         return Check("PACS", False, f"{where} takes no {', '.join(refused)}", "let the PACS accept these SOP classes")
-    return Check(
-        "PACS", True, f"{where} {'answers C-ECHO' if echoes else 'has no C-ECHO'} and takes every kind of result"
-    )
+    takes = "takes every kind of result" if wanted else "results go by STOW-RS"
+    return Check("PACS", True, f"{where} {'answers C-ECHO' if echoes else 'has no C-ECHO'} and {takes}")
+
+
+def _stow(site: Site) -> Check:
+    """Ask for one study: nothing is stored, and whoever answers that also has the address to store to."""
+    if not site.config.pacs.stow_url:
+        return Check("STOW-RS", True, "none in site.yaml: results go by C-STORE")
+    address = "check pacs.stow_url in site.yaml: the DICOMweb root, what stands before /studies"
+    try:
+        url = httpx.URL(f"{site.config.pacs.stow_url.rstrip('/')}/studies")
+    except httpx.InvalidURL as error:
+        return Check("STOW-RS", False, f"no address: {error}", address)
+    where = f"{url.netloc.decode('ascii')}{url.path}"  # without a password that may stand in it
+    try:
+        with httpx.Client(timeout=_ANSWER_SECONDS, verify=client_tls(site) or True, trust_env=False) as client:
+            status = client.get(url, params={"limit": "1"}, headers={"Accept": "application/dicom+json"}).status_code
+    except httpx.HTTPError as error:
+        advice = f"{address}; and the firewall; is the PACS's web service up? No result can be sent"
+        return Check("STOW-RS", False, f"{where}: {error or type(error).__name__}", advice)
+    if status in (401, 403, 407):
+        return Check("STOW-RS", False, f"{where} refuses us ({status})", "let this node in at the PACS's web service")
+    if 300 <= status < 400 or status == 404:
+        return Check("STOW-RS", False, f"{where} is another address or none ({status})", address)
+    if status >= 500 and status != 501:  # 501: it stores and cannot be asked
+        return Check("STOW-RS", False, f"{where} answers with {status}", "ask whoever runs the PACS")
+    return Check("STOW-RS", True, f"{where} answers")
 
 
 def _worklist(site: Site) -> Check:
@@ -296,7 +457,14 @@ def _gpu(_site: Site) -> Check:
 
 
 def _model(_site: Site, panel: Panel) -> Check:
-    members = panel.members()
+    try:
+        members = panel.members()
+    except BundleRefused as error:
+        advice = (
+            "every study is refused until then: restore its folder under versions/ from the backup, or take it out of"
+            " service with `vigie site retire` or `rollback`; an unknown signer: put their .pub into trust/"
+        )
+        return Check("model", False, str(error), advice)
     if not members:
         return Check("model", False, "no version is adopted", "wait for a delivery; every study is refused until then")
     passed = ", ".join(f"{member.bundle.facts.label} on {member.engine.provider}" for member in members)
@@ -310,7 +478,7 @@ def _preprocessing(_site: Site, panel: Panel) -> Check:
         for member in panel.members()
         if isinstance(member.preprocessing, Preparation)
     ]
-    return Check("preprocessing", True, ". ".join(found) or "no version is adopted")
+    return Check("preprocessing", True, ". ".join(found))
 
 
 def _threads(site: Site) -> Check:
@@ -326,8 +494,6 @@ def _engine(_site: Site, panel: Panel) -> Check:
     """What really computes each version: what a runtime lists as available says little."""
     members = panel.members()
     found = " | ".join(f"{member.bundle.facts.label}: {member.engine.selected.text}" for member in members)
-    if not members:
-        return Check("engine", True, "nothing to compute: no version is adopted")
     idle = any(member.engine.selected.skipped and member.engine.provider in (CPU, TORCHSCRIPT) for member in members)
     if idle and shutil.which("nvidia-smi") is not None:
         advice = "there is a GPU and the processor computes: mend what is said of the skipped providers"

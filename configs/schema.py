@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from models.errors import ConfigurationError
 from models.validation import told
@@ -281,14 +282,14 @@ def load(path: Path, schema: type[T]) -> T:
     """Read and check a settings file (`site.yaml`, `coordinator.yaml`).
 
     Raises:
-        ConfigurationError: the file is missing, has an unknown key or a value that cannot work.
+        ConfigurationError: the file is missing, is no YAML, has an unknown key or a value that cannot work.
     """
     if not path.exists():
         raise ConfigurationError(f"{path} is missing: run `vigie {path.stem} init` first")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
         return cast(T, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path}: {told(error)}") from error
 
 

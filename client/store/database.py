@@ -16,6 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 
 from models.errors import ConfigurationError
 
@@ -70,15 +71,18 @@ class Database:
         """Refuse to work on a schema of another release.
 
         Raises:
-            ConfigurationError: the database is missing, older or newer than this code.
+            ConfigurationError: the database is missing, cannot be read, or is older or newer than this code.
         """
         if not self.path.exists():
             raise ConfigurationError(f"{self.path} is missing: run `vigie site init`")
         configuration = Config()
         configuration.set_main_option("script_location", _MIGRATIONS.as_posix())
         expected = ScriptDirectory.from_config(configuration).get_current_head()
-        with self._engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+        try:
+            with self._engine.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        except (DatabaseError, sqlite3.DatabaseError) as error:  # the second: from what is said to a new connection
+            raise ConfigurationError(f"{self.path} cannot be read: {getattr(error, 'orig', error)}") from error
         if found != expected:
             raise ConfigurationError(f"{self.path} has schema {found}, this release needs {expected}")
 

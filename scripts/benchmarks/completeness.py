@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.arrival.completeness import Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
-from scripts.benchmarks.report import Claim, Report, at_most
+from scripts.benchmarks.report import Claim, Report, at_most, p95
 from scripts.benchmarks.senders import FIRST, SECOND, Image, Script, drawn, studies
 
 STUDIES: Final = 200
@@ -209,7 +209,7 @@ def summary(studies_: Sequence[Replayed]) -> dict[str, float]:
         "wrong closes": sum(study.wrong for study in studies_),
         "wrong %": 100 * sum(study.wrong for study in studies_) / len(studies_),
         "median s": statistics.median(delays),
-        "p95 s": delays[min(len(delays) - 1, int(0.95 * len(delays)))],
+        "p95 s": p95(delays),
         "longest s": delays[-1],
     }
 

@@ -41,7 +41,7 @@ from scripts.benchmarks import pictures, versions
 from scripts.benchmarks.hospital import AE_TITLE, Hospital
 from scripts.benchmarks.modality import Association, announce, prepare
 from scripts.benchmarks.pacs import Stored
-from scripts.benchmarks.report import Claim, Report, at_most
+from scripts.benchmarks.report import Claim, Report, at_most, p95
 
 _AGAIN_SECONDS: Final = 1.0
 _SENDERS: Final = {"DX": 2, "US": 1, "CT": 2, "MR": 1}
@@ -361,8 +361,7 @@ def _figures(
         "studies a minute": 60 * len(plan) / (last - first),
         "images a second": images / (last - first),
         "last image to outcome": {
-            name: {"p50 s": statistics.median(some), "p95 s": sorted(some)[int(0.95 * (len(some) - 1))]}
-            for name, some in delays.items()
+            name: {"p50 s": statistics.median(some), "p95 s": p95(some)} for name, some in delays.items()
         },
         "states": {name: dict(states) for name, states in found.states.items()},
         "images sent again by senders": sum(one.again for one in plan),

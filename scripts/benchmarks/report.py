@@ -1,12 +1,16 @@
-"""What every benchmark writes: the machine, each contender's every run, and the claims."""
+"""What every benchmark writes: when, of which commit, the machine, each contender's every run, and the claims."""
 
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -40,11 +44,18 @@ def at_most(name: str, value: float, target: float) -> Claim:
     return Claim(name, value, f"<= {target:g}", value <= target)
 
 
+def p95(values: Sequence[float]) -> float:
+    """What 95 of 100 do not exceed, between two values by their distance; never below the median."""
+    return float(np.percentile(values, 95))
+
+
 def write(name: str, report: Report, folder: Path = Path("runs/bench")) -> Path:
     """Write `NAME.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     content = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
         "machine": {
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -57,6 +68,16 @@ def write(name: str, report: Report, folder: Path = Path("runs/bench")) -> Path:
     }
     path.write_text(json.dumps(content, indent=2))
     return path
+
+
+def _commit() -> str:
+    """Of the code that was measured, with `-dirty` where it was changed since; empty where there is no git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return told.stdout.strip()
 
 
 def show(report: Report) -> None:

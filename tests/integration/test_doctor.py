@@ -1,8 +1,10 @@
 """`vigie site doctor`: what is broken is named, with what to do; what is well is not complained about."""
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +20,9 @@ from client.inference import selection
 from client.inference.selection import Installed
 from client.store.site import Site
 from client.store.tables import delivery
-from configs.schema import PeerConfig
+from configs.schema import PeerConfig, TlsConfig, save
 from models.children import free_port
-from models.pki import make_server
+from models.pki import make_server, make_supernode
 
 Scored = Callable[..., str]
 
@@ -29,6 +31,11 @@ def looked(site: Site) -> dict[str, Check]:
     found = {check.name: check for check in examine(site)}
     assert all(bool(check.advice) != check.ok for check in found.values()), found
     return found
+
+
+def one(site: Site, name: str) -> Check:
+    """What one look finds, without those after it."""
+    return next(check for check in examine(site) if check.name == name)
 
 
 @pytest.fixture
@@ -116,7 +123,9 @@ def test_what_lies_wrong_in_the_folder(site: Site, scored: Scored, monkeypatch: 
 
     wrong = {name for name, check in looked(site).items() if not check.ok}
 
-    assert wrong >= {"secrets", "results", "ledger", "model", "trusted signers", "disk"}
+    assert wrong >= {"secrets", "results", "ledger", "trusted signers", "disk"}
+    (site.trust / "noise.pub").unlink()
+    assert "rollback" in looked(site)["model"].advice
     (site.secrets / "fold.key").unlink()
     assert "backup" in looked(site)["secrets"].advice
 
@@ -147,3 +156,125 @@ def test_the_command_ends_with_1_where_something_is_to_be_mended(site: Site) -> 
     assert done.exit_code == 1
     assert "mend  PACS" in done.output
     assert "firewall" in done.output
+
+
+def test_settings_that_cannot_be_read_are_the_only_thing_said(site: Site) -> None:
+    for text_, said in (("name: [", "line 1"), ("foo: 1", "foo"), ("reserve_mib: -1", "reserve_mib"), ("- a", "yaml")):
+        (site.folder / "site.yaml").write_text(text_)
+
+        (check,) = examine(Site(site.folder))
+
+        assert said in check.found, check
+        assert "site.yaml" in check.advice
+
+
+def test_a_database_that_cannot_be_read_is_said_once_and_not_made_anew(site: Site) -> None:
+    site.database.close()
+    for path in site.folder.glob("site.db*"):
+        path.unlink()
+
+    missing = [check for check in examine(Site(site.folder)) if "site.db" in check.found + check.advice]
+    assert not (site.folder / "site.db").exists()
+    (site.folder / "site.db").write_bytes(bytes(range(256)) * 32)
+    noise = [check for check in examine(Site(site.folder)) if "site.db" in check.found + check.advice]
+
+    assert [check.name for check in missing + noise] == ["database", "database"]
+    assert "missing" in missing[0].found
+    assert "not a database" in noise[0].found
+    assert "backup" in noise[0].advice
+
+
+def test_a_database_that_breaks_in_the_middle_is_said_once(site: Site) -> None:
+    with site.database.write() as connection:
+        connection.execute(text("DROP TABLE ledger"))
+
+    wrong = [check for check in examine(site) if "ledger" in check.found or check.name in ("clock", "results", "model")]
+
+    assert [check.name for check in wrong] == ["ledger"]
+    assert "backup" in wrong[0].advice
+
+
+def test_an_altered_version_is_said_once_with_what_mends_it(site: Site) -> None:
+    (altered,) = site.versions.glob("*/models/model.onnx")
+    altered.chmod(0o644)
+    altered.write_bytes(altered.read_bytes() + b"0")
+
+    wrong = [check for check in looked(site).values() if not check.ok and check.name != "PACS"]
+
+    assert [(check.name, "altered" in check.found) for check in wrong] == [("model", True)]
+    assert "vigie site retire" in wrong[0].advice
+
+
+def test_a_web_service_where_results_go_that_is_away(site: Site) -> None:
+    site.config.pacs = PeerConfig("127.0.0.1", free_port(), "PACS", stow_url=f"http://127.0.0.1:{free_port()}/dicom")
+
+    found = looked(site)
+
+    assert "refused" in found["STOW-RS"].found
+    assert "stow_url" in found["STOW-RS"].advice
+    assert found["PACS"].ok  # nobody asks it anything
+    site.config.pacs.commitment = True
+    assert not one(site, "PACS").ok
+    site.config.pacs.stow_url = "http://[::1"
+    assert "stow_url" in one(site, "STOW-RS").advice
+
+
+def test_certificates_for_dicom_that_are_missing_of_others_or_have_ended(site: Site, tmp_path: Path) -> None:
+    def use(certificate: Path, key: Path, ca: Path) -> None:
+        site.config.tls = TlsConfig(str(certificate), str(key), str(ca))
+
+    good = make_server(tmp_path / "good")
+    old = make_server(tmp_path / "old", now=datetime(2018, 1, 1, tzinfo=UTC))
+    soon = make_server(tmp_path / "soon", now=datetime.now(UTC) - timedelta(days=825 - 20))
+
+    use(good.certificate, good.key, good.ca)
+    assert (one(site, "DICOM TLS").ok, one(site, "DICOM certificates").ok) == (True, True)
+    use(tmp_path / "nowhere.pem", good.key, good.ca)
+    assert "nowhere.pem is missing" in one(site, "DICOM TLS").found
+    use(good.certificate, old.key, good.ca)
+    assert "belong together" in one(site, "DICOM TLS").found
+    use(old.certificate, old.key, good.ca)
+    assert "tls.certificate ended on 2020-04-0" in one(site, "DICOM certificates").found
+    use(soon.certificate, soon.key, soon.ca)
+    assert "ends in 19 days" in one(site, "DICOM certificates").found
+    use(good.certificate, good.key, old.ca)
+    assert "tls.ca ended" in one(site, "DICOM certificates").found
+
+
+def test_a_disk_with_less_than_images_have_to_leave_and_an_archive_that_is_gone(site: Site) -> None:
+    site.config.reserve_mib = 1 << 40
+    assert "images are refused" in one(site, "disk").found
+    assert "reserve_mib" in one(site, "disk").advice
+
+    shutil.rmtree(site.archive)
+    assert "archive" in one(site, "disk").found
+
+
+def test_the_key_for_the_coordinator_is_looked_for_where_there_is_one(site: Site) -> None:
+    assert one(site, "secrets").ok
+    site.config.superlink = "127.0.0.1:1"
+    assert "supernode.key" in one(site, "secrets").found
+    make_supernode(site.secrets / "supernode.key")
+    assert one(site, "secrets").ok
+
+
+def test_a_port_that_another_program_has_and_those_of_the_running_node(
+    site: Site, run_node: Callable[[Site], Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        for name in ("dicom_port", "api_port"):
+            setattr(site.config, name, other.getsockname()[1])
+            assert name in one(site, "ports").advice
+            setattr(site.config, name, free_port())
+            assert one(site, "ports").ok
+    assert "does not run" in one(site, "ports").found
+
+    save(site.config, site.folder / "site.yaml")
+    node = run_node(site)
+    assert "the node runs" in one(site, "ports").found
+    (site.folder / "node.json").unlink()  # as while it starts
+    assert one(site, "ports").ok
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        (site.folder / "node.json").write_text(f'{{"dicom_port": {node.dicom_port}}}')
+        site.config.dicom_port = other.getsockname()[1]
+        assert not one(site, "ports").ok

@@ -152,6 +152,11 @@ def test_orthanc_keeps_all_kinds_and_finds_them(
     found = httpx.post(f"http://127.0.0.1:{http}/tools/lookup", content=str(by_kind["pm"].SOPInstanceUID)).json()
     kept = httpx.get(f"http://127.0.0.1:{http}/instances/{found[0]['ID']}/metadata/TransferSyntax").text
     assert kept == RLELossless
-    (check,) = (check for check in examine(site) if check.name == "PACS")
-    assert check.ok, check
+    checks = {check.name: check for check in examine(site)}
+    assert checks["PACS"].ok, checks["PACS"]
+    assert checks["STOW-RS"].ok, checks["STOW-RS"]
+    site.config.pacs.stow_url = f"http://127.0.0.1:{http}/dicomweb"
+    (stow,) = (check for check in examine(site) if check.name == "STOW-RS")
+    assert "404" in stow.found
+    assert "stow_url" in stow.advice
     site.database.close()

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as some
+from pydicom import dcmread
 from sqlalchemy import insert
 
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome
-from scripts.benchmarks import load, pictures
+from models.children import ChildFailed
+from scripts.benchmarks import hospital, load, pictures, report, versions
+from scripts.benchmarks.hospital import Hospital
 from scripts.benchmarks.load import Found, Sent, examine, hour
 from scripts.benchmarks.modality import Association, prepare
 from scripts.benchmarks.pacs import Pacs, Stored
+from scripts.benchmarks.report import Report, p95
 from scripts.benchmarks.stages import Stopwatch
 
 
@@ -125,7 +140,9 @@ def test_the_stand_in_notes_what_it_stores_and_remembers_it_after_a_kill(tmp_pat
         pacs.kill()
     first, second = pacs.stored()
     assert first.sop_uid == second.sop_uid == message.uid.decode()
-    content = (pacs.folder / f"{first.sop_uid}.dcm").read_bytes()
+    path = pacs.folder / f"{first.sop_uid}.dcm"
+    # preamble, prefix, the group's length and the group: what comes after is what was sent
+    content = path.read_bytes()[128 + 4 + 12 + dcmread(path).file_meta.FileMetaInformationGroupLength :]
     assert first.sha256 == second.sha256 == hashlib.sha256(content).hexdigest()
 
 
@@ -137,3 +154,70 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_sent(
     monkeypatch.setattr(load, "_LEFT_FREE", 1 << 60)
     with pytest.raises(ConfigurationError, match="--scale"):
         load.run(["--scale", "0.1", "--folder", str(tmp_path)])
+
+
+@given(some.lists(some.floats(0, 1e6), min_size=1, max_size=40))
+def test_the_95th_percentile_is_never_below_the_median(values: list[float]) -> None:
+    assert statistics.median(values) <= p95(values) * (1 + 1e-9)
+    assert p95(values) <= max(values)
+
+
+def test_load_tells_no_95th_percentile_below_the_median_of_two(
+    site: Site, passed: Callable[[], tuple[list[Sent], list[Stored]]]
+) -> None:
+    (sent,), stored = passed()
+    plan = [replace(sent, began_at=-2.0, answered_at=-0.3), replace(sent, began_at=-2.0, answered_at=-1.1)]
+    of_it = SimpleNamespace(site=site, pacs=SimpleNamespace(stored=lambda: stored))
+    depths = [{"MiB": 1, "queued": 0, "pending": 0}]
+
+    figures = load._figures(of_it, plan, depths, examine(site, plan, stored))  # type: ignore[arg-type]
+
+    assert 0.7 <= figures["last image to outcome"]["DX"]["p95 s"] <= 1.1
+
+
+def test_a_report_says_when_and_of_which_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written() -> dict[str, Any]:
+        return json.loads(report.write("none", Report({}, []), tmp_path).read_text())
+
+    now = datetime.now(UTC)
+    assert now - timedelta(seconds=1) < datetime.fromisoformat(written()["date"]) < now + timedelta(minutes=1)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert written()["commit"].removesuffix("-dirty") == head
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert written()["commit"] == ""
+
+
+@pytest.mark.integration
+def test_a_node_that_does_not_start_is_told_with_what_its_log_says(tmp_path: Path) -> None:
+    broken = Hospital(tmp_path, Ed25519PrivateKey.generate())
+    (broken.site.folder / "site.yaml").write_text("no_such_setting: 1")
+    with pytest.raises(ChildFailed, match="no_such_setting"):
+        broken.start()
+    broken.close()
+    assert hospital._READY_SECONDS >= 180  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.integration
+def test_the_walk_through_the_steps_times_the_preprocessing_that_the_node_uses(
+    tmp_path: Path, site: Site, bundles: ModuleType
+) -> None:
+    from models.children import free_port
+
+    key = Ed25519PrivateKey.generate()
+    bundle = bundles.build(tmp_path / "brightness", key, versions.SIGNER)
+    (tmp_path / "trust").mkdir()
+    (tmp_path / "walked").mkdir()
+    (tmp_path / "walked" / "measured").symlink_to(site.measured.resolve())  # found out by others already
+    bundles.trust(tmp_path / "trust", key, versions.SIGNER)
+    pacs = Pacs(tmp_path / "pacs", free_port())
+    pacs.start()
+    try:
+        command = [sys.executable, "-m", "scripts.benchmarks.stages", str(tmp_path / "walked"), str(bundle.folder)]
+        command += [str(tmp_path / "trust"), str(pacs.port), "64", "1", "2"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=300)
+    finally:
+        pacs.kill()
+    took = json.loads(done.stdout.splitlines()[-1])
+    assert {step for step, milliseconds in took.items() if milliseconds == 0} <= {"keep the tensor"}
