@@ -151,11 +151,11 @@ def test_a_refused_object_is_put_aside_and_holds_up_nothing(
     try:
         scored(objects=True)
         refused = one(site).sop_uid
-        pacs.statuses[refused] = 0xA700
+        pacs.statuses[refused] = 0xC000
         sender(pacs.port, max_attempts=3)
         eventually(lambda: states(site) == {"sent": 1, "failed": 1})
         row = one(site)
-        assert (row.state, row.attempts, row.problem) == ("failed", 3, "status A700")
+        assert (row.state, row.attempts, row.problem) == ("failed", 3, "status C000")
         assert pacs.count[refused] == 3
         del pacs.statuses[refused]
         resend(site, refused)
