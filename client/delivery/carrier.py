@@ -117,6 +117,9 @@ class StoreCarrier:
             for row in rows:
                 yield row, Answer(False, "the PACS does not take this kind of object")
             return
+        if transmission.refusal:
+            ours, theirs = self._site.config.ae_title, self._site.config.pacs.ae_title
+            raise Unreachable(f"the PACS rejects us, {ours}, calling it {theirs}: {transmission.refusal}")
         if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
         for row in rows:

@@ -99,6 +99,7 @@ class Sender(threading.Thread):
         self._stop_asked = threading.Event()
         self._expected = threading.Event()
         self._unreachable = 0
+        self._absence = ""  # why it could not be reached last
         self._unanswered: dict[str, Row[Any]] = {}  # lost since the PACS last answered on any object
         self._no_room: dict[str, tuple[Row[Any], str]] = {}  # since it last took one of that kind, with what it said
         self._held: dict[str, _Held] = {}  # by kind
@@ -165,9 +166,10 @@ class Sender(threading.Thread):
                     answers = []
         except Unreachable as why:
             self._unreachable += 1
-            if self._unreachable == 1:
+            if self._unreachable == 1 or str(why) != self._absence:
                 log.warning("%s; results wait for it", why)
                 self._note([row.sop_uid for row in due], str(why))
+            self._absence = str(why)
         finally:
             self._settle(answers)
         return answered
@@ -271,14 +273,15 @@ class Sender(threading.Thread):
         if not answers:
             return
         with self._site.database.write() as connection:
-            for row, answer in answers:
-                self._enter(connection, row, answer)
-        for row, answer in answers:
+            attempts = [self._enter(connection, row, answer) for row, answer in answers]
+        for (row, answer), attempt in zip(answers, attempts, strict=True):
             if not answer.sent:
-                log.warning("the PACS did not take a %s (%s), attempt %d", row.kind, answer.problem, row.attempts + 1)
+                log.warning("the PACS did not take a %s (%s), attempt %d", row.kind, answer.problem, attempt)
 
-    def _enter(self, connection: Connection, row: Row[Any], answer: Answer) -> None:
-        attempts = row.attempts + 1
+    def _enter(self, connection: Connection, row: Row[Any], answer: Answer) -> int:
+        # not the row's own: another object's answer may have cost this one an attempt since it was read
+        count = select(delivery.c.attempts).where(delivery.c.sop_uid == row.sop_uid)
+        attempts = (row.attempts if answer.sent else connection.execute(count).scalar_one()) + 1
         given_up = not answer.sent and attempts >= self._max_attempts
         values: dict[str, Any] = {"attempts": attempts, "problem": answer.problem}
         if answer.sent:
@@ -292,6 +295,7 @@ class Sender(threading.Thread):
         ).rowcount
         if changed and (answer.sent or given_up):
             self._trace(connection, "delivery.sent" if answer.sent else "delivery.failed", row, answer.problem)
+        return attempts
 
     def _quarantine(self, row: Row[Any], problem: str) -> None:
         log.error("a %s is not sent: %s", row.kind, problem)

@@ -196,6 +196,21 @@ def test_what_no_answer_says_is_stored_is_not_sent(
     eventually(lambda: {state for state, _ in states(site)} == {"sent"})
 
 
+def test_an_object_that_the_server_has_no_room_for_costs_no_attempt_and_holds_up_no_other(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    scored(objects=True)
+    with site.database.read() as connection:
+        (large,) = connection.execute(select(delivery.c.sop_uid).where(delivery.c.kind == "sc")).scalars()
+    server.refuses[large] = 0xA700
+    sender(server.url, max_attempts=2)
+    eventually(lambda: server.posts >= 5)
+    problem = "the PACS cannot take it just now: status A700"
+    assert sorted(states(site)) == [("pending", problem), ("sent", "")]
+    server.refuses.clear()
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
 def test_an_answer_in_xml_counts(
     site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
 ) -> None:
