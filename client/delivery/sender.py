@@ -40,7 +40,7 @@ from client.store.tables import delivery, outcome, study
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 8
-_TOGETHER: Final = 64
+_TOGETHER: Final = 256
 _SETTLED: Final = 16  # answers that are written down together
 _LINGER_SECONDS: Final = 1.0
 _IN_ORDER_SECONDS: Final = 1.0  # then it is looked whether something more urgent has come

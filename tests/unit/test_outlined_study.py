@@ -142,7 +142,9 @@ def concluded(site: Site, outlined: tuple[Outlined, ...]) -> Callable[[int], str
                     )
                 )
                 connection.execute(insert(study).values(uid=STUDY, state="queued", received_at=1.0, touched_at=1.0))
-            connection.execute(update(study).where(study.c.uid == STUDY).values(state="queued", revision=revision))
+            connection.execute(
+                update(study).where(study.c.uid == STUDY).values(state="queued", revision=revision, attempts=0)
+            )
         taken = outcomes.take(site)
         assert taken is not None
         assert not isinstance(taken, outcomes.Exhausted)
