@@ -48,8 +48,9 @@ RESULT_CLASSES: Final = (
 OPTIONAL_CLASSES: Final = {"heat_maps": ParametricMapStorage, "structure_sets": RTStructureSetStorage}
 """By the switch in `results` of `site.yaml`, what is made only where the site asks for it."""
 
-Lost = Literal["", "broken", "silent"]
-"""Why there is no answer: the association broke off, or nothing came for as long as is waited."""
+Lost = Literal["", "broken", "silent", "busy"]
+"""Why there is no answer that is of use: the association broke off, nothing came for as long as is waited, or the PACS
+cannot just now."""
 
 
 class Unreachable(Exception):
@@ -76,7 +77,7 @@ class Carrier(Protocol):
     """One way to the PACS."""
 
     def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
-        """Offer deliveries and say of each what became of it; ends early after one that has no answer.
+        """Offer deliveries and say of each what became of it; ends early after one that is broken or silent.
 
         Raises:
             Unreachable: as said; objects not yet answered are untouched.
@@ -116,6 +117,9 @@ class StoreCarrier:
             for row in rows:
                 yield row, Answer(False, "the PACS does not take this kind of object")
             return
+        if transmission.refusal:
+            ours, theirs = self._site.config.ae_title, self._site.config.pacs.ae_title
+            raise Unreachable(f"the PACS rejects us, {ours}, calling it {theirs}: {transmission.refusal}")
         if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
         for row in rows:
@@ -190,8 +194,15 @@ def _store(transmission: Transmission, path: Path) -> Answer:
         return Answer(False, "", "broken")
     if code == 0x0000:
         return Answer(True, "")
+    if busy := out_of_resources(code):
+        return busy
     # PS3.4 table B.2-1: B000 coerced, B006 elements discarded, B007 does not match its class: stored all the same
     return Answer(code & 0xF000 == 0xB000, f"status {code:04X}")
+
+
+def out_of_resources(code: int) -> Answer | None:
+    """The answer that a status of "out of resources" is (PS3.4 table B.2-1, A7xx): it is told for all, and passes."""
+    return Answer(False, f"the PACS cannot take it just now: status {code:04X}", "busy") if code >> 8 == 0xA7 else None
 
 
 def _agreed(transmission: Transmission, sop_class: UID, lies_in: UID) -> PresentationContext | None:

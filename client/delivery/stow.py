@@ -1,18 +1,21 @@
 """STOW-RS: result objects to the PACS by HTTP, several in one request, each with an answer of its own.
 
+Only what the answer names as stored is: a proxy that wants somebody to sign in says 200, too.
+
 Source: DICOM PS3.18 10.5 (Store transaction), I.2 (the response: what is in ReferencedSOPSequence is stored, what is in
-FailedSOPSequence is not).
+FailedSOPSequence is not), F.2 (the DICOM JSON model); PS3.19 A.1 (the native DICOM model, in XML).
 """
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
+from xml.etree import ElementTree as ET
 
 import httpx
 from sqlalchemy import Row
 
-from client.delivery.carrier import Answer, Unreachable
+from client.delivery.carrier import Answer, Unreachable, out_of_resources
 from client.dicom.listener import client_tls
 from client.store.archive import Archive
 from client.store.site import Site
@@ -23,8 +26,9 @@ _FAILED: Final = "00081198"
 _INSTANCE: Final = "00081155"
 _WARNING: Final = "00081196"
 _REASON: Final = "00081197"
-# nothing in these is about an object: wrong credentials or address, or a server that cannot just now
+# nothing in these is about an object: wrong credentials or address, or a server that cannot just now; nor in a redirect
 _NOT_ABOUT_OBJECTS: Final = (401, 403, 404, 405, 407, 408, 429, 502, 503, 504)
+_IN_A_ROW: Final = 2  # objects offered alone that a server fails on: it is the server
 
 
 class StowCarrier:
@@ -45,7 +49,7 @@ class StowCarrier:
         while together := list(islice(waiting, _TOGETHER)):
             for row, answer in self._offer(together):
                 yield row, answer
-                if answer.lost:
+                if answer.lost in ("broken", "silent"):
                     return
 
     def prepare(self) -> None:
@@ -74,29 +78,39 @@ class StowCarrier:
             self._client = httpx.Client(timeout=self._timeout, verify=verify, trust_env=False)
         return self._client
 
-    def _offer(self, rows: Sequence[Row[Any]]) -> list[tuple[Row[Any], Answer]]:
+    def _offer(self, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
         try:
             answer = self._post([self._archive.path(row.sha256).read_bytes() for row in rows])
         except httpx.ReadTimeout:
-            return [(rows[0], Answer(False, "", "silent"))]
+            return iter([(rows[0], Answer(False, "", "silent"))])
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProtocolError) as error:
             if isinstance(error, httpx.RemoteProtocolError):
-                return [(rows[0], Answer(False, "", "broken"))]
+                return iter([(rows[0], Answer(False, "", "broken"))])
             raise Unreachable("the PACS cannot be reached") from error
         except httpx.TransportError:
-            return [(rows[0], Answer(False, "", "broken"))]
-        if answer.status_code in _NOT_ABOUT_OBJECTS:
-            raise Unreachable(f"the PACS answers STOW-RS with {answer.status_code}")
+            return iter([(rows[0], Answer(False, "", "broken"))])
+        code = answer.status_code
+        if code in _NOT_ABOUT_OBJECTS or answer.is_redirect:
+            raise Unreachable(f"the PACS answers STOW-RS with {code}")
         said = _said(answer)
-        if said is not None:
-            return [(row, said.get(row.sop_uid, Answer(False, "the PACS says nothing of it"))) for row in rows]
-        if answer.status_code == 200:
-            return [(row, Answer(True, "")) for row in rows]
+        if any(row.sop_uid in said for row in rows):
+            return ((row, said.get(row.sop_uid, Answer(False, "the PACS says nothing of it"))) for row in rows)
+        if answer.is_success:
+            raise Unreachable(f"the PACS answers STOW-RS with {code}, and does not say what it has stored")
         if len(rows) > 1:  # which of them it is about, the answer does not say
-            return [pair for row in rows for pair in self._offer([row])]
-        if answer.status_code >= 500:
-            return [(rows[0], Answer(False, "", "broken"))]
-        return [(rows[0], Answer(False, f"STOW-RS status {answer.status_code}"))]
+            return self._one_by_one(rows)
+        if answer.is_server_error:
+            return iter([(rows[0], Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))])
+        return iter([(rows[0], Answer(False, f"STOW-RS status {code}"))])
+
+    def _one_by_one(self, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
+        failures = 0
+        for row in rows:
+            ((_, answer),) = self._offer([row])
+            yield row, answer
+            failures = failures + 1 if answer.lost == "busy" else 0
+            if failures == _IN_A_ROW:
+                raise Unreachable(answer.problem)
 
     def _post(self, objects: Sequence[bytes]) -> httpx.Response:
         boundary = secrets.token_hex(16)
@@ -111,22 +125,38 @@ class StowCarrier:
 _JSON: Final = {"Accept": "application/dicom+json"}
 
 
-def _said(answer: httpx.Response) -> dict[str, Answer] | None:
-    """What the body says of each instance; None where it says nothing of any."""
+def _said(answer: httpx.Response) -> dict[str, Answer]:
+    """What the body says of each instance; empty where it says nothing of any."""
+    body = _of_json(answer) or _of_xml(answer.content)
+    found = {uid: Answer(True, f"warning {code:04X}" if code else "") for uid, code in body.get(_REFERENCED, [])}
+    # named in both, it is not there
+    found |= {uid: _refused(code) for uid, code in body.get(_FAILED, [])}
+    return found
+
+
+def _refused(code: int | None) -> Answer:
+    if code is None:
+        return Answer(False, "refused")
+    return out_of_resources(code) or Answer(False, f"status {code:04X}")
+
+
+_Named = dict[str, list[tuple[str, int | None]]]
+"""Of each sequence, the instances that it names, with the code that stands by."""
+_CODES: Final = {_REFERENCED: _WARNING, _FAILED: _REASON}
+
+
+def _of_json(answer: httpx.Response) -> _Named:
     try:
         body: Any = answer.json()
         if isinstance(body, list):
             (body,) = body
-        stored = body.get(_REFERENCED, {}).get("Value") or []
-        failed = body.get(_FAILED, {}).get("Value") or []
-        found = {_first(item, _INSTANCE): Answer(True, _coded("warning", item, _WARNING)) for item in stored}
-        # named in both, it is not there
-        found |= {
-            _first(item, _INSTANCE): Answer(False, _coded("status", item, _REASON) or "refused") for item in failed
+        return {
+            tag: [(str(uid), _code(_first(item, code))) for item in items if (uid := _first(item, _INSTANCE))]
+            for tag, code in _CODES.items()
+            if (items := body.get(tag, {}).get("Value"))
         }
     except (ValueError, AttributeError, TypeError, KeyError):
-        return None
-    return found or None
+        return {}
 
 
 def _first(item: dict[str, Any], tag: str) -> Any:
@@ -134,6 +164,32 @@ def _first(item: dict[str, Any], tag: str) -> Any:
     return values[0]
 
 
-def _coded(word: str, item: dict[str, Any], tag: str) -> str:
-    value = _first(item, tag)
-    return f"{word} {value:04X}" if isinstance(value, int) else ""
+def _code(said: Any) -> int | None:
+    return int(said) if said != "" else None
+
+
+def _of_xml(content: bytes) -> _Named:
+    """As `_of_json`, for servers that know the older of the two models only."""
+    if b"<!" in content:  # no document type is ours, and what one declares may grow without end
+        return {}
+    try:
+        root = ET.fromstring(content)
+        return {
+            tag: [
+                (uid, _code(_text(item, code)))
+                for item in _attribute(root, tag, "Item")
+                if (uid := _text(item, _INSTANCE))
+            ]
+            for tag, code in _CODES.items()
+        }
+    except (ET.ParseError, ValueError):
+        return {}
+
+
+def _attribute(parent: ET.Element, tag: str, what: str) -> list[ET.Element]:
+    return parent.findall(f"{{*}}DicomAttribute[@tag='{tag}']/{{*}}{what}")
+
+
+def _text(item: ET.Element, tag: str) -> str:
+    values = _attribute(item, tag, "Value")
+    return (values[0].text or "").strip() if values else ""

@@ -35,6 +35,7 @@ _LEAST_PDU: Final = 64  # a peer that takes no more takes nothing
 _AT_ONCE: Final = 1 << 20  # bytes that are given to the socket in one call
 _LONGEST_ANSWER: Final = 1 << 20
 _LONGEST_ID: Final = 0xFFFF
+_TRANSIENT: Final = 2
 _JOIN_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 5.0
 
@@ -46,6 +47,11 @@ class Transmission:
         entity: ourselves, with the contexts that are asked for and its timeouts.
         tls: None: without.
         patience: seconds that the peer may take to answer.
+
+    Attributes:
+        accepted: the contexts that the peer takes.
+        rejected: those that it does not.
+        refusal: why it wants no association with us at all (PS3.8 9.3.4); empty where it does, or is not there.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Transmission:
         self._socket: socket.socket | None = None
         self.accepted: Sequence[PresentationContext] = association.accepted_contexts
         self.rejected: Sequence[PresentationContext] = association.rejected_contexts
+        self.refusal = _refusal(association)
         longest = association.acceptor.maximum_length if association.is_established else 0
         self._longest = min(longest or _LARGEST_PDU, _LARGEST_PDU)
         self._take_over(association)
@@ -250,6 +257,15 @@ class Transmission:
         with contextlib.suppress(OSError):
             peer.shutdown(socket.SHUT_RDWR)
         peer.close()
+
+
+def _refusal(association: Association) -> str:
+    if not association.is_rejected:
+        return ""
+    said = association.acceptor.primitive
+    reason = said.reason_str if said is not None else "(no value available)"
+    lasting = "" if said is None or said.result != _TRANSIENT else ", for now"
+    return f"{reason[0].lower()}{reason[1:]}{lasting}"
 
 
 def _acknowledge_at_once(peer: socket.socket) -> None:

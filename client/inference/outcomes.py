@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -78,6 +78,9 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
+
+
+_AT_THE_PACS: Final = ("sent", "committed", "pending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | No
         select(delivery.c.sop_uid, delivery.c.sha256)
         .join(outcome, outcome.c.id == delivery.c.outcome_id)
         .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
-        .where(delivery.c.kind == "sr", delivery.c.state != "failed")
+        .where(delivery.c.kind == "sr", delivery.c.state.in_(_AT_THE_PACS))
         .order_by(outcome.c.revision.desc())
         .limit(1)
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy import func, select, update
@@ -21,7 +22,7 @@ from sqlalchemy import func, select, update
 from client.delivery.sender import Pace, Sender
 from client.review.deadletters import resend
 from client.store.site import Site
-from client.store.tables import delivery
+from client.store.tables import delivery, study
 from configs.schema import PeerConfig
 from models.errors import Conflict, NotFound
 
@@ -32,13 +33,22 @@ Scored = Callable[..., str]
 class Scp:
     """A PACS that answers as told, on a port of its own."""
 
-    def __init__(self, port: int = 0, contexts: Any = AllStoragePresentationContexts) -> None:
+    def __init__(
+        self, port: int = 0, contexts: Any = AllStoragePresentationContexts, title: str = "PACS", **only: Any
+    ) -> None:
         self.statuses: dict[str, int] = {}
         self.count: dict[str, int] = {}
         self.associations = 0
         self.abort_on: set[str] = set()
-        entity = AE("PACS")
+        self.full = False
+        self.silent_on = ""  # a SOP class
+        self.mended = threading.Event()
+        self.order: list[tuple[str, str]] = []  # study and SOP class of what it kept
+        self.offered: list[str] = []  # SOP classes
+        entity = self.entity = AE(title)
         entity.supported_contexts = contexts
+        for name, value in only.items():
+            setattr(entity, name, value)
         server = entity.start_server(
             ("127.0.0.1", port),
             block=False,
@@ -50,16 +60,24 @@ class Scp:
 
     def _store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
+        sop_class = str(event.request.AffectedSOPClassUID)
+        self.offered.append(sop_class)
+        if sop_class == self.silent_on:
+            self.mended.wait(20)
         if uid in self.abort_on:
             event.assoc.abort()
             return 0x0000
         self.count[uid] = self.count.get(uid, 0) + 1
-        return self.statuses.get(uid, 0x0000)
+        status = 0xA700 if self.full else self.statuses.get(uid, 0x0000)
+        if status == 0x0000:
+            self.order.append((str(event.dataset.StudyInstanceUID), sop_class))
+        return status
 
     def _established(self, _event: Any) -> None:
         self.associations += 1
 
     def close(self) -> None:
+        self.mended.set()
         self._server.shutdown()
 
 
@@ -76,7 +94,7 @@ def sender(site: Site) -> Iterator[Callable[..., Sender]]:
 
     def start(port: int, **settings: Any) -> Sender:
         site.config.pacs = PeerConfig("127.0.0.1", port, "PACS")
-        made = Sender(site, FAST, **settings)
+        made = Sender(site, **({"pace": FAST} | settings))
         started.append(made)
         made.start()
         return made
@@ -139,6 +157,30 @@ def test_the_association_is_opened_while_objects_are_made(
         pacs.close()
 
 
+@pytest.mark.parametrize("reason", ["called AE title not recognised", "calling AE title not recognised"])
+def test_a_pacs_that_rejects_us_is_said_to(
+    site: Site,
+    scored: Scored,
+    sender: Callable[..., Sender],
+    free_port: int,
+    eventually: Callable[..., Any],
+    reason: str,
+) -> None:
+    scored(objects=True)
+    sender(free_port, max_attempts=2)
+    eventually(lambda: one_problem(site) == "the PACS cannot be reached")
+    only = {"require_called_aet": True} if reason.startswith("called") else {"require_calling_aet": ["SOMEBODY"]}
+    pacs = Scp(free_port, title="OTHER", **only)
+    try:
+        said = f"the PACS rejects us, {site.config.ae_title}, calling it PACS: {reason}"
+        eventually(lambda: one_problem(site) == said)
+        assert one(site).attempts == 0
+        pacs.entity.require_called_aet, pacs.entity.require_calling_aet = False, []
+        eventually(lambda: states(site) == {"sent": 2})
+    finally:
+        pacs.close()
+
+
 def one_problem(site: Site) -> str:
     with site.database.read() as connection:
         return connection.execute(select(delivery.c.problem).limit(1)).scalar_one()
@@ -151,11 +193,11 @@ def test_a_refused_object_is_put_aside_and_holds_up_nothing(
     try:
         scored(objects=True)
         refused = one(site).sop_uid
-        pacs.statuses[refused] = 0xA700
+        pacs.statuses[refused] = 0xC000
         sender(pacs.port, max_attempts=3)
         eventually(lambda: states(site) == {"sent": 1, "failed": 1})
         row = one(site)
-        assert (row.state, row.attempts, row.problem) == ("failed", 3, "status A700")
+        assert (row.state, row.attempts, row.problem) == ("failed", 3, "status C000")
         assert pacs.count[refused] == 3
         del pacs.statuses[refused]
         resend(site, refused)
@@ -164,6 +206,94 @@ def test_a_refused_object_is_put_aside_and_holds_up_nothing(
             resend(site, refused)
         with pytest.raises(NotFound):
             resend(site, "1.2.3")
+    finally:
+        pacs.close()
+
+
+def test_a_pacs_out_of_resources_is_waited_for(
+    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
+) -> None:
+    pacs = Scp()
+    pacs.full = True
+    try:
+        for _ in range(3):
+            scored(objects=True)
+        sender(pacs.port, max_attempts=2)
+        eventually(lambda: len(pacs.offered) >= 16)  # more than all attempts of all objects
+        assert states(site) == {"pending": 6}
+        assert one_problem(site) in ("", "the PACS cannot take it just now: status A700")
+        with site.database.read() as connection:
+            assert set(connection.execute(select(delivery.c.attempts)).scalars()) == {0}
+        assert pacs.associations == 1
+        pacs.full = False
+        eventually(lambda: states(site) == {"sent": 6})
+    finally:
+        pacs.close()
+
+
+def test_one_object_without_room_holds_up_no_other_and_is_put_aside_in_the_end(
+    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
+) -> None:
+    pacs = Scp()
+    try:
+        scored(objects=True)
+        refused = one(site).sop_uid
+        pacs.statuses[refused] = 0xA701
+        sender(pacs.port, max_attempts=2)
+        eventually(lambda: pacs.count.get(refused, 0) >= 6)  # nothing else of its kind: it may be the PACS
+        assert states(site) == {"sent": 1, "pending": 1}
+        for attempts in (1, 2):
+            before = pacs.count[refused]
+            eventually(lambda before=before: pacs.count[refused] > before)
+            scored(objects=True)
+            eventually(lambda attempts=attempts: by_uid(site, refused).attempts == attempts)
+        eventually(lambda: states(site) == {"sent": 5, "failed": 1})
+        assert by_uid(site, refused).problem == "the PACS cannot take it just now: status A701"
+    finally:
+        pacs.close()
+
+
+def by_uid(site: Site, sop_uid: str) -> Any:
+    with site.database.read() as connection:
+        return connection.execute(select(delivery).where(delivery.c.sop_uid == sop_uid)).one()
+
+
+def test_emergencies_go_first_then_what_was_due_first_and_pictures_before_their_report(
+    site: Site, scored: Scored, sender: Callable[..., Sender], free_port: int, eventually: Callable[..., Any]
+) -> None:
+    uids = [scored(objects=True) for _ in range(5)]
+    due = {uids[0]: ("routine", 300.0), uids[1]: ("urgent", 200.0), uids[2]: ("routine", 100.0)}
+    due |= {uids[3]: ("emergency", 900.0), uids[4]: ("emergency", 800.0)}
+    with site.database.write() as connection:
+        for uid, (urgency, at) in due.items():
+            connection.execute(update(study).where(study.c.uid == uid).values(urgency=urgency, due_at=at))
+    sender(free_port)
+    eventually(lambda: one_problem(site) == "the PACS cannot be reached")
+    pacs = Scp(free_port)
+    try:
+        eventually(lambda: states(site) == {"sent": 10})
+        studies = [uids[number] for number in (4, 3, 2, 1, 0)]
+        kinds = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
+        assert pacs.order == [(uid, kind) for uid in studies for kind in kinds]
+    finally:
+        pacs.close()
+
+
+def test_a_kind_that_the_pacs_leaves_unanswered_holds_up_no_other_kind(
+    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
+) -> None:
+    pacs = Scp()
+    pacs.silent_on = str(SecondaryCaptureImageStorage)
+    try:
+        for _ in range(6):
+            scored(objects=True)
+        sender(pacs.port, pace=Pace(first=0.05, longest=30.0, poll=0.05, answer=0.5))
+        eventually(lambda: len(pacs.order) == 6)
+        assert {kind for _, kind in pacs.order} == {Comprehensive3DSRStorage}
+        last = len(pacs.offered) - pacs.offered[::-1].index(str(Comprehensive3DSRStorage))
+        assert pacs.offered[:last].count(str(SecondaryCaptureImageStorage)) <= 2  # not each of the six
+        pacs.silent_on = ""
+        eventually(lambda: states(site) == {"sent": 12})
     finally:
         pacs.close()
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pydicom
 import pytest
@@ -48,11 +49,31 @@ def states(site: Site) -> list[tuple[str, str]]:
         return [(row.state, row.problem) for row in connection.execute(select(delivery).order_by(delivery.c.kind))]
 
 
+def native(attributes: dict[str, Any]) -> bytes:
+    """A DICOM JSON object as PS3.19 A.1 writes it."""
+    model = ET.Element("NativeDicomModel", xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM")
+
+    def write(parent: ET.Element, said: dict[str, Any]) -> None:
+        for tag, content in said.items():
+            element = ET.SubElement(parent, "DicomAttribute", tag=tag, vr=content["vr"])
+            for number, value in enumerate(content["Value"], 1):
+                one = ET.SubElement(element, "Item" if content["vr"] == "SQ" else "Value", number=str(number))
+                if content["vr"] == "SQ":
+                    write(one, value)
+                else:
+                    one.text = str(value)
+
+    write(model, attributes)
+    return ET.tostring(model)
+
+
 class Server:
     """A STOW-RS origin server that answers as told and remembers what it got."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.says: tuple[str, bytes] | None = None
+        self.xml = False
         self.refuses: dict[str, int] = {}
         self.warns: dict[str, int] = {}
         self.got: list[str] = []
@@ -67,8 +88,11 @@ class Server:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.posts += 1
                 status, answer = outer.answer(self.headers["Content-Type"], body)
+                kind = "application/dicom+json"
+                if outer.says:
+                    status, (kind, answer) = 200, outer.says
                 self.send_response(status)
-                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -94,7 +118,7 @@ class Server:
                 item |= {"00081196": {"vr": "US", "Value": [self.warns[uid]]}}
             kept.append(item)
         said = {"00081199": {"vr": "SQ", "Value": kept}, "00081198": {"vr": "SQ", "Value": lost}}
-        return (202 if lost else 200), json.dumps(said).encode()
+        return (202 if lost else 200), native(said) if self.xml else json.dumps(said).encode()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -115,15 +139,15 @@ def test_of_many_in_one_request_only_the_refused_one_is_put_aside(
         scored(objects=True)
     with site.database.read() as connection:
         uids = list(connection.execute(select(delivery.c.sop_uid)).scalars())
-    server.refuses[uids[0]], server.warns[uids[1]] = 0xA700, 0xB000
+    server.refuses[uids[0]], server.warns[uids[1]] = 0xC000, 0xB000
     sender(server.url, max_attempts=2)
     eventually(lambda: sorted(state for state, _ in states(site)) == ["failed"] + ["sent"] * 9)
-    assert {problem for _, problem in states(site)} == {"", "status A700", "warning B000"}
+    assert {problem for _, problem in states(site)} == {"", "status C000", "warning B000"}
     assert sorted(server.got) == sorted(uids[1:])
     assert server.posts <= 4
 
 
-@pytest.mark.parametrize("status", [503, 401])
+@pytest.mark.parametrize("status", [503, 401, 302, 429, 500, 502, 504, 507])
 def test_a_server_that_cannot_just_now_costs_no_attempt(
     site: Site,
     scored: Scored,
@@ -140,6 +164,64 @@ def test_a_server_that_cannot_just_now_costs_no_attempt(
     assert str(status) in states(site)[0][1]
     server.status = 200
     eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html", b"<html>Please sign in</html>"),
+        ("text/html", b"<!DOCTYPE html><html><body>Please sign in<br></body></html>"),
+        ("application/dicom+json", b"{}"),
+        ("application/dicom+json", b""),
+        ("application/dicom+json", b'{"00081199": {"vr": "SQ", "Value": [{"00081155": {"Value": ["1.2.3"]}}]}}'),
+        ("application/dicom+xml", b"<NativeDicomModel/>"),
+    ],
+)
+def test_what_no_answer_says_is_stored_is_not_sent(
+    site: Site,
+    scored: Scored,
+    sender: Callable[..., Sender],
+    server: Server,
+    eventually: Callable[..., Any],
+    kind: str,
+    body: bytes,
+) -> None:
+    scored(objects=True)
+    server.says = kind, body
+    sender(server.url, max_attempts=2)
+    eventually(lambda: server.posts >= 4)
+    assert {state for state, _ in states(site)} == {"pending"}
+    assert "200, and does not say what it has stored" in states(site)[0][1]
+    server.says = None
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
+def test_an_object_that_the_server_has_no_room_for_costs_no_attempt_and_holds_up_no_other(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    scored(objects=True)
+    with site.database.read() as connection:
+        (large,) = connection.execute(select(delivery.c.sop_uid).where(delivery.c.kind == "sc")).scalars()
+    server.refuses[large] = 0xA700
+    sender(server.url, max_attempts=2)
+    eventually(lambda: server.posts >= 5)
+    problem = "the PACS cannot take it just now: status A700"
+    assert sorted(states(site)) == [("pending", problem), ("sent", "")]
+    server.refuses.clear()
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
+def test_an_answer_in_xml_counts(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    scored(objects=True)
+    scored(objects=True)
+    with site.database.read() as connection:
+        uids = list(connection.execute(select(delivery.c.sop_uid)).scalars())
+    server.xml, server.refuses[uids[0]], server.warns[uids[1]] = True, 0xC000, 0xB000
+    sender(server.url, max_attempts=2)
+    eventually(lambda: sorted(state for state, _ in states(site)) == ["failed"] + ["sent"] * 3)
+    assert {problem for _, problem in states(site)} == {"", "status C000", "warning B000"}
 
 
 def test_a_bad_request_is_an_objects_fault_one_by_one(

@@ -179,7 +179,9 @@ def concluded(site: Site, outlined: tuple[Outlined, ...]) -> Callable[[int], str
                     )
                 )
                 connection.execute(insert(study).values(uid=STUDY, state="queued", received_at=1.0, touched_at=1.0))
-            connection.execute(update(study).where(study.c.uid == STUDY).values(state="queued", revision=revision))
+            connection.execute(
+                update(study).where(study.c.uid == STUDY).values(state="queued", revision=revision, attempts=0)
+            )
         taken = outcomes.take(site)
         assert taken is not None
         assert not isinstance(taken, outcomes.Exhausted)
@@ -222,6 +224,32 @@ def test_a_later_revision_s_report_takes_the_place_of_the_one_before(
     before, after = (dataset for kind, _, dataset in sent(site) if kind == "sr")
     named = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert [item.ReferencedSOPInstanceUID for item in named] == [before.SOPInstanceUID]
+
+
+def test_a_report_takes_the_place_only_of_one_that_the_pacs_has_or_gets(
+    site: Site, concluded: Callable[[int], str]
+) -> None:
+    def named() -> str:
+        last = [dataset for kind, _, dataset in sent(site) if kind == "sr"][-1]
+        (item,) = last.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        return str(item.ReferencedSOPInstanceUID)
+
+    def became(number: int, state: str) -> str:
+        uid = [sop_uid for kind, sop_uid, _ in sent(site) if kind == "sr"][number]
+        with site.database.write() as connection:
+            connection.execute(update(delivery).where(delivery.c.sop_uid == uid).values(state=state))
+        return uid
+
+    concluded(1)
+    first = became(0, "committed")
+    concluded(2)
+    second = became(1, "pending")
+    concluded(3)
+    assert named() == second
+    became(1, "dropped")
+    became(2, "quarantined")
+    concluded(4)
+    assert named() == first
 
 
 @pytest.mark.parametrize("by", ["rejection", "recall"])
