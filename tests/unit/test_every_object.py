@@ -1,8 +1,14 @@
-"""What the check before sending says of an object is the same whatever was sent before, and whatever the UIDs."""
+"""What holds of every object of ours, of whatever kind.
+
+What the check before sending says of it is the same whatever was sent before, a modality's UIDs are copied as they are,
+and its times are right where the modality keeps another zone than the node.
+"""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -221,3 +227,55 @@ def test_a_missing_reference_is_told_though_copied_ones_are_not_judged() -> None
     missing = f"Error - {where} - Missing attribute for Type 1 Required - Module=<GeneralImage>\n"
     assert errors(invalid) == ()
     assert len(errors(missing)) == 1
+
+
+# ---------------------------------------------------------------- times
+
+COPIED = ("StudyDate", "StudyTime", "PatientBirthDate")
+MADE_AT, SIGNED_AT = 1.7e9, OPINION.at
+
+
+@pytest.fixture
+def far_from_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The node stands five hours and three quarters east of Greenwich."""
+    monkeypatch.setenv("TZ", "XXX-05:45")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def moments(dataset: Dataset, zone: timezone) -> Iterator[float]:
+    """Every date with its time, and every moment, seconds since the epoch, as somebody in that zone wrote them."""
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from moments(item, zone)
+        elif element.VR in ("DA", "DT", "TM") and element.keyword not in COPIED:
+            partner = dataset[element.keyword.replace("Date", "Time")].value if element.VR == "DA" else ""
+            if element.VR == "TM":
+                assert element.keyword.replace("Time", "Date") in dataset
+                continue
+            said = datetime.strptime(f"{element.value}{partner}", "%Y%m%d%H%M%S.%f")
+            yield said.replace(tzinfo=zone).timestamp()
+
+
+@pytest.mark.usefixtures("far_from_home")
+@pytest.mark.parametrize(("offset", "minutes"), [("+0900", 540), ("-0330", -210), ("+0000", 0)])
+def test_times_are_written_in_the_zone_that_the_object_states(
+    outline: Callable[..., Made], score: Callable[..., Made], offset: str, minutes: int
+) -> None:
+    said = {"TimezoneOffsetFromUTC": offset}
+    for made in (*outline(**said).values(), *score(**said).values()):
+        assert made.dataset.TimezoneOffsetFromUTC == offset
+        found = set(moments(made.dataset, timezone(timedelta(minutes=minutes))))
+        assert found == {MADE_AT, SIGNED_AT} if made.kind == "verified" else found in ({MADE_AT}, {SIGNED_AT})
+
+
+@pytest.mark.usefixtures("far_from_home")
+@pytest.mark.parametrize("offset", ["", "0900", "+09:00", "+1401", "-1201", "-0000", "+0960", "+٠٩٠٠", "JST"])
+def test_without_a_zone_that_can_be_they_are_the_hospitals(score: Callable[..., Made], offset: str) -> None:
+    for made in score(TimezoneOffsetFromUTC=offset or None, SpecificCharacterSet="ISO_IR 192").values():
+        assert "TimezoneOffsetFromUTC" not in made.dataset
+        found = set(moments(made.dataset, timezone(timedelta(hours=5, minutes=45))))
+        assert found == {MADE_AT, SIGNED_AT} if made.kind == "verified" else found in ({MADE_AT}, {SIGNED_AT})
