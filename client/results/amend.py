@@ -32,7 +32,7 @@ from client.dicom.identity import MANUFACTURER
 from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
 from client.results.report import ABSENT, PREDICTION_SET, PRESENT, SCHEME
 from client.results.result import ResultObject, derive_uid
-from client.results.source import copy_identity
+from client.results.source import copy_identity, offset_of
 from models.coding import Coding
 
 _CONTENT: Final = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
@@ -107,7 +107,7 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     put(dataset, "PreliminaryFlag", "FINAL")
     observer = Dataset()
     put(observer, "VerifyingOrganization", opinion.organization[:64])
-    put(observer, "VerificationDateTime", "".join(dicom_time(opinion.at)))
+    put(observer, "VerificationDateTime", "".join(dicom_time(opinion.at, offset_of(dataset))))
     put(observer, "VerifyingObserverName", _person(opinion.reader))
     put(observer, "VerifyingObserverIdentificationCodeSequence", Sequence([]))
     put(dataset, "VerifyingObserverSequence", Sequence([observer]))
@@ -208,7 +208,7 @@ def _left(dataset: Dataset, gone: set[str]) -> Sequence:
 
 
 def _dated(dataset: Dataset, at: float) -> None:
-    date, moment = dicom_time(at)
+    date, moment = dicom_time(at, offset_of(dataset))
     for what in ("InstanceCreation", "Content", "Series"):
         put(dataset, f"{what}Date", date)
         put(dataset, f"{what}Time", moment)

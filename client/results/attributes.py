@@ -29,9 +29,16 @@ def put(dataset: Dataset, keyword: str, value: Any) -> None:
     dataset[tag] = DataElement(tag, vr, value, validation_mode=pydicom_config.IGNORE)
 
 
-def dicom_time(at: float) -> tuple[str, str]:
-    """DA and TM of a moment, in the hospital's local time as its other objects have it."""
-    moment = time.localtime(at)
+def dicom_time(at: float, offset: str = "") -> tuple[str, str]:
+    """DA and TM of a moment.
+
+    Args:
+        at: seconds since the epoch.
+        offset: from UTC, as the dataset states it for all of its dates and times (PS3.3 C.12.1.1.8), e.g. "+0900";
+            empty for the hospital's local time, as its other objects have it.
+    """
+    minutes = int(offset[:1] + "1") * (60 * int(offset[1:3]) + int(offset[3:])) if offset else 0
+    moment = time.gmtime(at + 60 * minutes) if offset else time.localtime(at)
     return time.strftime("%Y%m%d", moment), f"{time.strftime('%H%M%S', moment)}.{int(at % 1 * 1e6):06d}"
 
 

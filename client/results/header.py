@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from client.dicom.identity import MANUFACTURER
 from client.results.attributes import concept, dicom_time, put, to_part10
 from client.results.result import Computed, Kind, ResultObject, uid_of
-from client.results.source import copy_identity
+from client.results.source import copy_identity, offset_of
 
 UNVERIFIED = "UNVERIFIED - not for diagnosis without a reader"
 
@@ -22,7 +22,7 @@ def shell(finding: Computed, sop_class: UID, kind: Kind, what: str) -> Dataset:
     facts = finding.bundle.facts
     dataset = Dataset()
     copy_identity(finding.source, dataset)
-    date, moment = dicom_time(finding.created_at)
+    date, moment = dicom_time(finding.created_at, offset_of(finding.source))
     put(dataset, "SOPClassUID", sop_class)
     put(dataset, "SOPInstanceUID", uid_of(finding, kind))
     put(dataset, "SeriesInstanceUID", uid_of(finding, f"{kind}-series"))

@@ -22,7 +22,7 @@ from client.results.header import UNVERIFIED, equipment, finish
 from client.results.outlined import Outlined, described
 from client.results.planes import cleaned, frames_of
 from client.results.result import ResultObject
-from client.results.source import text_of
+from client.results.source import offset_of, text_of
 from models.segmentation import Label
 
 
@@ -44,7 +44,8 @@ def presentation(outlined: Outlined) -> ResultObject:
         graphic_layers=[layer],
         institution_name=outlined.institution[:64],
     )
-    date, moment = dicom_time(outlined.created_at)  # highdicom takes the clock's, and a repeat would be other bytes
+    # highdicom takes the clock's, and a repeat would be other bytes
+    date, moment = dicom_time(outlined.created_at, offset_of(outlined.source))
     put(made, "PresentationCreationDate", date)
     put(made, "PresentationCreationTime", moment)
     put(made, "Laterality", text_of(outlined.source, "Laterality"))

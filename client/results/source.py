@@ -1,5 +1,6 @@
 """What a result takes over from the image that it was made of: whose it is, and where it lies."""
 
+import re
 from typing import Final
 
 from pydicom.datadict import dictionary_VR
@@ -22,13 +23,16 @@ _OPTIONAL: Final = (
 )
 _SHAPED: Final = {"DA": (8,), "TM": (2, 4, 6, 8, 9, 10, 11, 12, 13)}
 _CLOSED: Final = {"PatientSex": ("M", "F", "O")}
+_EARLIEST, _LATEST = -12 * 60, 14 * 60  # minutes from UTC (PS3.3 C.12.1.1.8)
+_OFFSET: Final = re.compile(r"([+-])([0-9]{2})([0-5][0-9])")
 
 
 def copy_identity(source: Dataset, target: Dataset) -> None:
     """Copy whose image it is, so that the PACS files the result beside it.
 
     Type 2 attributes that are missing or cannot be read stand empty, text is brought into UTF-8; a date, time or sex
-    that the standard has no room for is left empty rather than handed on.
+    that the standard has no room for is left empty rather than handed on. An offset from UTC holds for every date and
+    time of the result, copied or ours: `dicom_time` takes it.
     """
     put(target, "SpecificCharacterSet", "ISO_IR 192")
     put(target, "StudyInstanceUID", text_of(source, "StudyInstanceUID"))
@@ -62,8 +66,23 @@ def text_of(source: Dataset, keyword: str) -> str:
     text = str(value).strip().strip("\0")
     if keyword in _CLOSED:
         return text if text in _CLOSED[keyword] else ""
+    if keyword == "TimezoneOffsetFromUTC":
+        return text if _is_offset(text) else ""
     vr = dictionary_VR(keyword)
     if vr in _SHAPED:
         fits = len(text) in _SHAPED[vr] and text.replace(".", "", 1).isdigit()
         return text if fits and (vr == "TM" or "." not in text) else ""
     return text
+
+
+def offset_of(dataset: Dataset) -> str:
+    """What a dataset says its dates and times are from UTC, e.g. "+0900"; empty where it says nothing that can be."""
+    return text_of(dataset, "TimezoneOffsetFromUTC")
+
+
+def _is_offset(text: str) -> bool:
+    match = _OFFSET.fullmatch(text)
+    if not match or text == "-0000":  # which says that the place is not known
+        return False
+    sign, hours, minutes = match.groups()
+    return _EARLIEST <= int(f"{sign}1") * (60 * int(hours) + int(minutes)) <= _LATEST

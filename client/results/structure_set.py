@@ -24,7 +24,7 @@ from client.results.header import UNVERIFIED, shell
 from client.results.outlined import Outlined
 from client.results.planes import frames_of
 from client.results.result import ResultObject
-from client.results.source import text_of
+from client.results.source import offset_of, text_of
 from models.segmentation import Label
 
 _DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
@@ -35,7 +35,7 @@ def structure_set(outlined: Outlined) -> ResultObject:
     """One region of interest for each label that was found, in the order of the segments."""
     dataset = shell(outlined, RTStructureSetStorage, "rtstruct", "Structures")
     facts = outlined.bundle.facts
-    date, moment = dicom_time(outlined.created_at)
+    date, moment = dicom_time(outlined.created_at, offset_of(outlined.source))
     frame = text_of(outlined.source, "FrameOfReferenceUID")
     put(dataset, "Modality", "RTSTRUCT")
     put(dataset, "SeriesNumber", "9906")
