@@ -150,7 +150,7 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
         if not any(name in whole for name in _PIXEL_MODULE[-3:]):
             raise InvalidStudy("truncated", "ends within the pixels")
         for frame in frames:
-            groups = _functional_groups(whole, frame)
+            groups = transformation(whole, frame)
             stored = _stored_values(whole, shape, frame)
             try:
                 values = _modality(stored, groups)
@@ -164,8 +164,12 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
             yield _smallest(values)
 
 
-def _functional_groups(dataset: Dataset, frame: int) -> Dataset:
-    """Where a frame's rescaling stands: in its own functional group, the shared one, or the image itself."""
+def transformation(dataset: Dataset, frame: int) -> Dataset:
+    """Where a frame's rescaling stands: in its own functional group, the shared one, or the image itself.
+
+    Args:
+        frame: counted from 0.
+    """
     for name, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = dataset.get(name)
         if items and index < len(items) and (found := items[index].get("PixelValueTransformationSequence")):
