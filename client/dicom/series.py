@@ -154,13 +154,17 @@ def planes(digest: str, header: FileDataset) -> list[Plane]:
     """The planes of one instance.
 
     Raises:
-        InvalidStudy: `no-geometry`.
+        InvalidStudy: `no-geometry`; `inconsistent`, as `decode.frame_count`, or the frames it says are not those that
+            it describes.
     """
-    frames = header.get("NumberOfFrames")
+    frames = decode.frame_count(header)
     if "PerFrameFunctionalGroupsSequence" not in header:
-        if int(frames or 1) > 1:
+        if frames > 1:
             raise InvalidStudy("no-geometry", f"{frames} frames without positions")
         return [_plane(digest, 0, header, header, header, header, header.get("ImageType"))]
+    described = len(header.PerFrameFunctionalGroupsSequence or ())
+    if described != frames:
+        raise InvalidStudy("inconsistent", f"{described} frames are described, the header says {frames}")
     shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
     found: list[Plane] = []
     for number, own in enumerate(header.PerFrameFunctionalGroupsSequence):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 
 from client.inference.measure import grown, measure
 from client.inference.objects import objects
@@ -274,6 +275,38 @@ def test_every_frame_of_an_enhanced_ct_says_how_it_is_rescaled(read: Read, volum
 
     assert isinstance(outcome, Refused), outcome
     assert [reason.code for reason in outcome.reasons] == ["missing-rescale"]
+
+
+@pytest.mark.parametrize(("said", "described"), [(12, 6), (12, 24), (6, 12), (None, 12)])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_frames_that_are_not_those_described_are_refused(
+    read: Read, volumes: ModuleType, said: int | None, described: int, compressed: bool
+) -> None:
+    """Half a volume without the lesion would be reported as negative."""
+    image = volumes.enhanced(volumes.series(count=12, step=5.0))
+    if compressed:
+        image.compress(RLELossless, generate_instance_uid=False)
+    image.NumberOfFrames = said
+    image.PerFrameFunctionalGroupsSequence = (list(image.PerFrameFunctionalGroupsSequence) * 2)[:described]
+
+    outcome = read([image])
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["inconsistent"]
+
+
+def test_compressed_frames_beyond_those_described_are_not_passed_over(read: Read, volumes: ModuleType) -> None:
+    image = volumes.enhanced(volumes.series(count=12, step=5.0))
+    image.compress(RLELossless, generate_instance_uid=False)
+    assert one(read([image])).measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.05)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{image.SOPInstanceUID[:60]}.1"
+    image.NumberOfFrames = 6
+    del image.PerFrameFunctionalGroupsSequence[6:]
+
+    outcome = read([image])
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["inconsistent"]
 
 
 def test_a_grid_much_finer_than_the_volume_is_refused(read: Read, volumes: ModuleType) -> None:
