@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
+from client.dicom import rle
 from client.dicom.malformed import MALFORMED
 from models.errors import InvalidStudy
 
@@ -73,6 +74,7 @@ _PIXEL_MODULE: Final = [  # with what turns stored values into the modality's
     "DoubleFloatPixelData",
     "PixelData",
 ]
+_STARTS_OF_IMAGE: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")  # SOI of JPEG and JPEG-LS, SOC of JPEG 2000
 _END_OF_IMAGE: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 
 
@@ -118,6 +120,7 @@ def read(path: Path, header: FileDataset | None = None) -> Radiograph:
         whole = _dataset(path, stop_before_pixels=False)
         if len(whole) < len(header):
             raise InvalidStudy("truncated", "ends within the pixels")
+        _check_frames(whole)
         stored = _stored_values(whole, shape)
         try:
             pixels = present(stored, whole)
@@ -149,8 +152,9 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
         whole = _dataset(path, stop_before_pixels=False, only=_PIXEL_MODULE)
         if not any(name in whole for name in _PIXEL_MODULE[-3:]):
             raise InvalidStudy("truncated", "ends within the pixels")
+        _check_frames(whole)
         for frame in frames:
-            groups = _functional_groups(whole, frame)
+            groups = transformation(whole, frame)
             stored = _stored_values(whole, shape, frame)
             try:
                 values = _modality(stored, groups)
@@ -164,8 +168,21 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
             yield _smallest(values)
 
 
-def _functional_groups(dataset: Dataset, frame: int) -> Dataset:
-    """Where a frame's rescaling stands: in its own functional group, the shared one, or the image itself."""
+def frame_count(header: Dataset) -> int:
+    """How many frames a header says; 1 where it says nothing.
+
+    Raises:
+        InvalidStudy: `inconsistent`, it says something that is no whole number.
+    """
+    return _whole(header, "NumberOfFrames") or 1
+
+
+def transformation(dataset: Dataset, frame: int) -> Dataset:
+    """Where a frame's rescaling stands: in its own functional group, the shared one, or the image itself.
+
+    Args:
+        frame: counted from 0.
+    """
     for name, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = dataset.get(name)
         if items and index < len(items) and (found := items[index].get("PixelValueTransformationSequence")):
@@ -241,8 +258,8 @@ def _checked_shape(header: Dataset, *, one_frame: bool = True) -> tuple[int, int
         raise InvalidStudy("no-pixels", "no rows and columns")
     if rows * columns > MAX_PIXELS:
         raise InvalidStudy("too-large", f"{rows} x {columns} pixels")
-    if one_frame and (_whole(header, "NumberOfFrames") or 1) > 1:
-        raise InvalidStudy("multi-frame", f"{_whole(header, 'NumberOfFrames')} frames")
+    if one_frame and frame_count(header) > 1:
+        raise InvalidStudy("multi-frame", f"{frame_count(header)} frames")
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or (_whole(header, "SamplesPerPixel") or 1) != 1:
         raise InvalidStudy("colour", f"photometric interpretation {photometric[:16]!r}")
@@ -267,7 +284,7 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
         if not content:
             floating = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
             raise InvalidStudy("unsupported-pixels" if floating else "no-pixels", "no pixel data")
-        frames = _whole(dataset, "NumberOfFrames") or 1
+        frames = frame_count(dataset)
         if not frame < frames:
             raise InvalidStudy("truncated", f"frame {frame + 1} of {frames}")
         _check_length(dataset, content if isinstance(content, bytes) else bytes(content), shape, frame, frames)
@@ -281,7 +298,8 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
     bits, signed = int(dataset.BitsStored), dataset.PixelRepresentation == 1
     if decoded.dtype.itemsize > 2:
         decoded = decoded.astype(np.int64 if bits > 31 else np.int32)
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or bits == int(dataset.BitsAllocated):
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    if (syntax.is_encapsulated and syntax != RLELossless) or bits == int(dataset.BitsAllocated):
         return decoded
     return _without_high_bits(decoded, bits, signed)
 
@@ -289,11 +307,14 @@ def _stored_values(dataset: FileDataset, shape: tuple[int, int], frame: int = 0)
 def _decoded(dataset: FileDataset, content: Any, shape: tuple[int, int], frame: int, frames: int) -> NDArray[Any]:
     """One frame as pydicom gives it; where nothing is compressed or turned, without its copies."""
     syntax: UID = dataset.file_meta.TransferSyntaxUID
+    width, count = int(dataset.BitsAllocated) // 8, shape[0] * shape[1]
+    kind = "i" if dataset.PixelRepresentation == 1 else "u"
+    if syntax == RLELossless:
+        stream = get_frame(content, frame, number_of_frames=frames)
+        return rle.decoded(stream, shape, width).view(f"{kind}{width}")
     if syntax.is_encapsulated or not syntax.is_little_endian or not isinstance(content, bytes):
         decoded = pixel_array(dataset, index=frame, raw=True) if frames > 1 else dataset.pixel_array
         return decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
-    width, count = int(dataset.BitsAllocated) // 8, shape[0] * shape[1]
-    kind = "i" if dataset.PixelRepresentation == 1 else "u"
     return np.frombuffer(content, f"<{kind}{width}", count, frame * count * width).reshape(shape)
 
 
@@ -323,6 +344,32 @@ def _check_length(dataset: FileDataset, pixels: bytes, shape: tuple[int, int], f
         raise InvalidStudy("inconsistent", "compressed by its transfer syntax, but not encapsulated")
     if syntax != RLELossless:
         check_codestream(get_frame(pixels, frame, number_of_frames=frames), shape)
+
+
+def _check_frames(dataset: FileDataset) -> None:
+    """Hold the number of compressed frames against the header, as far as fragments and offsets tell it.
+
+    A frame of RLE is one fragment (PS3.5 A.4.2). Others may have several, but each begins a codestream.
+    """
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    content: Any = dataset.get(_PIXELS)
+    if not syntax.is_encapsulated or not content or dataset[_PIXELS].is_undefined_length is False:
+        return
+    frames = frame_count(dataset)
+    try:
+        buffer = io.BytesIO(content)
+        offsets = parse_basic_offsets(buffer)
+        count, starts = parse_fragments(buffer)
+        view = buffer.getbuffer()
+        begun = sum(view[at + 8 : at + 12].tobytes().startswith(_STARTS_OF_IMAGE) for at in starts)
+    except MALFORMED as error:
+        raise InvalidStudy("undecodable", type(error).__name__) from error
+    listed = (len(offsets), len(dataset.get("ExtendedOffsetTable") or b"") // 8, begun)
+    held = count if syntax == RLELossless else next((number for number in listed if number not in (0, frames)), frames)
+    if held > frames:
+        raise InvalidStudy("inconsistent", f"{held} compressed frames, the header says {frames}")
+    if held < frames or count < frames:
+        raise InvalidStudy("truncated", f"{min(held, count)} compressed frames of {frames}")
 
 
 def check_codestream(stream: bytes, shape: tuple[int, int]) -> None:

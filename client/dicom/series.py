@@ -11,6 +11,7 @@ Source: PS3.3 C.7.6.2 (image plane), C.7.6.16 (functional groups of multi-frame 
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from client.dicom import decode
+from client.dicom.malformed import MALFORMED
 from models.errors import InvalidStudy
 
 REASONS: Final = (
@@ -41,7 +44,9 @@ MAX_VOXELS: Final = 1_500_000_000
 _ANGLE: Final = 1e-3  # of a direction cosine; DICOM's own rounding is below
 _PLACE: Final = 0.05  # of a slice distance that a slice may be off its place
 _PIXEL: Final = 0.01  # mm: in-plane offset that counts as none
-_HOUNSFIELD: Final = "CT"
+_CT: Final = "CT"
+_CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+_HOUNSFIELD: Final = "HU"
 
 _GROUPS: Final = (
     "PlanePositionSequence",
@@ -149,13 +154,17 @@ def planes(digest: str, header: FileDataset) -> list[Plane]:
     """The planes of one instance.
 
     Raises:
-        InvalidStudy: `no-geometry`.
+        InvalidStudy: `no-geometry`; `inconsistent`, as `decode.frame_count`, or the frames it says are not those that
+            it describes.
     """
-    frames = header.get("NumberOfFrames")
+    frames = decode.frame_count(header)
     if "PerFrameFunctionalGroupsSequence" not in header:
-        if int(frames or 1) > 1:
+        if frames > 1:
             raise InvalidStudy("no-geometry", f"{frames} frames without positions")
         return [_plane(digest, 0, header, header, header, header, header.get("ImageType"))]
+    described = len(header.PerFrameFunctionalGroupsSequence or ())
+    if described != frames:
+        raise InvalidStudy("inconsistent", f"{described} frames are described, the header says {frames}")
     shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
     found: list[Plane] = []
     for number, own in enumerate(header.PerFrameFunctionalGroupsSequence):
@@ -207,11 +216,11 @@ def read(found: Stack, files: Files, read_planes: ReadPlanes = decode.read_plane
         read_planes: decodes planes, as `decode.read_planes` does.
 
     Raises:
-        InvalidStudy: as `decode.read_planes`; `missing-rescale` for a CT that does not say what its numbers mean.
+        InvalidStudy: as `decode.read_planes`; `missing-rescale` for a CT of which one plane does not say that its
+            numbers are Hounsfield units, and how.
     """
-    first = found.planes[0].header
-    if str(first.get("Modality")) == _HOUNSFIELD and not _rescaled(found.planes[0]):
-        raise InvalidStudy("missing-rescale", "without slope and intercept these are no Hounsfield units")
+    for plane in found.planes:
+        _hounsfield(plane)
     voxels: NDArray[Any] | None = None
     by_file: dict[str, list[tuple[int, int]]] = {}
     for place, plane in enumerate(found.planes):
@@ -310,11 +319,24 @@ def _drift(ordered: Sequence[Plane]) -> Floats:
     return np.zeros_like(beside) if np.abs(millimetres).max() <= _PIXEL * len(ordered) else beside
 
 
-def _rescaled(plane: Plane) -> bool:
+def _hounsfield(plane: Plane) -> None:
+    """Refuse a plane of a CT whose numbers cannot be turned into Hounsfield units.
+
+    Every plane is asked: the slices of a series need not come from one device, and decoding takes what is not said for
+    "as they are stored". A rescale type may be missing where it is Hounsfield's (PS3.3 C.8.2.1.1), a table's may not.
+    """
     header = plane.header
-    if "RescaleSlope" in header and "RescaleIntercept" in header:
-        return True
-    groups = (_first(header, "SharedFunctionalGroupsSequence"), _first(header, "PerFrameFunctionalGroupsSequence"))
-    return "ModalityLUTSequence" in header or any(
-        group is not None and "PixelValueTransformationSequence" in group for group in groups
-    )
+    if str(header.get("Modality") or "").strip().upper() != _CT and header.get("SOPClassUID") not in _CT_CLASSES:
+        return
+    said = decode.transformation(header, plane.frame)
+    try:
+        if table := said.get("ModalityLUTSequence"):
+            unit = str(table[0].get("ModalityLUTType") or "none")
+        else:
+            unit = str(said.get("RescaleType") or _HOUNSFIELD)
+            if not all(math.isfinite(float(said[name].value)) for name in ("RescaleSlope", "RescaleIntercept")):
+                raise InvalidStudy("missing-rescale", "slope and intercept that are no numbers")
+    except MALFORMED as error:
+        raise InvalidStudy("missing-rescale", "without slope and intercept these are no Hounsfield units") from error
+    if unit.strip().upper() != _HOUNSFIELD:
+        raise InvalidStudy("missing-rescale", "rescaled to something else than Hounsfield units")

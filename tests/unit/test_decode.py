@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
 
-from client.dicom.decode import REASONS, present, read
+from client.dicom import rle
+from client.dicom.decode import REASONS, present, read, read_header, read_planes
 from models.errors import InvalidStudy
 
 Make = Callable[..., Dataset]
@@ -232,9 +235,67 @@ def test_a_codestream_of_another_size_is_another_picture(radiograph: Make, refus
     assert refusal(dataset) == "inconsistent"
 
 
-def test_a_codestream_that_is_cut_is_not_filled_up(radiograph: Make, refusal: Callable[[Dataset], str]) -> None:
-    from pydicom.encaps import encapsulate, get_frame
+@pytest.mark.parametrize(("rows", "reason"), [(32, "inconsistent"), (63, "inconsistent"), (65, "truncated")])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_run_lengths_of_another_size_are_another_picture(
+    radiograph: Make, refusal: Callable[[Dataset], str], bits: int, rows: int, reason: str
+) -> None:
+    pixels = np.random.default_rng(3).integers(0, 200, (64, 48)).astype(f"u{bits // 8}")
+    dataset = with_pixels(radiograph, pixels)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.Rows = rows
+    assert refusal(dataset) == reason
 
+
+@given(
+    kind=st.sampled_from(["u1", "i1", "u2", "i2"]),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 300)),
+    levels=st.integers(1, 70000),
+    seed=st.integers(0, 1000),
+)
+def test_run_lengths_are_decoded_as_they_were_encoded(
+    kind: str, shape: tuple[int, int], levels: int, seed: int
+) -> None:
+    limits = np.iinfo(kind)
+    top = min(limits.max, limits.min + levels)
+    pixels = np.random.default_rng(seed).integers(limits.min, top, shape, kind, endpoint=True)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.set_pixel_data(pixels, "MONOCHROME2", limits.bits, generate_instance_uid=False)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+    np.testing.assert_array_equal(rle.decoded(frame, shape, limits.bits // 8).view(kind), pixels)
+
+
+def test_overlays_above_compressed_run_lengths_are_not_seen(radiograph: Make, tmp_path: Path) -> None:
+    dataset = with_pixels(radiograph, RAMP | 0x8000, BitsStored=12, HighBit=11)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    np.testing.assert_array_equal(read(saved(dataset, tmp_path)).pixels, RAMP)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize(
+    ("held", "said", "reason"), [(2, 1, "inconsistent"), (6, 4, "inconsistent"), (4, 6, "truncated")]
+)
+def test_more_or_fewer_compressed_frames_than_the_header_says_are_refused(
+    radiograph: Make, tmp_path: Path, syntax: str, held: int, said: int, reason: str
+) -> None:
+    dataset = radiograph()
+    dataset.NumberOfFrames, dataset.PixelData = held, dataset.PixelData * held
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.NumberOfFrames = said
+    path = saved(dataset, tmp_path)
+    with pytest.raises(InvalidStudy) as caught:
+        list(read_planes(path, read_header(path), [0]))
+    assert caught.value.reason == reason
+    if said == 1:
+        with pytest.raises(InvalidStudy, match=reason):
+            read(path)
+
+
+def test_a_codestream_that_is_cut_is_not_filled_up(radiograph: Make, refusal: Callable[[Dataset], str]) -> None:
     dataset = radiograph()
     dataset.compress(JPEGLSLossless, generate_instance_uid=False)
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)

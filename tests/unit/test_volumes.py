@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from highdicom.seg import Segmentation as HighdicomSegmentation
 from highdicom.sr import srread
 from numpy.typing import NDArray
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 
 from client.inference.measure import grown, measure
 from client.inference.objects import objects
@@ -204,6 +207,106 @@ def test_what_is_no_regular_stack_is_refused_with_the_reason(read: Read, volumes
     other = volumes.series(count=12)
     other[4].PatientID = "somebody else"
     assert reasons(other) == ["patient-mismatch"]
+
+
+def _without_rescale(image: Dataset) -> None:
+    del image.RescaleSlope, image.RescaleIntercept
+
+
+def _empty_rescale(image: Dataset) -> None:
+    image.RescaleSlope = image.RescaleIntercept = None
+
+
+def _lower_case(image: Dataset) -> None:
+    image[0x00080060] = DataElement("Modality", "CS", "ct", validation_mode=IGNORE)
+    _without_rescale(image)
+
+
+def _atomic_numbers(image: Dataset) -> None:
+    image.RescaleType = "Z_EFF"
+
+
+def _unspecified_table(image: Dataset) -> None:
+    _without_rescale(image)
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData, table.ModalityLUTType = [2, 0, 16], [0, 1], "US"
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    image.ModalityLUTSequence = [table]
+
+
+@pytest.mark.parametrize("where", [slice(None), slice(8, 11), slice(1, None), slice(11, 12)], ids=repr)
+@pytest.mark.parametrize("change", [_without_rescale, _empty_rescale, _lower_case, _atomic_numbers, _unspecified_table])
+def test_a_ct_is_refused_whose_numbers_are_not_hounsfields_in_every_slice(
+    read: Read,
+    volumes: ModuleType,
+    change: Callable[[Dataset], None],
+    where: slice,
+) -> None:
+    """Scored as stored, the lesion would have a multiple of its volume, or none."""
+    images = volumes.series(count=12, step=5.0)
+    for image in images[where]:
+        change(image)
+
+    outcome = read(images)
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["missing-rescale"]
+
+
+@pytest.mark.parametrize("said", ["HU", "hu ", None])
+def test_hounsfield_units_are_read_whether_they_are_named_or_not(read: Read, volumes: ModuleType, said: Any) -> None:
+    outlined = one(read(volumes.series(count=12, step=5.0, RescaleType=said or "")))
+
+    assert outlined.measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.05)
+
+
+def test_every_frame_of_an_enhanced_ct_says_how_it_is_rescaled(read: Read, volumes: ModuleType) -> None:
+    image = volumes.enhanced(volumes.series(count=12, step=5.0))
+    shared = image.SharedFunctionalGroupsSequence[0]
+    rescale = shared.PixelValueTransformationSequence
+    del shared.PixelValueTransformationSequence
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        frame.PixelValueTransformationSequence = rescale
+    assert one(read([image])).measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.05)
+
+    del image.PerFrameFunctionalGroupsSequence[7].PixelValueTransformationSequence
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{image.SOPInstanceUID[:60]}.1"
+    outcome = read([image])
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["missing-rescale"]
+
+
+@pytest.mark.parametrize(("said", "described"), [(12, 6), (12, 24), (6, 12), (None, 12)])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_frames_that_are_not_those_described_are_refused(
+    read: Read, volumes: ModuleType, said: int | None, described: int, compressed: bool
+) -> None:
+    """Half a volume without the lesion would be reported as negative."""
+    image = volumes.enhanced(volumes.series(count=12, step=5.0))
+    if compressed:
+        image.compress(RLELossless, generate_instance_uid=False)
+    image.NumberOfFrames = said
+    image.PerFrameFunctionalGroupsSequence = (list(image.PerFrameFunctionalGroupsSequence) * 2)[:described]
+
+    outcome = read([image])
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["inconsistent"]
+
+
+def test_compressed_frames_beyond_those_described_are_not_passed_over(read: Read, volumes: ModuleType) -> None:
+    image = volumes.enhanced(volumes.series(count=12, step=5.0))
+    image.compress(RLELossless, generate_instance_uid=False)
+    assert one(read([image])).measured[0].volume_ml == pytest.approx(volumes.VOLUME_ML, rel=0.05)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{image.SOPInstanceUID[:60]}.1"
+    image.NumberOfFrames = 6
+    del image.PerFrameFunctionalGroupsSequence[6:]
+
+    outcome = read([image])
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["inconsistent"]
 
 
 def test_a_grid_much_finer_than_the_volume_is_refused(read: Read, volumes: ModuleType) -> None:
