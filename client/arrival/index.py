@@ -6,6 +6,7 @@ Instances of several associations that come at the same time are committed toget
 import contextlib
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from client.store import ledger
 from client.store.site import Site
@@ -26,6 +28,7 @@ from models.errors import InvalidStudy
 log = logging.getLogger(__name__)
 _TOGETHER = 64
 _TURN_SECONDS = 60.0
+_UNABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
@@ -132,21 +135,24 @@ class Index:
         try:
             with self._site.database.write() as connection:
                 filed = [file(connection, self._site, arrival) for arrival, _ in batch]
-        except (SQLAlchemyError, OSError) as error:
-            log.error("arrivals not committed: %s", type(error).__name__)
-            for _, future in batch:
-                future.set_exception(error)
-            return
         except Exception as error:  # noqa: BLE001  # whatever a header made it do must not end the one writer
-            if len(batch) > 1:
-                for entry in batch:
+            if len(batch) > 1 and not _unable(error):
+                for entry in batch:  # what is wrong with one of them is no reason to lose the others
                     self._commit([entry])
                 return
-            log.error("an arrival cannot be indexed: %s", type(error).__name__)
-            batch[0][1].set_exception(InvalidStudy("not-dicom", type(error).__name__))
+            log.error("arrivals not committed: %s", type(error).__name__)
+            told = isinstance(error, SQLAlchemyError | OSError)
+            for _, future in batch:
+                future.set_exception(error if told else InvalidStudy("not-dicom", type(error).__name__))
             return
         for (_, future), result in zip(batch, filed, strict=True):
             future.set_result(result)
+
+
+def _unable(error: Exception) -> bool:
+    """Whether the database takes nothing now: a second try would wait as long, once for each arrival."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)  # the extended one: its low byte is the kind
+    return isinstance(error, PoolTimeout) or (code is not None and code & 0xFF in _UNABLE)
 
 
 def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
@@ -219,7 +225,7 @@ def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, 
     else:
         return int(row.revision)
     _adopt_patient(connection, site, arrival, now, row, changed)
-    kept = {name: getattr(row, name) for name in ("revision", "patient_key", "accession")}
+    kept = {name: getattr(row, name) for name in ("state", "revision", "attempts", "patient_key", "accession")}
     connection.execute(_TOUCH, {"key": row.uid, "touched_at": now, **kept, **changed})
     return int(changed.get("revision", row.revision))
 

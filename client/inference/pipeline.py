@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom.decode import Radiograph
+from client.dicom.person import several
 from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
@@ -173,6 +174,7 @@ class Pipeline:
         """Read one study with the best of some versions, at least one."""
         try:
             headers = [(image, self._opened(image)) for image in study.images]
+            _require_one_patient(headers)
             fitting: dict[str, Fitting] = {}
             reasons: dict[Reason, None] = {}
             for version in versions:
@@ -265,17 +267,27 @@ class Pipeline:
         return radiograph, made
 
 
+def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]]) -> None:
+    """Reports and presentation states are not asked: nobody scores them, and workstations write what they like there.
+
+    Raises:
+        InvalidStudy: the images are of two people.
+    """
+    opened = [one for _, one in headers if isinstance(one, Opened)]
+    if several(one.header for one in opened if one.acquisition.rows and one.acquisition.columns):
+        raise InvalidStudy("patient-mismatch", "the study's images name different patients")
+
+
 def _fitting(headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:
     """The images that the version may read, with their headers; where there is none, every reason of every image, once
     each.
 
     Raises:
-        InvalidStudy: two patients, or a header that cannot be read of an object that the version would read.
+        InvalidStudy: a header that cannot be read of an object that the version would read.
     """
     if not headers:
         return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
     fitting: list[tuple[Image, FileDataset]] = []
-    patients: set[tuple[str, str]] = set()
     acquisitions: list[Acquisition] = []
     reasons: dict[Reason, None] = {}
     for image, opened in headers:
@@ -284,15 +296,12 @@ def _fitting(headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: Intend
                 raise opened
             reasons[Reason("not-dicom", "the header cannot be read")] = None
             continue
-        patients.add((_text(opened.header, "PatientID"), _text(opened.header, "IssuerOfPatientID")))
         acquisitions.append(opened.acquisition)
         scope = check(use, opened.acquisition)
         if isinstance(scope, InScope):
             fitting.append((image, opened.header))
         else:
             reasons.update(dict.fromkeys(scope.reasons))
-    if len({patient for patient in patients if patient[0]}) > 1:
-        raise InvalidStudy("patient-mismatch", "the study's images name different patients")
     reasons.update(dict.fromkeys(absent := missing_series(use, acquisitions)))
     return OutOfScope(tuple(reasons)) if absent or not fitting else fitting
 

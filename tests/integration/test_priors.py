@@ -6,6 +6,7 @@ import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,44 @@ def test_the_newest_earlier_studies_of_the_patient_are_fetched_from_orthanc_and_
         assert state(site, older[2]) == "receiving"
         told = CliRunner().invoke(_app(), ["priors", "--folder", str(site.folder), today.StudyInstanceUID])
         assert "pacs.fetch is none" in str(told.exception or told.output)  # as site.yaml has it
+    finally:
+        orthanc.stop()
+
+
+@pytest.mark.peers("Orthanc")
+@pytest.mark.parametrize("fetch", ["get", "move"])
+def test_a_prior_of_many_images_comes_whole_while_a_modality_sends(
+    site: Site,
+    node: Callable[..., Gateway],
+    radiograph: Radiograph,
+    tmp_path: Path,
+    eventually: Callable[..., Any],
+    fetch: str,
+) -> None:
+    site.config.dicom_port = free_port()
+    orthanc = Orthanc(tmp_path, site.config.dicom_port)
+    orthanc.start()
+    try:
+        one = radiograph(**(TODAY | {"StudyDate": "20230101"}))
+        same = {"StudyInstanceUID": one.StudyInstanceUID, "SeriesInstanceUID": one.SeriesInstanceUID}
+        older = [one, *(radiograph(**(TODAY | {"StudyDate": "20230101"} | same)) for _ in range(19))]
+        eventually(orthanc.up)
+        orthanc.put(*older)
+        gateway = node(PeerConfig("127.0.0.1", orthanc.port, "PACS", fetch=fetch, priors=2))
+        today = radiograph(**TODAY)
+        arrive(site, gateway, today, eventually)
+        with ThreadPoolExecutor(3) as modalities:
+            beside = [radiograph() for _ in range(15)]
+            for sent in [modalities.submit(send, gateway.port, *beside[number::3]) for number in range(3)]:
+                sent.result()
+        eventually(lambda: said(site, today) == "1 prior")
+        held = [row.study_uid for row in rows(site, instance)]
+        assert held.count(one.StudyInstanceUID) == len(older)
+        assert state(site, one) == "prior"
+        assert {state(site, image) for image in beside} == {"receiving"}
+        assert [
+            (row.state, row.attempts) for row in rows(site, prior_search) if row.study_uid == today.StudyInstanceUID
+        ] == [("done", 0)]
     finally:
         orthanc.stop()
 
