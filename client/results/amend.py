@@ -19,7 +19,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage, ParametricMapStorage,
 
 from client.dicom.identity import MANUFACTURER
 from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
-from client.results.report import ABSENT, PRESENT, SCHEME
+from client.results.report import ABSENT, PRESENT, SCHEME, UNSEEN
 from client.results.result import ResultObject, derive_uid
 from client.results.source import copy_identity
 from models.coding import Coding
@@ -89,7 +89,8 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
 
     if opinion.positive is not None:
         answer, other = (PRESENT, ABSENT) if opinion.positive else (ABSENT, PRESENT)
-        content = content.replace(_encoded(*_parts(other)), _encoded(*_parts(answer)))
+        for said in (other, UNSEEN):
+            content = content.replace(_encoded(*_parts(said)), _encoded(*_parts(answer)))
     language, rest = _after_first_item(content)
     observer_items = _observer_items(opinion.reader, opinion.organization)
     said = _said_items(tuple((_parts(name), _parts(value)) for name, value in opinion.facts))
