@@ -248,9 +248,28 @@ def judge(facts: Facts) -> tuple[Basis, ...]:
     return (*doubts, structure)
 
 
-def _structure(series: Sequence[Series]) -> Basis:
+def missing(facts: Facts) -> int:
+    """How many images a study is known to have that are not here: announced, counted at the PACS, or stated.
+
+    Each is another witness of the same images, so the greatest counts. What images state of their acquisition is not
+    held against a list or a count that says that all is here.
+    """
+    listed = {Basis.ANNOUNCED, Basis.COUNTED}.intersection(judge(facts))
+    return max(facts.announced.missing, facts.counted or 0, 0 if listed else lacking(facts.series))
+
+
+def lacking(series: Sequence[Series]) -> int:
+    """How many images series lack of those that they state."""
+    return sum(max(0, (one.stated or 0) - one.instances) for one in _stacks(series))
+
+
+def _stacks(series: Sequence[Series]) -> list[Series]:
     images = [one for one in series if one.modality not in NO_IMAGE]
-    stacks = [one for one in images if one.modality not in _ONE_IMAGE and one.frames <= 1]
+    return [one for one in images if one.modality not in _ONE_IMAGE and one.frames <= 1]
+
+
+def _structure(series: Sequence[Series]) -> Basis:
+    stacks = _stacks(series)
     if not stacks:
         return Basis.SINGLE
     if any(_lacks(one) for one in stacks):

@@ -16,7 +16,18 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from client.arrival import habits, priority
 from client.arrival.census import Census
-from client.arrival.completeness import NO_IMAGE, Announced, Basis, Bounds, Complete, Facts, Patience, Sender, Series
+from client.arrival.completeness import (
+    NO_IMAGE,
+    Announced,
+    Basis,
+    Bounds,
+    Complete,
+    Facts,
+    Patience,
+    Sender,
+    Series,
+    missing,
+)
 from client.arrival.procedure_steps import announced, changed
 from client.arrival.required import Required
 from client.arrival.urgency import Urgency
@@ -120,7 +131,7 @@ class Receiving:
             self._notice_late(connection, row)
             decision = self._patience.look(row.uid, facts, now, lambda at, uid=row.uid: _after(connection, uid, at))
             if isinstance(decision, Complete):
-                ready.append(_Ready(row, decision.basis, facts.announced.missing + (facts.counted or 0)))
+                ready.append(_Ready(row, decision.basis, missing(facts)))
             else:
                 waiting[row.uid] = (known, decision.until)
         return ready
@@ -210,7 +221,7 @@ class Receiving:
                         state="queued",
                         completed_at=now,
                         completed_by=str(one.basis),
-                        missing=one.missing if one.basis is Basis.EXPECTED_MISSING else 0,
+                        missing=one.missing,
                         urgency=str(urgency),
                         due_at=now + self._rules.allowed(urgency, row.calling_ae),
                     )
@@ -219,12 +230,12 @@ class Receiving:
                     continue
                 queued.append(one)
                 self._patience.close(row.uid)
-                if one.basis is Basis.EXPECTED_MISSING:
+                if one.missing or one.basis is Basis.EXPECTED_MISSING:
                     facts: dict[str, ledger.Fact] = {"study": self._site.study_key(row.uid), "missing": one.missing}
                     ledger.append(connection, "study.incomplete", facts)
             habits.keep(connection, self._patience.learned())
         for one in queued:
-            level = logging.WARNING if one.basis is Basis.EXPECTED_MISSING else logging.INFO
+            level = logging.WARNING if one.missing or one.basis is Basis.EXPECTED_MISSING else logging.INFO
             waited, key = now - one.row.touched_at, self._site.study_key(one.row.uid)
             log.log(level, "study %s is complete: %s, quiet for %.1f s", key, one.basis, waited)
         return len(queued)

@@ -114,6 +114,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 attempts=row.attempts + 1,
                 touched_at=row.touched_at,
                 images=images_of(connection, row.uid),
+                missing=row.missing,
             )
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
@@ -276,7 +277,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
         finding = result.finding
         values: dict[str, Any] = {
             "kind": "scored",
-            "reasons": [],
+            "reasons": _stated(result.reasons),
             "version_digest": finding.bundle.digest,
             "sop_uid": result.image.sop_uid,
             "input_digest": finding.input_digest,
@@ -294,6 +295,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "score": finding.score,
             "threshold": finding.threshold,
             "positive": finding.positive,
+            "reasons": ",".join(dict.fromkeys(str(reason.code) for reason in result.reasons)),
         }
         return values, facts
     if isinstance(result, ScoredVolumes):

@@ -58,15 +58,18 @@ def outline(
     priors: Priors,
     reading: Reading,
     heat_maps: bool = False,
+    lacking: Sequence[Reason] = (),
 ) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
     """Outline every series of the fitting images.
 
     Args:
         reading: opens and decodes images.
         heat_maps: keep the probabilities.
+        lacking: what is not among the fitting images and should be.
 
     Returns:
-        What was outlined, at least one series, and why a series that fits was not.
+        What was outlined, at least one series, and what was not looked at: `lacking`, and why a series that fits could
+        not be read.
 
     Raises:
         InvalidStudy: no series could be read; the first one's reason.
@@ -96,9 +99,9 @@ def outline(
         made.append(_outlined(study, volume.stack, mask, pixels, found, growth, version, institution))
     if not made:
         raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")
-    reasons = dict.fromkeys(Reason(error.reason, str(error)) for error in problems)
+    reasons = dict.fromkeys((*lacking, *(Reason(error.reason, str(error)) for error in problems)))
     made.sort(key=lambda one: (-one.positive, -one.score))  # the first report is the one that a reader signs
-    return tuple(replace(one, partial=bool(problems)) for one in made), tuple(reasons)
+    return tuple(replace(one, partial=bool(reasons)) for one in made), tuple(reasons)
 
 
 def _by_series(fitting: Iterable[tuple[Image, FileDataset]]) -> dict[str, list[tuple[Image, FileDataset]]]:

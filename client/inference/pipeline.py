@@ -25,6 +25,7 @@ from client.inference.choice import Candidate, Choice, Record, choose, stratum_o
 from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
+from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
 from models.bundle import Bundle
@@ -38,13 +39,24 @@ if TYPE_CHECKING:  # the web process retries studies through here, and has no us
     from models.bundle import Facts
 
 
-Fitting = Sequence[tuple[Image, FileDataset]]
-"""The images that a version may read, with their headers; at least one."""
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What of a study a version may read.
+
+    Attributes:
+        images: with their headers; at least one.
+        left_out: why series are not among them of which some images fit.
+    """
+
+    images: Sequence[tuple[Image, FileDataset]]
+    left_out: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The finding of the study's highest scoring image, and why this version read it."""
+    """The finding of the study's highest scoring image, and why this version read it; `reasons` say what was not there
+    to be read.
+    """
 
     image: Image
     finding: Finding
@@ -52,6 +64,7 @@ class Scored:
     choice: Choice | None = None
     stratum: str = ""
     prepared_by: str = ""
+    reasons: tuple[Reason, ...] = ()
 
     @property
     def best(self) -> Finding:
@@ -64,7 +77,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class ScoredVolumes:
-    """What was outlined in the study's series; `reasons` say which of them could not be read."""
+    """What was outlined in the study's series; `reasons` say what of it was not there, or could not be read."""
 
     outlined: tuple[Outlined, ...]
     image: Image
@@ -178,7 +191,7 @@ class Pipeline:
             fitting: dict[str, Fitting] = {}
             reasons: dict[Reason, None] = {}
             for version in versions:
-                found = _fitting(headers, version.bundle.facts.intended_use)
+                found = _fitting(headers, version.bundle.facts.intended_use, whole=isinstance(version, Outlining))
                 if isinstance(found, OutOfScope):
                     reasons.update(dict.fromkeys(found.reasons))
                 else:
@@ -186,7 +199,7 @@ class Pipeline:
             if not fitting:
                 return Refused(tuple(reasons), versions[0].bundle.digest)
             by_digest = {version.bundle.digest: version for version in versions}
-            stratum = _stratum(next(iter(fitting.values()))[0][1])
+            stratum = _stratum(next(iter(fitting.values())).images[0][1])
             choice = choose([_candidate(by_digest[digest]) for digest in fitting], self._record(), stratum)
             read = self._read(study, fitting[choice.digest], by_digest[choice.digest])
         except InvalidStudy as error:
@@ -199,18 +212,19 @@ class Pipeline:
         return replace(sure, choice=choice, stratum=stratum)
 
     def _read(self, study: Study, fitting: Fitting, version: Serving) -> Outcome:
-        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting]):
+        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting.images]):
             return Failed(reason)
+        lacking = (*fitting.left_out, *_missing(study))
         try:
             if isinstance(version, Outlining):
-                return self._outline(study, fitting, version)
+                return self._outline(study, fitting.images, version, lacking)
             # one at a time: only the highest one's pixels stay in memory
-            highest = self._score(study, *fitting[0], version)
-            for image, header in fitting[1:]:
+            highest = self._score(study, *fitting.images[0], version)
+            for image, header in fitting.images[1:]:
                 highest = max(highest, self._score(study, image, header, version), key=lambda one: one.finding.score)
-            return highest
+            return replace(highest, finding=replace(highest.finding, partial=bool(lacking)), reasons=lacking)
         except InvalidStudy as error:
-            return Refused((Reason(error.reason, str(error)),), version.bundle.digest)
+            return Refused((Reason(error.reason, str(error)), *lacking), version.bundle.digest)
 
     def _opened(self, image: Image) -> Opened | InvalidStudy:
         try:
@@ -218,7 +232,13 @@ class Pipeline:
         except InvalidStudy as error:
             return error
 
-    def _outline(self, study: Study, fitting: Fitting, version: Outlining) -> ScoredVolumes:
+    def _outline(
+        self,
+        study: Study,
+        fitting: Sequence[tuple[Image, FileDataset]],
+        version: Outlining,
+        lacking: tuple[Reason, ...],
+    ) -> ScoredVolumes:
         from client.inference.outlining import outline  # the web process has no use for it
 
         with self._volume:
@@ -231,6 +251,7 @@ class Pipeline:
                 self._priors,
                 self._reading,
                 heat_maps=self._heat_maps,
+                lacking=lacking,
             )
         by = version.preprocessing.by
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
@@ -278,16 +299,21 @@ def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]])
         raise InvalidStudy("patient-mismatch", "the study's images name different patients")
 
 
-def _fitting(headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: IntendedUse) -> Fitting | OutOfScope:
-    """The images that the version may read, with their headers; where there is none, every reason of every image, once
-    each.
+def _fitting(
+    headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: IntendedUse, *, whole: bool
+) -> Fitting | OutOfScope:
+    """The images that the version may read; where there is none, every reason of every image, once each.
+
+    Args:
+        whole: the version reads series, so that one fits as a whole or not at all.
 
     Raises:
         InvalidStudy: a header that cannot be read of an object that the version would read.
     """
     if not headers:
         return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
-    fitting: list[tuple[Image, FileDataset]] = []
+    fitting: list[tuple[Image, Opened]] = []
+    judged: list[Judged] = []
     acquisitions: list[Acquisition] = []
     reasons: dict[Reason, None] = {}
     for image, opened in headers:
@@ -298,12 +324,23 @@ def _fitting(headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: Intend
             continue
         acquisitions.append(opened.acquisition)
         scope = check(use, opened.acquisition)
+        judged.append((opened.header, opened.acquisition, scope))
         if isinstance(scope, InScope):
-            fitting.append((image, opened.header))
+            fitting.append((image, opened))
         else:
             reasons.update(dict.fromkeys(scope.reasons))
     reasons.update(dict.fromkeys(absent := missing_series(use, acquisitions)))
-    return OutOfScope(tuple(reasons)) if absent or not fitting else fitting
+    left_out = torn(judged) if whole else {}
+    images = [(image, opened.header) for image, opened in fitting if opened.acquisition.series not in left_out]
+    if absent or not images:
+        return OutOfScope(tuple(reasons))
+    return Fitting(images, tuple(dict.fromkeys(reason for found in left_out.values() for reason in found)))
+
+
+def _missing(study: Study) -> tuple[Reason, ...]:
+    came = len(study.images)
+    text = f"{came + study.missing} images were expected, {came} came"
+    return (Reason("incomplete", text),) if study.missing else ()
 
 
 def _stratum(header: Dataset) -> str:

@@ -23,13 +23,18 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A queued study and its instances, oldest first, without the conflicting ones."""
+    """A queued study and its instances, oldest first, without the conflicting ones.
+
+    Attributes:
+        missing: how many more images it is known to have.
+    """
 
     uid: str
     revision: int
     attempts: int
     touched_at: float
     images: tuple[Image, ...]
+    missing: int = 0
 
 
 def study_day(header: Dataset) -> date | None:

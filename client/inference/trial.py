@@ -6,7 +6,7 @@ is written into the site.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -17,10 +17,12 @@ from pydantic import BaseModel
 from pydicom.dataset import Dataset, FileDataset
 from pynetdicom.dsutils import split_dataset
 
+from client.arrival.completeness import Series, lacking
 from client.dicom import decode
 from client.inference.outcomes import failure
 from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
+from client.inference.scope import Reason
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
 from client.results.confidence import Confidence
@@ -63,7 +65,7 @@ class TriedStudy(BaseModel):
     Attributes:
         files: of the study, relative to the folder, in their order.
         outcome: `scored`, `refused`, or `failed` where something at the node is to be mended.
-        reasons: of a refusal or failure.
+        reasons: of a refusal or failure; when scored, what of the study was not there, or could not be read.
         version: NAME@NUMBER that read it, or would have; None where none is adopted.
         version_why: why this version.
         score: 0..1, of the highest scoring file.
@@ -104,6 +106,7 @@ class _Found:
     paths: dict[str, Path] = field(default_factory=lambda: dict[str, Path]())
     studies: dict[str, list[Image]] = field(default_factory=lambda: dict[str, list[Image]]())
     files: dict[str, list[str]] = field(default_factory=lambda: dict[str, list[str]]())
+    series: dict[str, dict[str, Series]] = field(default_factory=lambda: dict[str, dict[str, Series]]())
     unread: list[Unread] = field(default_factory=lambda: list[Unread]())
 
     def path(self, digest: str) -> Path:
@@ -145,7 +148,8 @@ def try_folder(
     )
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
-        study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images))
+        missing = lacking([*found.series[uid].values()])
+        study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images), missing=missing)
         studies.append(_tried(study, _safely(pipeline, study), panel, found, folder))
         if on_study is not None:
             on_study(studies[-1])
@@ -166,7 +170,7 @@ def _scan(folder: Path) -> _Found:
         name = str(path.relative_to(folder))
         try:
             header = decode.read_header(path)
-            sop_class, sop_uid, study_uid, _ = (_uid(header, keyword) for keyword in _UIDS)
+            sop_class, sop_uid, study_uid, series_uid = (_uid(header, keyword) for keyword in _UIDS)
             digest = _digest(path, header)
         except InvalidStudy as error:
             found.unread.append(Unread(file=name, reason=error.reason, text=str(error)))
@@ -184,7 +188,25 @@ def _scan(folder: Path) -> _Found:
             found.paths[digest] = path
             found.studies.setdefault(study_uid, []).append(Image(sop_uid, sop_class, digest))
             found.files.setdefault(study_uid, []).append(name)
+            of_study = found.series.setdefault(study_uid, {})
+            of_study[series_uid] = _with(of_study.get(series_uid), header)
     return found
+
+
+def _with(before: Series | None, header: Dataset) -> Series:
+    """A series and one image more of it; what it states counts while all its images state the same."""
+    frames, stated = _number(header, "NumberOfFrames") or 1, _number(header, "ImagesInAcquisition")
+    if before is None:
+        return Series(str(header.get("Modality") or "").strip(), 1, stated=stated, frames=frames)
+    agreed = stated if stated == before.stated else None
+    return replace(before, instances=before.instances + 1, stated=agreed, frames=max(before.frames, frames))
+
+
+def _number(header: Dataset, keyword: str) -> int | None:
+    try:
+        return int(str(header.get(keyword)).strip())
+    except ValueError:
+        return None
 
 
 def _digest(path: Path, header: FileDataset) -> str:
@@ -235,6 +257,7 @@ def _tried(
                     "scored_file": scored,
                     "engine": result.engine,
                     "prepared_by": result.prepared_by,
+                    "reasons": _whys(result.reasons),
                 }
             )
         case ScoredVolumes():
@@ -248,7 +271,7 @@ def _tried(
                     "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
                     "prepared_by": result.prepared_by,
-                    "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],
+                    "reasons": _whys(result.reasons),
                     "structures": [
                         Structure(
                             series=one.stack.series_uid,
@@ -263,8 +286,10 @@ def _tried(
                 }
             )
         case Refused():
-            reasons = [Why(code=str(reason.code), text=reason.text) for reason in result.reasons]
-            return tried.model_copy(update={"outcome": "refused", "reasons": reasons})
+            return tried.model_copy(update={"outcome": "refused", "reasons": _whys(result.reasons)})
         case Failed():
-            reason = Why(code=str(result.reason.code), text=result.reason.text)
-            return tried.model_copy(update={"outcome": "failed", "reasons": [reason]})
+            return tried.model_copy(update={"outcome": "failed", "reasons": _whys((result.reason,))})
+
+
+def _whys(reasons: Sequence[Reason]) -> list[Why]:
+    return [Why(code=str(reason.code), text=reason.text) for reason in reasons]

@@ -30,7 +30,7 @@ from pydicom.uid import (
 
 from client.dicom.identity import MANUFACTURER
 from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
-from client.results.report import ABSENT, PREDICTION_SET, PRESENT, SCHEME
+from client.results.report import ABSENT, PREDICTION_SET, PRESENT, SCHEME, UNSEEN
 from client.results.result import ResultObject, derive_uid
 from client.results.source import copy_identity, offset_of
 from models.coding import Coding
@@ -177,11 +177,16 @@ def _answered(positive: bool, groups: list[bytes]) -> list[bytes]:
     """The groups of a report's measurements with a clinician's answer to the finding."""
     if not positive and any(_measures(group) for group in groups):
         groups = [_within(group, _without_pictures) for group in groups if not _measures(group)]
-    answer, other = (_value(*_parts(said)) for said in ((PRESENT, ABSENT) if positive else (ABSENT, PRESENT)))
+    answer, other, unseen = (
+        _value(*_parts(said)) for said in ((PRESENT, ABSENT, UNSEEN) if positive else (ABSENT, PRESENT, UNSEEN))
+    )
 
     def with_answer(items: list[bytes]) -> list[bytes]:
         # of what a group evaluates, only the finding and the prediction set are present or absent
-        return [item if _name_of(item) == PREDICTION_SET else item.replace(other, answer) for item in items]
+        return [
+            item if _name_of(item) == PREDICTION_SET else item.replace(other, answer).replace(unseen, answer)
+            for item in items
+        ]
 
     return [_within(group, with_answer) for group in groups]
 

@@ -29,6 +29,7 @@ class Finding:
         created_at: seconds since the epoch; the only clock that reaches the objects.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
         confidence: what the score means; None where nobody asked.
+        partial: images of the study did not come.
     """
 
     source: Dataset
@@ -44,3 +45,4 @@ class Finding:
     created_at: float
     predecessor: Predecessor | None = None
     confidence: Confidence | None = None
+    partial: bool = False

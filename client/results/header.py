@@ -15,6 +15,7 @@ from client.results.result import Computed, Kind, ResultObject, uid_of
 from client.results.source import copy_identity, offset_of
 
 UNVERIFIED = "UNVERIFIED - not for diagnosis without a reader"
+INCOMPLETE = "INCOMPLETE - not all of the study was read"
 
 
 def shell(finding: Computed, sop_class: UID, kind: Kind, what: str) -> Dataset:

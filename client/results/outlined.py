@@ -34,7 +34,7 @@ class Outlined:
         created_at: seconds since the epoch; the only clock that reaches the objects.
         chances: (n, rows, columns) uint8, 255 times the highest probability of any label; None where nobody asked for
             them.
-        partial: another series of the study fits and could not be read.
+        partial: images of the study did not come, or another of its series fits and could not be read.
         predecessor: the report of an earlier revision of the study, which this one's takes the place of.
         confidence: what the study's score means; on its best series alone.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from client.results import heatmap
 from client.results.capture import secondary_capture
-from client.results.header import UNVERIFIED
+from client.results.header import INCOMPLETE, UNVERIFIED
 from client.results.outlined import Outlined, OutlinedStudy, described
 from client.results.parametric_map import mapped_planes, probability_map
 from client.results.presentation import presentation
@@ -53,6 +53,7 @@ def _capture(outlined: Outlined) -> ResultObject:
     facts = outlined.bundle.facts
     said = "; ".join(described(label, one) for label, one in outlined.found) or "nothing outlined"
     text = f"AI · {facts.title} v{facts.number} · {said} · {UNVERIFIED}"
+    text += f" · {INCOMPLETE}" if outlined.partial else ""
     colours = {label.value: label.colour for label, _ in outlined.found}
     image = heatmap.paint(outlined.key_pixels, outlined.labels[outlined.key_plane], colours, text)
     made = f"Outlines of {facts.title} v{facts.number} over one plane"

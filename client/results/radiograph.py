@@ -34,18 +34,18 @@ from client.results.attributes import encode, evidence, put, to_part10
 from client.results.capture import secondary_capture
 from client.results.confidence import Confidence
 from client.results.finding import Finding
-from client.results.header import UNVERIFIED
+from client.results.header import INCOMPLETE, UNVERIFIED
 from client.results.parametric_map import activation_map, lies
 from client.results.report import (
-    ABSENT,
-    PRESENT,
     SCHEME,
     algorithm,
+    answer,
     coded,
     observed_by,
     prediction_set,
     probability,
     report_header,
+    summary,
     visual_explanation,
 )
 from client.results.result import ResultObject, uid_of
@@ -74,6 +74,7 @@ def make(finding: Finding, *, heat_map: bool = False) -> list[ResultObject]:
 def _capture(finding: Finding) -> ResultObject:
     facts = finding.bundle.facts
     text = f"AI · {facts.title} v{facts.number} · {finding.score:.3f} / {finding.threshold:.3f} · {UNVERIFIED}"
+    text += f" · {INCOMPLETE}" if finding.partial else ""
     image = heatmap.draw(finding.pixels, finding.cam, text)
     said = f"Class activation map of {facts.title} v{facts.number} over the image"
     return secondary_capture(finding, image, "Map", said, text)
@@ -84,7 +85,7 @@ def _capture(finding: Finding) -> ResultObject:
 
 def _report(finding: Finding, mapped: bool) -> ResultObject:
     facts, source = finding.bundle.facts, finding.source
-    dataset = report_header(finding)
+    dataset = report_header(finding, partial=finding.partial)
     image = (text_of(source, "SOPClassUID"), text_of(source, "SOPInstanceUID"))
     picture = (str(SecondaryCaptureImageStorage), uid_of(finding, "sc"))
     named = {text_of(source, "SeriesInstanceUID"): [image], uid_of(finding, "sc-series"): [picture]}
@@ -103,6 +104,7 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
             facts.finding,
             finding.threshold,
             finding.positive,
+            finding.partial,
             mapped,
             finding.confidence.model_copy(update={"probability": _LIKELY}) if finding.confidence else None,
         )
@@ -143,6 +145,7 @@ class _Constant:
     finding: Coding
     threshold: float
     positive: bool
+    partial: bool
     mapped: bool
     confidence: Confidence | None
 
@@ -175,12 +178,7 @@ def _content(constant: _Constant) -> bytes:
     """
     image = _placeholder(DigitalXRayImageStorageForPresentation, "2.25.10001")
     number = CodedConcept("{0:1}", "UCUM", "0 to 1")
-    call = PRESENT if constant.positive else ABSENT
-    summary = (
-        codes.DCM.AllAlgorithmsSucceededWithFindings
-        if constant.positive
-        else codes.DCM.AllAlgorithmsSucceededWithoutFindings
-    )
+    call = answer(positive=constant.positive, partial=constant.partial)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid="2.25.30003", identifier=f"AI: {constant.finding.meaning}"),
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
@@ -202,7 +200,10 @@ def _content(constant: _Constant) -> bytes:
             *probability(constant.confidence),
         ],
         qualitative_evaluations=[
-            QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
+            QualitativeEvaluation(
+                name=codes.DCM.CADProcessingAndFindingsSummary,
+                value=summary(positive=constant.positive, partial=constant.partial),
+            ),
             QualitativeEvaluation(name=coded(constant.finding), value=coded(call)),
             *prediction_set(constant.confidence),
         ],

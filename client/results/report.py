@@ -27,16 +27,42 @@ SCHEME: Final = "99VIGIE"
 PREDICTION_SET: Final = "PREDICTION_SET"
 PRESENT: Final = Coding(value="52101004", scheme="SCT", meaning="Present")
 ABSENT: Final = Coding(value="2667000", scheme="SCT", meaning="Absent")
+# of a study that was read in part: never "absent" of what nobody has looked at
+UNSEEN: Final = Coding(value="ABSENT_IN_PART", scheme=SCHEME, meaning="Not found in what was read of the study")
 
 
-def report_header(result: Computed) -> Dataset:
-    """Everything of an unverified report but its evidence and its content."""
+def answer(*, positive: bool, partial: bool) -> Coding:
+    """What a version says of its finding."""
+    if positive:
+        return PRESENT
+    return UNSEEN if partial else ABSENT
+
+
+def summary(*, positive: bool, partial: bool) -> CodedConcept:
+    """The outcome by CID 6047."""
+    if partial:
+        return (
+            codes.DCM.NotAllAlgorithmsSucceededWithFindings
+            if positive
+            else codes.DCM.NotAllAlgorithmsSucceededWithoutFindings
+        )
+    return codes.DCM.AllAlgorithmsSucceededWithFindings if positive else codes.DCM.AllAlgorithmsSucceededWithoutFindings
+
+
+def report_header(result: Computed, *, partial: bool = False) -> Dataset:
+    """Everything of an unverified report but its evidence and its content.
+
+    Args:
+        partial: not all of the study was read.
+    """
     dataset = shell(result, Comprehensive3DSRStorage, "sr", "Report")
     put(dataset, "Modality", "SR")
     put(dataset, "SeriesNumber", "9901")
     put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
     put(dataset, "PerformedProcedureCodeSequence", Sequence([]))
-    put(dataset, "CompletionFlag", "COMPLETE")
+    put(dataset, "CompletionFlag", "PARTIAL" if partial else "COMPLETE")
+    if partial:
+        put(dataset, "CompletionFlagDescription", "Not all images of the study came or could be read")
     put(dataset, "VerificationFlag", "UNVERIFIED")
     put(dataset, "PreliminaryFlag", "PRELIMINARY")
     put(dataset, "ValueType", "CONTAINER")

@@ -33,15 +33,15 @@ from client.results.attributes import encode, evidence, put, to_part10
 from client.results.outlined import Outlined, OutlinedStudy
 from client.results.parametric_map import mapped_planes
 from client.results.report import (
-    ABSENT,
-    PRESENT,
     SCHEME,
     algorithm,
+    answer,
     coded,
     observed_by,
     prediction_set,
     probability,
     report_header,
+    summary,
     visual_explanation,
 )
 from client.results.result import Kind, ResultObject, uid_of
@@ -57,7 +57,7 @@ _ML: Final = CodedConcept("mL", "UCUM", "milliliter")
 def report(study: OutlinedStudy) -> ResultObject:
     """One report of a study: its answer with the first series, then each series with what was found in it."""
     facts = study.bundle.facts
-    dataset = report_header(study)
+    dataset = report_header(study, partial=study.first.partial)
     read: Evidence = {}
     for outlined in study.series:
         read |= _evidence(outlined)
@@ -118,20 +118,11 @@ def _by(outlined: Outlined) -> Any:
     )
 
 
-_SUMMARIES: Final = {
-    (False, True): codes.DCM.AllAlgorithmsSucceededWithFindings,
-    (False, False): codes.DCM.AllAlgorithmsSucceededWithoutFindings,
-    (True, True): codes.DCM.NotAllAlgorithmsSucceededWithFindings,
-    (True, False): codes.DCM.NotAllAlgorithmsSucceededWithoutFindings,
-}
-
-
 def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitativeEvaluations:
     # the finding stands once in a document, so that a reader's answer to it is one for the study
-    answer = coded(PRESENT if outlined.positive else ABSENT)
+    said = coded(answer(positive=outlined.positive, partial=outlined.partial))
     facts = outlined.bundle.facts
     image = outlined.source
-    summary = _SUMMARIES[outlined.partial, outlined.positive]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=uid_of(outlined, "tracking"), identifier=f"AI: {facts.finding.meaning}"
@@ -147,8 +138,11 @@ def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitative
             *probability(outlined.confidence),
         ],
         qualitative_evaluations=[
-            QualitativeEvaluation(name=codes.DCM.CADProcessingAndFindingsSummary, value=summary),
-            *([QualitativeEvaluation(name=coded(facts.finding), value=answer)] if answers else []),
+            QualitativeEvaluation(
+                name=codes.DCM.CADProcessingAndFindingsSummary,
+                value=summary(positive=outlined.positive, partial=outlined.partial),
+            ),
+            *([QualitativeEvaluation(name=coded(facts.finding), value=said)] if answers else []),
             *prediction_set(outlined.confidence),
         ],
     )

@@ -335,7 +335,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.created_at,
                 row.chosen_text,
                 _structures(row.measurements),
-                (*_absent(row), *(reason["text"] for reason in row.reasons)),
+                tuple(dict.fromkeys((*_absent(row), *(reason["text"] for reason in row.reasons)))),
                 Confidence.model_validate(row.confidence) if row.confidence else None,
             )
         lines.append(
