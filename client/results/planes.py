@@ -17,7 +17,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from client.dicom import series
 from client.dicom.malformed import MALFORMED
-from client.dicom.series import Plane, Stack, frame_of_reference, group
+from client.dicom.series import Plane, Stack, group
 from client.results.attributes import put
 from client.results.source import copy_identity, text_of
 
@@ -65,8 +65,6 @@ def cleaned(plane: Plane, like: Plane, thick: float) -> Dataset:
     copy_identity(header, made)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality"):
         put(made, keyword, text_of(header, keyword))
-    put(made, "FrameOfReferenceUID", frame_of_reference(header))
-    put(made, "PositionReferenceIndicator", text_of(header, "PositionReferenceIndicator"))
     put(made, "ImageType", list(header.get("ImageType") or ("ORIGINAL", "PRIMARY")))
     many = frames_of(header) > 1
     for keyword in (*_PIXELS, *(_DIMENSIONS if many else ())):
