@@ -517,6 +517,9 @@ def _test_study(site: Site, panel: Panel) -> Check:
     if tried.outcome != "scored":
         reasons = "; ".join(reason.text for reason in tried.reasons)
         return Check("test study", False, f"{tried.outcome}: {reasons}", f"look into {site.logs / 'node.log'}")
+    if held := [f"{one.kind}: {'; '.join(one.problems)}" for one in tried.objects if one.problems]:
+        advice = "tell the vendor of this release: results would be kept back (vigie site deliveries)"
+        return Check("test study", False, f"scored, not to be sent: {', '.join(held)}", advice)
     return Check("test study", True, f"scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
 
 

@@ -170,6 +170,9 @@ def try_(
     def tell(study: TriedStudy) -> None:
         what = f"{study.score:.3f}" if study.score is not None else ", ".join(reason.code for reason in study.reasons)
         print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
+        for one in study.objects:
+            if one.problems:
+                print(f"         {one.kind} would be kept back: {'; '.join(one.problems)}", flush=True)
 
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it

@@ -31,6 +31,7 @@ _DISCONTINUED: Final = {
     "too-few-slices": _INCOMPLETE,
     "not-dicom": _FORMAT,
     "no-geometry": _FORMAT,
+    "no-frame-of-reference": _FORMAT,
     "missing-rescale": _FORMAT,
     "patient-mismatch": _ENTRY,
     "no-version": _UNSPECIFIED,

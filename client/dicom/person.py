@@ -98,8 +98,7 @@ def several(headers: Iterable[Dataset]) -> bool:
 
 
 def _stored(header: Dataset, tag: BaseTag) -> str:
-    element = header.get_item(tag)
-    return "" if element is None else repr(element.value)
+    return repr(header.get_item(tag).value) if tag in header else ""
 
 
 def _contradict(one: str, other: str) -> bool:

@@ -12,6 +12,7 @@ Source: PS3.3 C.7.6.2 (image plane), C.7.6.16 (functional groups of multi-frame 
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from client.dicom import decode
@@ -31,6 +32,7 @@ REASONS: Final = (
     "too-few-slices",
     "mixed-size",
     "mixed-orientation",
+    "no-frame-of-reference",
     "mixed-frame-of-reference",
     "several-volumes",
     "uneven-slices",
@@ -47,6 +49,7 @@ _PIXEL: Final = 0.01  # mm: in-plane offset that counts as none
 _CT: Final = "CT"
 _CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 _HOUNSFIELD: Final = "HU"
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 _GROUPS: Final = (
     "PlanePositionSequence",
@@ -150,7 +153,7 @@ class Volume:
     voxels: NDArray[Any]
 
 
-def planes(digest: str, header: FileDataset) -> list[Plane]:
+def planes(digest: str, header: Dataset) -> list[Plane]:
     """The planes of one instance.
 
     Raises:
@@ -198,6 +201,8 @@ def stack(found: Sequence[Plane]) -> Stack:
         raise InvalidStudy("too-few-slices", f"{len(kept)} images make no volume")
     first = kept[0]
     _same(kept)
+    if not frame_of_reference(first.header):
+        raise InvalidStudy("no-frame-of-reference", "the images do not say of what their positions are measured")
     normal = np.cross(first.along_row, first.along_column)
     depth = np.array([plane.position @ normal for plane in kept])
     order = np.argsort(depth, kind="stable")
@@ -207,6 +212,26 @@ def stack(found: Sequence[Plane]) -> Stack:
     if rows * columns * len(ordered) > MAX_VOXELS:
         raise InvalidStudy("too-large", f"{len(ordered)} x {rows} x {columns} voxels")
     return Stack(ordered, normal, step, _drift(ordered), notes)
+
+
+def group(plane: Plane, name: str) -> Dataset:
+    """A functional group of a plane: of its frame, else of all frames, else what a classic image says itself."""
+    header = plane.header
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return header
+    own = header.PerFrameFunctionalGroupsSequence[plane.frame]
+    shared = _first(header, "SharedFunctionalGroupsSequence") or Dataset()
+    return _first(own, name) or _first(shared, name) or Dataset()
+
+
+def frame_of_reference(header: Dataset) -> str:
+    """The UID of what an image's positions are measured in; empty where it names none.
+
+    Every cross-sectional image has one (PS3.3 A.3.3, A.4.3, A.21.3), and so has what lies over it. None is made up:
+    whoever registers images by it would take that as said by the scanner.
+    """
+    uid = str(header.get("FrameOfReferenceUID") or "").strip(" \0")
+    return uid if _UID.fullmatch(uid) else ""
 
 
 def read(found: Stack, files: Files, read_planes: ReadPlanes = decode.read_planes) -> Volume:

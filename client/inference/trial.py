@@ -1,7 +1,7 @@
 """What the node would do with a folder of DICOM files: how IT tries a new scanner. Nothing is sent or stored.
 
-The studies go the same way as those that arrive, through `Pipeline`; only the files stay where they are, and nothing
-is written into the site.
+The studies go the same way as those that arrive, through `Pipeline` to the result objects and the check before they
+are sent; only the files stay where they are, and nothing is written into the site.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pynetdicom.dsutils import split_dataset
 
 from client.arrival.completeness import Series, lacking
 from client.dicom import decode
+from client.inference.objects import objects
 from client.inference.outcomes import failure
 from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
@@ -26,8 +27,10 @@ from client.inference.scope import Reason
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
 from client.results.confidence import Confidence
+from client.results.conformity import examine
 from client.store.site import Site
 from client.vigilance.calibration import Calibrations
+from configs.schema import ResultsConfig
 from models.errors import BundleRefused, InvalidStudy, NotFound
 from models.preprocessing import Preprocessing
 
@@ -59,6 +62,18 @@ class Structure(BaseModel):
     short_mm: float | None
 
 
+class Made(BaseModel):
+    """A result object that the PACS would be sent.
+
+    Attributes:
+        kind: see `client.results.result.Kind`.
+        problems: why it would be kept back instead; empty where nothing is wrong with it.
+    """
+
+    kind: str
+    problems: list[str]
+
+
 class TriedStudy(BaseModel):
     """What would become of one study.
 
@@ -73,6 +88,7 @@ class TriedStudy(BaseModel):
         confidence: what the score means here.
         scored_file: the file whose score it is; of a volume the plane to look at first.
         structures: what was outlined, where the version does that.
+        objects: what would be made of it, in the order of sending.
     """
 
     study: str
@@ -87,6 +103,7 @@ class TriedStudy(BaseModel):
     confidence: Confidence | None = None
     scored_file: str | None = None
     structures: list[Structure] = []
+    objects: list[Made] = []
     engine: str | None = None
     prepared_by: str | None = None
 
@@ -144,23 +161,27 @@ def try_folder(
         panel,
         site.config.institution,
         record=partial(record, site),
+        heat_maps=site.config.results.heat_maps,
         confidence=Calibrations(site).confidence,
     )
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
         missing = lacking([*found.series[uid].values()])
         study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images), missing=missing)
-        studies.append(_tried(study, _safely(pipeline, study), panel, found, folder))
+        result, made = _safely(pipeline, study, site.config.results)
+        studies.append(_tried(study, result, panel, found, folder).model_copy(update={"objects": made}))
         if on_study is not None:
             on_study(studies[-1])
     return Trial(folder=str(folder), studies=studies, unread=found.unread)
 
 
-def _safely(pipeline: Pipeline, study: Study) -> Outcome:
+def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig) -> tuple[Outcome, list[Made]]:
     try:
-        return pipeline.process(study)
+        result = pipeline.process(study)
+        made = objects(result, wanted) if isinstance(result, Scored | ScoredVolumes) else []
+        return result, [Made(kind=one.kind, problems=list(examine(one.content).problems)) for one in made]
     except Exception as error:  # noqa: BLE001  # the worker, too, would go on with the next study
-        return failure(error)
+        return failure(error), []
 
 
 def _scan(folder: Path) -> _Found:

@@ -21,13 +21,16 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
+from client.dicom import series
+from client.dicom.series import Plane, frame_of_reference
 from client.results.attributes import put
 from client.results.finding import Finding
 from client.results.header import UNVERIFIED, equipment, finish
 from client.results.outlined import Outlined
-from client.results.planes import cleaned, frames_of, positions, sources
+from client.results.planes import cleaned, frames_of, positions, sources, thickness
 from client.results.result import Computed, ResultObject
 from client.results.source import text_of
+from models.errors import InvalidStudy
 
 FLOOR: Final = 13  # of 255: below one chance in twenty nothing is shown
 _FULL: Final = 255
@@ -36,7 +39,6 @@ _PROBABILITY: Final = CodedConcept("110854", "DCM", "Fractional Probabilistic Se
 _ACTIVATION: Final = CodedConcept("130402", "DCM", "Class activation")
 _RATIO: Final = CodedConcept("{0:1}", "UCUM", "0 to 1")
 _NO_UNITS: Final = CodedConcept("1", "UCUM", "no units")
-_PLACE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
 
 
 def mapped_planes(outlined: Outlined) -> NDArray[np.int64]:
@@ -66,7 +68,7 @@ def probability_map(outlined: Outlined) -> ResultObject:
 
 def lies(header: Dataset) -> bool:
     """Whether an image says where in the patient it lies, so that a map can lie over it."""
-    return frames_of(header) == 1 and all(header.get(keyword) for keyword in _PLACE)
+    return _place(header) is not None
 
 
 def activation_map(finding: Finding) -> ResultObject:
@@ -87,8 +89,20 @@ def activation_map(finding: Finding) -> ResultObject:
         quantity_definition=_ACTIVATION,
     )
     window = VOILUTTransformation(window_center=_FINEST / 2, window_width=_FINEST)
-    image = cleaned(finding.source, multi_frame=False)
+    plane = _place(finding.source)
+    assert plane is not None  # it lies somewhere
+    image = cleaned(plane, plane, thickness(plane))
     return _map(finding, [image], values[None], scale, window, None, "Map")
+
+
+def _place(header: Dataset) -> Plane | None:
+    if frames_of(header) > 1 or not frame_of_reference(header):
+        return None
+    try:
+        (plane,) = series.planes("", header)
+    except InvalidStudy:
+        return None
+    return plane if thickness(plane) else None  # how far it reaches, one image alone cannot tell
 
 
 def _map(

@@ -18,9 +18,10 @@ from pydicom.dataset import Dataset
 from client.inference.measure import Measured
 from client.results.attributes import dicom_time, put
 from client.results.contours import contours
+from client.results.greys import transformations
 from client.results.header import UNVERIFIED, equipment, finish
 from client.results.outlined import Outlined, described
-from client.results.planes import cleaned, frames_of
+from client.results.planes import frames_of, of_stack
 from client.results.result import ResultObject
 from client.results.source import offset_of, text_of
 from models.segmentation import Label
@@ -30,12 +31,12 @@ def presentation(outlined: Outlined) -> ResultObject:
     """Contours and measures on the planes to look at, for viewers that show no segmentation."""
     facts = outlined.bundle.facts
     layer = GraphicLayer("AI", order=1, description=UNVERIFIED)
-    annotations = [_annotation(outlined, label, one, layer) for label, one in outlined.found]
-    shown = sorted({one.plane for _, one in outlined.found})
+    shown = [outlined.stack.planes[index] for index in sorted({one.plane for _, one in outlined.found})]
     headers: dict[str, Dataset] = {}
-    for index in shown:
-        plane = outlined.stack.planes[index]
-        headers.setdefault(plane.digest, cleaned(plane.header, multi_frame=frames_of(plane.header) > 1))
+    for plane in shown:
+        if plane.digest not in headers:
+            headers[plane.digest] = of_stack(outlined.stack, plane)
+    annotations = [_annotation(outlined, label, one, layer, headers) for label, one in outlined.found]
     made = GrayscaleSoftcopyPresentationState(
         referenced_images=list(headers.values()),
         **equipment(outlined, "gsps", 9905),
@@ -43,6 +44,7 @@ def presentation(outlined: Outlined) -> ResultObject:
         graphic_annotations=annotations,
         graphic_layers=[layer],
         institution_name=outlined.institution[:64],
+        **transformations(shown, headers),
     )
     # highdicom takes the clock's, and a repeat would be other bytes
     date, moment = dicom_time(outlined.created_at, offset_of(outlined.source))
@@ -52,7 +54,9 @@ def presentation(outlined: Outlined) -> ResultObject:
     return finish(outlined, made, "gsps", "Contours")
 
 
-def _annotation(outlined: Outlined, label: Label, one: Measured, layer: GraphicLayer) -> GraphicAnnotation:
+def _annotation(
+    outlined: Outlined, label: Label, one: Measured, layer: GraphicLayer, headers: dict[str, Dataset]
+) -> GraphicAnnotation:
     plane = outlined.stack.planes[one.plane]
     lines = contours(outlined.labels[one.plane] == label.value)
     drawn = [GraphicObject(GraphicTypeValues.POLYLINE, line, AnnotationUnitsValues.PIXEL) for line in lines]
@@ -65,9 +69,8 @@ def _annotation(outlined: Outlined, label: Label, one: Measured, layer: GraphicL
     # the anchor stays inside the image, also for a structure at its edge
     anchor = (float(min(corner[0], width)), float(min(corner[1], height)))
     text = TextObject(f"AI: {described(label, one)} - UNVERIFIED", AnnotationUnitsValues.PIXEL, anchor_point=anchor)
-    header = cleaned(plane.header, multi_frame=frames_of(plane.header) > 1)
     return GraphicAnnotation(
-        referenced_images=[header],
+        referenced_images=[headers[plane.digest]],
         referenced_frame_number=plane.frame + 1 if frames_of(plane.header) > 1 else None,
         graphic_layer=layer,
         graphic_objects=drawn,

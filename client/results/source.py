@@ -9,6 +9,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from client.dicom.series import frame_of_reference
 from client.results.attributes import put
 
 PATIENT: Final = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
@@ -18,8 +19,6 @@ _OPTIONAL: Final = (
     "PatientAge",
     "StudyDescription",
     "TimezoneOffsetFromUTC",
-    "FrameOfReferenceUID",
-    "PositionReferenceIndicator",
 )
 _SHAPED: Final = {"DA": (8,), "TM": (2, 4, 6, 8, 9, 10, 11, 12, 13)}
 _CLOSED: Final = {"PatientSex": ("M", "F", "O")}
@@ -41,8 +40,9 @@ def copy_identity(source: Dataset, target: Dataset) -> None:
     for keyword in _OPTIONAL:
         if value := text_of(source, keyword):
             put(target, keyword, value)
-    if "FrameOfReferenceUID" in target and "PositionReferenceIndicator" not in target:
-        put(target, "PositionReferenceIndicator", "")
+    if frame := frame_of_reference(source):
+        put(target, "FrameOfReferenceUID", frame)
+        put(target, "PositionReferenceIndicator", text_of(source, "PositionReferenceIndicator"))
     issuers = source.get("IssuerOfAccessionNumberSequence")
     if issuers:
         item = Dataset()

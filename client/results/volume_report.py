@@ -3,6 +3,7 @@
 Source: DICOM PS3.16 TID 1500, 1411, 1501, 4019.
 """
 
+from collections.abc import Collection
 from collections.abc import Sequence as Many
 from typing import Any, Final, cast
 
@@ -31,7 +32,6 @@ from pydicom.uid import (
 from client.inference.measure import Growth, Measured
 from client.results.attributes import encode, evidence, put, to_part10
 from client.results.outlined import Outlined, OutlinedStudy
-from client.results.parametric_map import mapped_planes
 from client.results.report import (
     SCHEME,
     algorithm,
@@ -54,17 +54,21 @@ Evidence = dict[str, list[tuple[str, str]]]
 _ML: Final = CodedConcept("mL", "UCUM", "milliliter")
 
 
-def report(study: OutlinedStudy) -> ResultObject:
-    """One report of a study: its answer with the first series, then each series with what was found in it."""
+def report(study: OutlinedStudy, made: Collection[str]) -> ResultObject:
+    """One report of a study: its answer with the first series, then each series with what was found in it.
+
+    Args:
+        made: SOP instance UIDs of the study's other objects; it refers to no other.
+    """
     facts = study.bundle.facts
     dataset = report_header(study, partial=study.first.partial)
     read: Evidence = {}
     for outlined in study.series:
-        read |= _evidence(outlined)
+        read |= _evidence(outlined, made)
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), read))
     groups: list[Any] = []
     for outlined in study.series:
-        groups.append(_summary(outlined, answers=outlined is study.first))
+        groups.append(_summary(outlined, made, answers=outlined is study.first))
         groups += [_group(outlined, number, one) for number, one in enumerate(outlined.found, 1)]
     report = MeasurementReport(
         observation_context=observed_by(study.bundle.device_uid, facts.title, facts.number, facts.vendor),
@@ -78,20 +82,25 @@ def report(study: OutlinedStudy) -> ResultObject:
     return ResultObject("sr", str(dataset.SOPInstanceUID), to_part10(dataset) + encode(tree))
 
 
-def _evidence(outlined: Outlined) -> Evidence:
+_OBJECTS: Final[dict[Kind, UID]] = {
+    "sc": SecondaryCaptureImageStorage,
+    "seg": SegmentationStorage,
+    "gsps": GrayscaleSoftcopyPresentationStateStorage,
+    "pm": ParametricMapStorage,
+}
+_EXPLAINING: Final[tuple[Kind, ...]] = ("sc", "pm")
+
+
+def _evidence(outlined: Outlined, made: Collection[str]) -> Evidence:
     """The images of a series that were read, and what was made of them."""
     read: Evidence = {outlined.stack.series_uid: []}
     for plane in outlined.stack.planes:
         one = text_of(plane.header, "SOPClassUID"), text_of(plane.header, "SOPInstanceUID")
         if one not in read[outlined.stack.series_uid][-1:]:  # the frames of one instance
             read[outlined.stack.series_uid].append(one)
-    made: dict[Kind, UID] = {"sc": SecondaryCaptureImageStorage}
-    if outlined.positive:
-        made |= {"seg": SegmentationStorage, "gsps": GrayscaleSoftcopyPresentationStateStorage}
-    if len(mapped_planes(outlined)):
-        made |= {"pm": ParametricMapStorage}
-    for kind, sop_class in made.items():
-        read[uid_of(outlined, f"{kind}-series")] = [(str(sop_class), uid_of(outlined, kind))]
+    for kind, sop_class in _OBJECTS.items():
+        if (uid := uid_of(outlined, kind)) in made:
+            read[uid_of(outlined, f"{kind}-series")] = [(str(sop_class), uid)]
     return read
 
 
@@ -118,7 +127,7 @@ def _by(outlined: Outlined) -> Any:
     )
 
 
-def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitativeEvaluations:
+def _summary(outlined: Outlined, made: Collection[str], *, answers: bool) -> MeasurementsAndQualitativeEvaluations:
     # the finding stands once in a document, so that a reader's answer to it is one for the study
     said = coded(answer(positive=outlined.positive, partial=outlined.partial))
     facts = outlined.bundle.facts
@@ -146,11 +155,9 @@ def _summary(outlined: Outlined, *, answers: bool) -> MeasurementsAndQualitative
             *prediction_set(outlined.confidence),
         ],
     )
-    pictures: dict[Kind, UID] = {"sc": SecondaryCaptureImageStorage}
-    if len(mapped_planes(outlined)):
-        pictures["pm"] = ParametricMapStorage
-    for kind, sop_class in pictures.items():
-        cast(Any, group)[0].ContentSequence.append(visual_explanation(sop_class, uid_of(outlined, kind)))
+    for kind in _EXPLAINING:
+        if (uid := uid_of(outlined, kind)) in made:
+            cast(Any, group)[0].ContentSequence.append(visual_explanation(_OBJECTS[kind], uid))
     return group
 
 

@@ -198,6 +198,7 @@ def test_what_is_no_regular_stack_is_refused_with_the_reason(read: Read, volumes
     assert reasons(twice) == ["several-volumes"]
     assert reasons(volumes.series(count=12, RescaleIntercept=None)) == ["missing-rescale"]
     assert reasons(volumes.series(count=12, ImagePositionPatient=None)) == ["no-geometry"]
+    assert reasons(volumes.series(count=12, FrameOfReferenceUID=None)) == ["no-frame-of-reference"]
     larger = volumes.series(count=12)
     larger[4].PixelSpacing = [1.3, 1.3]
     assert reasons(larger) == ["mixed-size"]
