@@ -154,10 +154,9 @@ def read_planes(path: Path, header: Dataset, frames: Sequence[int]) -> Iterator[
             raise InvalidStudy("truncated", "ends within the pixels")
         _check_frames(whole)
         for frame in frames:
-            groups = transformation(whole, frame)
             stored = _stored_values(whole, shape, frame)
             try:
-                values = _modality(stored, groups)
+                values = _modality(stored, transformation(whole, frame))
                 padding = _padding(stored, whole)
                 if padding is not None and not padding.all():
                     values = np.where(padding, values[~padding].min(), values)
@@ -225,13 +224,20 @@ def _dataset(path: Path, *, stop_before_pixels: bool, only: list[str] | None = N
     return dataset
 
 
-def _settle(dataset: Dataset) -> None:
-    """Parse every element now; one that is malformed counts as missing, unless the picture depends on it."""
+def _settle(dataset: Dataset, *, vital: bool = True) -> None:
+    """Parse every element now, those in sequences too; one that is malformed counts as missing, unless the picture
+    depends on it.
+
+    Args:
+        vital: it is the image itself, or an item with its look-up tables or of its functional groups.
+    """
     for tag in list(dataset.keys()):
         try:
-            _ = dataset[tag]
+            element = dataset[tag]
+            for item in element.value if element.VR == "SQ" else ():
+                _settle(item, vital=vital and tag.group in (0x0028, 0x5200))
         except MALFORMED as error:
-            if tag.group == 0x0028 or tag.group == 0x7FE0:
+            if vital and tag.group in (0x0028, 0x7FE0):
                 raise InvalidStudy("inconsistent", f"{tag} is malformed ({type(error).__name__})") from error
             del dataset[tag]
 

@@ -160,6 +160,13 @@ def planes(digest: str, header: Dataset) -> list[Plane]:
         InvalidStudy: `no-geometry`; `inconsistent`, as `decode.frame_count`, or the frames it says are not those that
             it describes.
     """
+    try:
+        return _located(digest, header)
+    except MALFORMED as error:
+        raise InvalidStudy("no-geometry", type(error).__name__) from error
+
+
+def _located(digest: str, header: FileDataset) -> list[Plane]:
     frames = decode.frame_count(header)
     if "PerFrameFunctionalGroupsSequence" not in header:
         if frames > 1:
@@ -271,7 +278,7 @@ def _plane(digest: str, frame: int, header: Dataset, place: Dataset, turn: Datas
         cosines = _numbers(turn, "ImageOrientationPatient", 6)
         between = _numbers(size, "PixelSpacing", 2)
         rows, columns = int(header.Rows), int(header.Columns)
-    except (AttributeError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise InvalidStudy("no-geometry", "an image does not say where it lies") from error
     along_row, along_column = cosines[:3], cosines[3:]
     lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)

@@ -1,5 +1,6 @@
 """A volume is outlined where it lies, whatever way it was cut, or refused with the reason why not."""
 
+import contextlib
 import hashlib
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,12 +15,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from highdicom.seg import Segmentation as HighdicomSegmentation
 from highdicom.sr import srread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
+from client.dicom import decode, series
 from client.inference.measure import grown, measure
 from client.inference.objects import objects
 from client.inference.outlining import Prior
@@ -33,7 +37,7 @@ from client.results.outlined import Outlined, OutlinedStudy
 from client.results.result import ResultObject
 from configs.schema import ResultsConfig
 from models.bundle import Bundle
-from models.errors import BundleRefused
+from models.errors import BundleRefused, InvalidStudy
 from models.preprocessing import Preprocessing
 from models.segmentation import Segmentation
 
@@ -308,6 +312,66 @@ def test_compressed_frames_beyond_those_described_are_not_passed_over(read: Read
 
     assert isinstance(outcome, Refused), outcome
     assert [reason.code for reason in outcome.reasons] == ["inconsistent"]
+
+
+def _spoiled(image: Dataset, volumes: ModuleType, old: bytes, new: bytes) -> bytes:
+    content = volumes.content(image)
+    assert content.count(old) >= 1
+    assert len(old) == len(new)
+    return content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"\x28\x00\x08\x00IS\x02\x0012", b"\x28\x00\x08\x00IS\x02\x001A", "inconsistent"),
+        (b"\x28\x00\x08\x00IS\x02\x0012", b"\x28\x00\x08\x00IS\x02\x001\\", "inconsistent"),
+        (b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00ZZ", "no-geometry"),
+        (b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10ZZ", "inconsistent"),
+    ],
+)
+def test_a_malformed_header_is_refused_with_a_word(
+    volumes: ModuleType, tmp_path: Path, old: bytes, new: bytes, reason: str
+) -> None:
+    path = tmp_path / "image.dcm"
+    path.write_bytes(_spoiled(volumes.enhanced(volumes.series(count=12)), volumes, old, new))
+
+    with pytest.raises(InvalidStudy) as caught:
+        list(series.planes("0" * 64, decode.read_header(path)))
+
+    assert caught.value.reason == reason
+
+
+def test_what_the_picture_does_not_depend_on_may_be_malformed(volumes: ModuleType, tmp_path: Path) -> None:
+    image = volumes.enhanced(volumes.series(count=12))
+    code, icon = Dataset(), Dataset()
+    code.CodeValue, icon.RescaleSlope = "39607008", 1
+    image.AnatomicRegionSequence, image.IconImageSequence = [code], [icon]
+    path = tmp_path / "image.dcm"
+    content = _spoiled(image, volumes, b"\x08\x00\x00\x01SH", b"\x08\x00\x00\x01ZZ")
+    path.write_bytes(content.replace(b"\x28\x00\x53\x10DS", b"\x28\x00\x53\x10ZZ", 1))
+
+    header = decode.read_header(path)
+
+    assert "CodeValue" not in header.AnatomicRegionSequence[0]
+    assert "RescaleSlope" not in header.IconImageSequence[0]
+    assert len(series.planes("0" * 64, header)) == 12
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(132, 3000), st.integers(0, 255)), min_size=1, max_size=4))
+def test_whatever_a_header_holds_ends_in_planes_or_a_refusal(
+    volumes: ModuleType, tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
+    content = bytearray(volumes.content(volumes.enhanced(volumes.series(count=4, shape=(4, 4)))))
+    for place, value in changes:
+        content[place % len(content)] = value
+    path = tmp_path / "image.dcm"
+    path.write_bytes(content)
+    with contextlib.suppress(InvalidStudy):
+        header = decode.read_header(path)
+        found = series.planes("0" * 64, header)
+        list(decode.read_planes(path, header, [plane.frame for plane in found]))
 
 
 def test_a_grid_much_finer_than_the_volume_is_refused(read: Read, volumes: ModuleType) -> None:
