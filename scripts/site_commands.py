@@ -168,7 +168,8 @@ def try_(
     site = _opened(folder)
 
     def tell(study: TriedStudy) -> None:
-        what = f"{study.score:.3f}" if study.score is not None else ", ".join(reason.code for reason in study.reasons)
+        score = [] if study.score is None else [f"{study.score:.3f}"]
+        what = ", ".join((*score, *(reason.code for reason in study.reasons)))
         print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
         for one in study.objects:
             if one.problems:

@@ -103,6 +103,8 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     put(dataset, "SeriesNumber", "9903")
     put(dataset, "SeriesDescription", str(dataset.SeriesDescription).replace("UNVERIFIED", "VERIFIED"))
     _dated(dataset, opinion.at)
+    # only a complete document may be verified (PS3.3 C.17.2); that the study was not, its description goes on saying
+    put(dataset, "CompletionFlag", "COMPLETE")
     put(dataset, "VerificationFlag", "VERIFIED")
     put(dataset, "PreliminaryFlag", "FINAL")
     observer = Dataset()

@@ -1,11 +1,17 @@
 """When a study is complete, told over real associations: procedure steps, notifications, counts, split sendings."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pydicom
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
@@ -21,9 +27,17 @@ from client.arrival.census import Census
 from client.arrival.completeness import MOST_HABITS, Basis, Bounds
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
+from client.inference import outcomes
+from client.inference.objects import objects
+from client.inference.panel import Panel
+from client.inference.pipeline import Pipeline
+from client.inference.study import Study
+from client.inference.tensors import Tensors
+from client.store import versions
+from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import announcement, habit, instance, study
-from configs.schema import PeerConfig
+from client.store.tables import announcement, delivery, habit, instance, outcome, study
+from configs.schema import PeerConfig, ResultsConfig
 
 pytestmark = pytest.mark.integration
 
@@ -183,6 +197,38 @@ def test_what_was_announced_and_never_comes_is_waited_for_and_then_read_visibly(
     assert row_of(site, images[0].StudyInstanceUID).completed_by == Basis.EXPECTED_MISSING
     (entry,) = site.ledger.entries("study.incomplete")
     assert '"missing":1' in entry.facts
+    assert incomplete(site) == "2 images were expected, 1 came"
+
+
+def test_what_the_images_state_and_never_comes_is_in_the_report(
+    site: Site, gateway: Gateway, volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    bundle = volumes.build(tmp_path / "volume", vendor_key)
+    shutil.copytree(bundle.folder, site.versions / bundle.digest)
+    versions.receive(site, bundle)
+    versions.adopt(site, bundle.digest)
+    images = volumes.series(count=20, step=3.0, ImagesInAcquisition=20)
+    with calling(gateway) as association:
+        store(association, *images[:6])
+    assert Receiving(site, SOON).complete() == 1
+    assert row_of(site, images[0].StudyInstanceUID).completed_by == Basis.HOLES
+    assert incomplete(site) == "20 images were expected, 6 came"
+
+
+def incomplete(site: Site) -> str:
+    """Read the one study that waits: what its outcome says is missing, after its report says so too."""
+    archive = Archive(site.archive)
+    taken = outcomes.take(site)
+    assert isinstance(taken, Study)
+    result = Pipeline(archive, Tensors(site.tensors, archive), Panel(site).members, "Hospital").process(taken)
+    assert outcomes.conclude(site, archive, taken, result, partial(objects, wanted=ResultsConfig()))
+    with site.database.read() as connection:
+        (reason,) = connection.execute(select(outcome.c.reasons)).scalar_one()
+        digest = connection.execute(select(delivery.c.sha256).where(delivery.c.kind == "sr")).scalar_one()
+    report = pydicom.dcmread(archive.path(digest))
+    assert report.CompletionFlag == "PARTIAL"
+    assert reason["code"] == "incomplete"
+    return str(reason["text"])
 
 
 def test_announcements_that_are_wrong_are_refused_as_the_standard_says_and_change_nothing(

@@ -18,6 +18,7 @@ from client.arrival.completeness import (
     Sender,
     Series,
     judge,
+    missing,
 )
 from scripts.benchmarks.completeness import MODES, replay, summary, timed
 from scripts.benchmarks.senders import FIRST, SECOND, studies
@@ -76,6 +77,27 @@ def pass_by(patience: Patience, known: Facts, count: int) -> None:
 )
 def test_what_is_known_of_a_study(known: dict[str, Any], expected: tuple[Basis, ...]) -> None:
     assert judge(facts(**known)) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, 0),
+        ({"announced": Announced(20, missing=14)}, 14),
+        ({"counted": 14}, 14),
+        ({"announced": Announced(20, missing=14), "counted": 13}, 14),  # two witnesses of the same images
+        ({"series": Series("CT", 6, 6, 1, 6, stated=20)}, 14),
+        ({"series": Series("CT", 40, 40, 1, 40, stated=20)}, 0),
+        ({"series": Series("CT", 6, 6, 1, 6, stated=20), "sending": True}, 14),
+        ({"series": Series("DX", 1, 1, 1, 1, stated=2)}, 0),  # a view of several: each stands for itself
+        ({"series": Series("CT", 1, 1, 1, 1, stated=300, frames=300)}, 0),
+        # whoever lists or counts what there is knows better than what an image states of its acquisition
+        ({"series": Series("CT", 6, 6, 1, 6, stated=20), "announced": Announced(6)}, 0),
+        ({"series": Series("CT", 6, 6, 1, 6, stated=20), "counted": 0, "from_pacs": True}, 0),
+    ],
+)
+def test_how_many_images_are_known_to_be_missing(known: dict[str, Any], expected: int) -> None:
+    assert missing(facts(**known)) == expected
 
 
 def test_all_that_was_announced_is_read_at_once_even_while_the_association_is_open() -> None:

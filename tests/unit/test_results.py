@@ -153,6 +153,28 @@ def test_a_negative_report_says_no_findings(finding: Make) -> None:
     assert said == {"111017": "111241", "R-42061": "2667000"}
 
 
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize(
+    ("score", "summary", "answer"), [(0.8312, "111244", "52101004"), (0.2, "111243", "ABSENT_IN_PART")]
+)
+def test_a_report_of_a_study_in_part_says_so_and_never_absent(
+    finding: Make, opinion: Opinion, tmp_path: Path, score: float, summary: str, answer: str
+) -> None:
+    whole, partial = finding(score=score), replace(finding(score=score), partial=True)
+    make(whole)  # its content tree is remembered, and is not the other one's
+    made = by_kind(make(partial))
+    for item in made.values():
+        assert "Error" not in dciodvfy(item.content, tmp_path)
+        assert conformity.examine(item.content).problems == ()
+    said = read_back(made["sr"])[1]
+    assert said == {"111017": summary, "R-42061": answer}
+    assert made["sr"].dataset.CompletionFlag == "PARTIAL"
+    assert "INCOMPLETE" in made["sc"].dataset.ImageComments
+    signed = amended(made["sr"], made["sc"], opinion)[0]
+    assert read_back(signed)[1] == {"111017": summary, "R-42061": "2667000"}
+    assert conformity.examine(signed.content).problems == ()
+
+
 def test_identity_is_copied_and_series_are_new(finding: Make) -> None:
     scored = finding()
     for item in make(scored):

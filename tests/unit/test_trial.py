@@ -5,8 +5,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from client.dicom import decode
 from client.inference.panel import Panel
 from client.inference.trial import Trial, try_folder
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import instance, outcome, study
 from models.errors import NotFound
@@ -79,6 +82,30 @@ def test_a_folder_of_good_and_bad_files(site: Site, radiograph: Make, tmp_path: 
         "text.dcm": "not-dicom",
     }
     assert stored(site) == before
+
+
+def test_images_that_the_others_state_and_that_are_not_there_are_missed(
+    site: Site, volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    bundle = volumes.build(tmp_path / "volume", vendor_key)
+    shutil.copytree(bundle.folder, site.versions / bundle.digest)
+    versions.receive(site, bundle)
+    versions.adopt(site, bundle.digest)
+    for name, stated in (("stated", 20), ("unstated", None), ("unsure", "many")):
+        for number, image in enumerate(volumes.series(count=20, step=3.0)[:6]):
+            if stated == "many":
+                image.ImagesInAcquisition = 20 + number
+            elif stated:
+                image.ImagesInAcquisition = stated
+            save(image, tmp_path / "scanner" / name / f"{number}.dcm")
+
+    tried = try_folder(site, Panel(site).members, tmp_path / "scanner")
+
+    said = {one.files[0].split("/")[0]: [(why.code, why.text) for why in one.reasons] for one in tried.studies}
+    assert {one.outcome for one in tried.studies} == {"scored"}
+    assert said == {
+        "stated": [("incomplete", "20 images were expected, 6 came")], "unstated": [], "unsure": []
+    }  # fmt: skip
 
 
 def test_without_a_version_every_study_says_so(

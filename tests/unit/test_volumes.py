@@ -32,6 +32,7 @@ from client.inference.serving import Outlining
 from client.inference.study import Image, Study
 from client.inference.volume_engine import VolumeEngine
 from client.results import conformity, outlines
+from client.results.amend import Opinion, local, verify
 from client.results.contours import contours
 from client.results.outlined import Outlined, OutlinedStudy
 from client.results.result import ResultObject
@@ -41,6 +42,7 @@ from models.errors import BundleRefused, InvalidStudy
 from models.preprocessing import Preprocessing
 from models.segmentation import Segmentation
 
+SAID = ((local("DECISION", "Reader's decision"), local("AGREE", "Agree")),)
 COS, SIN = np.cos(np.deg2rad(25)), np.sin(np.deg2rad(25))
 DIRECTIONS = {
     "axial": ((1, 0, 0), (0, 1, 0)),
@@ -88,20 +90,21 @@ def engine(version: Bundle) -> VolumeEngine:
 
 @pytest.fixture
 def read(version: Bundle, engine: VolumeEngine, volumes: ModuleType, tmp_path: Path) -> Read:
-    """Read the images of one study: `read(images, declared=None, priors=())`."""
+    """Read the images of one study: `read(images, declared=None, priors=(), missing=0)`."""
 
     def run(
         images: Sequence[Dataset],
         declared: Segmentation | None = None,
         priors: Sequence[Prior] = (),
         threshold: float = 0.5,
+        missing: int = 0,
     ) -> Outcome:
         files = Files(tmp_path)
         for image in images:
             files.add(image, volumes)
         serving = Outlining(version, engine, volumes.PREPROCESSING, declared or volumes.declared(), threshold)
         pipeline = Pipeline(files, files, lambda: [serving], "Hospital", lambda _study, _name: priors)
-        return pipeline.process(Study("1.2", 1, 1, 0.0, tuple(files.images)))
+        return pipeline.process(Study("1.2", 1, 1, 0.0, tuple(files.images), missing))
 
     return run
 
@@ -390,6 +393,102 @@ def test_a_localizer_in_the_series_is_left_out(read: Read, volumes: ModuleType) 
 
     assert outlined.stack.notes == ("localizer",)
     assert len(outlined.stack.planes) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"PatientAge": "004Y"}, "age"),
+        ({"Modality": "OT"}, "modality"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "sop-class"),
+    ],
+)
+def test_a_series_of_which_some_slices_do_not_fit_is_refused_with_their_reasons(
+    read: Read, volumes: ModuleType, change: dict[str, str], code: str
+) -> None:
+    def cut() -> list[Dataset]:
+        images = volumes.series(count=20, step=3.0)
+        for image in images[5:]:  # what is left shows nothing, and would have been called negative
+            for keyword, value in change.items():
+                setattr(image, keyword, value)
+            image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        return images
+
+    torn, whole = cut(), volumes.series(count=20, step=3.0)
+    for image in whole:
+        image.StudyInstanceUID = torn[0].StudyInstanceUID
+
+    alone, beside = read(torn), read([*cut(), *whole])
+
+    assert isinstance(alone, Refused), alone
+    assert code in [reason.code for reason in alone.reasons]
+    assert one(beside).partial
+    assert one(beside).stack.series_uid == whole[0].SeriesInstanceUID
+    assert isinstance(beside, ScoredVolumes)
+    assert code in [reason.code for reason in beside.reasons]
+
+
+def test_what_may_lie_in_a_series_without_being_a_slice_of_it_does_not_refuse_it(
+    read: Read, volumes: ModuleType
+) -> None:
+    images = volumes.series()
+    scout, report, echo = volumes.series(count=3, SeriesInstanceUID=images[0].SeriesInstanceUID)
+    scout.ImageType, scout.Modality = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "OT"
+    report.Modality = "SR"
+    for keyword in ("Rows", "Columns", "PixelData", "ImagePositionPatient"):
+        delattr(report, keyword)
+    echo.ImagePositionPatient, echo.Modality = images[7].ImagePositionPatient, "OT"  # another picture of that place
+
+    outlined = one(read([*images, scout, report, echo]))
+
+    assert len(outlined.stack.planes) == len(images)
+    assert not outlined.partial
+
+
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize("lesion", [True, False])
+def test_a_study_of_which_images_are_missing_is_never_reported_as_complete_or_negative(
+    read: Read, volumes: ModuleType, tmp_path: Path, lesion: bool
+) -> None:
+    images = volumes.series(count=20, step=3.0)
+    came = images if lesion else images[:5]
+
+    outcome = read(came, missing=14)
+
+    assert isinstance(outcome, ScoredVolumes)
+    assert [(reason.code, reason.text) for reason in outcome.reasons] == [
+        ("incomplete", f"{len(came) + 14} images were expected, {len(came)} came")
+    ]
+    (first,) = [made for made in objects(outcome, ResultsConfig()) if made.kind == "sr"]
+    signed = verify(first.content, Opinion("Ada Lovelace", "Hospital", 1.7e9, lesion, SAID, 1))
+    present = "52101004"
+    for made, answer, completion in (
+        (first, present if lesion else "ABSENT_IN_PART", "PARTIAL"),
+        (signed, present if lesion else "2667000", "COMPLETE"),  # a reader has seen it
+    ):
+        report = made.dataset
+        said = evaluations(report)
+        assert said["111017"] == ("111244" if lesion else "111243")
+        assert said[outcome.best.bundle.facts.finding.value] == answer
+        assert report.CompletionFlag == completion
+        assert "Not all images" in report.CompletionFlagDescription
+        assert conformity.examine(made.content).problems == ()
+        path = tmp_path / "sr.dcm"
+        path.write_bytes(made.content)
+        told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+        assert "Error" not in told, told
+
+
+def evaluations(report: Dataset) -> dict[str, str]:
+    """Every coded answer of a report, by concept."""
+    found: dict[str, str] = {}
+    items = list(report.ContentSequence)
+    while items:
+        item = items.pop()
+        items += item.get("ContentSequence", [])
+        if item.ValueType == "CODE":
+            found[item.ConceptNameCodeSequence[0].CodeValue] = item.ConceptCodeSequence[0].CodeValue
+    return found
 
 
 def test_every_series_that_fits_is_read_and_one_that_cannot_be_is_named(read: Read, volumes: ModuleType) -> None:
