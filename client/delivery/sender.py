@@ -211,7 +211,9 @@ class Sender(threading.Thread):
 
         Where there were several, it was the PACS.
         """
-        self._reached()
+        if self._unreachable:
+            log.info("the PACS answers again")
+            self._unreachable = 0
         self._held.pop(row.kind, None)
         self._unanswered.pop(row.sop_uid, None)
         lost, self._unanswered = list(self._unanswered.values()), {}
@@ -227,14 +229,8 @@ class Sender(threading.Thread):
             if len(refused) == 1:
                 self._settle([(other, Answer(False, problem)) for other, problem in refused])
 
-    def _reached(self) -> None:
-        if self._unreachable:
-            log.info("the PACS answers again")
-            self._unreachable = 0
-
     def _come_again(self, row: Row[Any], problem: str) -> None:
         """The PACS is out of resources, for one of this kind at least: smaller ones may still find room."""
-        self._reached()
         self._no_room[row.sop_uid] = row, problem
         if row.kind not in self._held:
             log.warning("%s; every %s waits", problem, row.kind)
@@ -281,7 +277,7 @@ class Sender(threading.Thread):
     def _enter(self, connection: Connection, row: Row[Any], answer: Answer) -> int:
         # not the row's own: another object's answer may have cost this one an attempt since it was read
         count = select(delivery.c.attempts).where(delivery.c.sop_uid == row.sop_uid)
-        attempts = (row.attempts if answer.sent else connection.execute(count).scalar_one()) + 1
+        attempts = (row.attempts if answer.sent else connection.execute(count).scalar() or 0) + 1
         given_up = not answer.sent and attempts >= self._max_attempts
         values: dict[str, Any] = {"attempts": attempts, "problem": answer.problem}
         if answer.sent:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import httpx
 from sqlalchemy import Row
 
-from client.delivery.carrier import Answer, Unreachable, out_of_resources
+from client.delivery.carrier import Answer, Lost, Unreachable, out_of_resources
 from client.dicom.listener import client_tls
 from client.store.archive import Archive
 from client.store.site import Site
@@ -43,10 +43,11 @@ class StowCarrier:
         self._archive = archive
         self._timeout = httpx.Timeout(answer_seconds, connect=min(answer_seconds, 10.0))
         self._client: httpx.Client | None = None
+        self._most = _TOGETHER  # fewer after a request that was left unanswered: it does not say by which object
 
     def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
         waiting = iter(rows)
-        while together := list(islice(waiting, _TOGETHER)):
+        while together := list(islice(waiting, self._most)):
             for row, answer in self._offer(together):
                 yield row, answer
                 if answer.lost in ("broken", "silent"):
@@ -82,18 +83,19 @@ class StowCarrier:
         try:
             answer = self._post([self._archive.path(row.sha256).read_bytes() for row in rows])
         except httpx.ReadTimeout:
-            return iter([(rows[0], Answer(False, "", "silent"))])
+            return self._unanswered(rows, "silent")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProtocolError) as error:
             if isinstance(error, httpx.RemoteProtocolError):
-                return iter([(rows[0], Answer(False, "", "broken"))])
+                return self._unanswered(rows, "broken")
             raise Unreachable("the PACS cannot be reached") from error
         except httpx.TransportError:
-            return iter([(rows[0], Answer(False, "", "broken"))])
+            return self._unanswered(rows, "broken")
         code = answer.status_code
         if code in _NOT_ABOUT_OBJECTS or answer.is_redirect:
             raise Unreachable(f"the PACS answers STOW-RS with {code}")
         said = _said(answer)
         if any(row.sop_uid in said for row in rows):
+            self._most = min(2 * self._most, _TOGETHER)
             return ((row, said.get(row.sop_uid, Answer(False, "the PACS says nothing of it"))) for row in rows)
         if answer.is_success:
             raise Unreachable(f"the PACS answers STOW-RS with {code}, and does not say what it has stored")
@@ -102,6 +104,10 @@ class StowCarrier:
         if answer.is_server_error:
             return iter([(rows[0], Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))])
         return iter([(rows[0], Answer(False, f"STOW-RS status {code}"))])
+
+    def _unanswered(self, rows: Sequence[Row[Any]], lost: Lost) -> Iterator[tuple[Row[Any], Answer]]:
+        self._most = 1
+        return self._one_by_one(rows) if len(rows) > 1 else iter([(rows[0], Answer(False, "", lost))])
 
     def _one_by_one(self, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
         failures = 0

@@ -34,7 +34,7 @@ def sender(site: Site) -> Iterator[Callable[..., Sender]]:
 
     def start(url: str, **settings: Any) -> Sender:
         site.config.pacs = PeerConfig("127.0.0.1", 4242, "PACS", stow_url=url)
-        made = Sender(site, FAST, **settings)
+        made = Sender(site, **({"pace": FAST} | settings))
         started.append(made)
         made.start()
         return made
@@ -74,6 +74,8 @@ class Server:
         self.status = 200
         self.says: tuple[str, bytes] | None = None
         self.xml = False
+        self.hangs_on: set[str] = set()
+        self.mended = threading.Event()
         self.refuses: dict[str, int] = {}
         self.warns: dict[str, int] = {}
         self.got: list[str] = []
@@ -110,6 +112,8 @@ class Server:
         for part in message.get_payload():
             uid = str(pydicom.dcmread(BytesIO(part.get_payload(decode=True))).SOPInstanceUID)
             item: dict[str, Any] = {"00081155": {"vr": "UI", "Value": [uid]}}
+            if uid in self.hangs_on:
+                self.mended.wait(20)
             if uid in self.refuses:
                 lost.append(item | {"00081197": {"vr": "US", "Value": [self.refuses[uid]]}})
                 continue
@@ -121,6 +125,7 @@ class Server:
         return (202 if lost else 200), native(said) if self.xml else json.dumps(said).encode()
 
     def close(self) -> None:
+        self.mended.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -208,6 +213,23 @@ def test_an_object_that_the_server_has_no_room_for_costs_no_attempt_and_holds_up
     problem = "the PACS cannot take it just now: status A700"
     assert sorted(states(site)) == [("pending", problem), ("sent", "")]
     server.refuses.clear()
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
+
+
+def test_of_many_in_one_request_the_one_that_hangs_the_server_is_found(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    for _ in range(3):
+        scored(objects=True)
+    with site.database.read() as connection:
+        rows = connection.execute(select(delivery).where(delivery.c.kind == "sr")).all()
+    server.hangs_on.add(rows[1].sop_uid)
+    sender(server.url, pace=Pace(first=0.05, longest=0.2, poll=0.05, answer=0.4))
+    eventually(lambda: sorted(state for state, _ in states(site)) == ["pending"] + ["sent"] * 5)
+    with site.database.read() as connection:
+        hanging = connection.execute(select(delivery.c.sop_uid).where(delivery.c.state == "pending")).scalar_one()
+    assert hanging == rows[1].sop_uid
+    server.hangs_on.clear()
     eventually(lambda: {state for state, _ in states(site)} == {"sent"})
 
 
