@@ -166,7 +166,7 @@ def planes(digest: str, header: Dataset) -> list[Plane]:
         raise InvalidStudy("no-geometry", type(error).__name__) from error
 
 
-def _located(digest: str, header: FileDataset) -> list[Plane]:
+def _located(digest: str, header: Dataset) -> list[Plane]:
     frames = decode.frame_count(header)
     if "PerFrameFunctionalGroupsSequence" not in header:
         if frames > 1:
