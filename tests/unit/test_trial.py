@@ -125,7 +125,10 @@ def test_what_the_node_would_not_send_or_could_not_make_is_said(
     (well,) = try_folder(site, Panel(site).members, folder).studies
     assert [(made.kind, made.problems) for made in well.objects] == [("sc", []), ("sr", [])]
 
-    monkeypatch.setattr(trial, "examine", lambda _content: Examined(("it is odd",), ""))
+    def find(_: bytes) -> Examined:
+        return Examined(("it is odd",), "")
+
+    monkeypatch.setattr(trial, "examine", find)
     said = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder)])
     assert said.output.startswith("scored")
     assert "sr would be kept back: it is odd" in said.output
