@@ -178,7 +178,7 @@ numbers = st.sampled_from([None, "", "0", "-3", "0.2", "1", "40", "1e9", ["40", 
     turn=st.floats(-4e-4, 4e-4),
     alternating=st.booleans(),
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_grey_values_and_thickness_leave_all_objects_to_be_sent(
     outline: Outline,
     volumes: ModuleType,

@@ -14,9 +14,13 @@ from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
+from client import doctor
 from client.dicom import decode
+from client.inference import trial
 from client.inference.panel import Panel
 from client.inference.trial import Trial, try_folder
+from client.results.conformity import Examined
+from client.results.result import ResultObject
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import instance, outcome, study
@@ -136,6 +140,35 @@ def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_pat
     assert json.loads(written.read_text())["studies"][0]["files"] == ["one.dcm"]
     with pytest.raises(NotFound):
         try_folder(site, Panel(site).members, tmp_path / "missing")
+
+
+def test_what_the_node_would_not_send_or_could_not_make_is_said(
+    site: Site, radiograph: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts.vigie import app
+
+    folder = tmp_path / "scanner"
+    save(radiograph(), folder / "one.dcm")
+    (well,) = try_folder(site, Panel(site).members, folder).studies
+    assert [(made.kind, made.problems) for made in well.objects] == [("sc", []), ("sr", [])]
+
+    def find(_: bytes) -> Examined:
+        return Examined(("it is odd",), "")
+
+    monkeypatch.setattr(trial, "examine", find)
+    said = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder)])
+    assert said.output.startswith("scored")
+    assert "sr would be kept back: it is odd" in said.output
+    (check,) = (check for check in doctor.examine(site) if check.name == "test study")
+    assert not check.ok
+    assert "sr: it is odd" in check.found
+
+    def fail(*_: object) -> list[ResultObject]:
+        raise ValueError("a header held something")
+
+    monkeypatch.setattr(trial, "objects", fail)
+    (broken,) = try_folder(site, Panel(site).members, folder).studies
+    assert (broken.outcome, broken.score, broken.reasons[0].code) == ("failed", None, "unexpected")
 
 
 def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data: Path) -> None:
