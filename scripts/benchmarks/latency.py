@@ -171,9 +171,11 @@ def _node(hospital: Hospital, images: Sequence[Dataset], wanted: str, *, tell: b
 def _send(port: int, images: Sequence[Dataset], *, tell: bool) -> Sent:
     """Send a study as a modality does; with `tell`, its procedure step says before which images there are."""
     messages = [prepare(image) for image in images]
+    # what is learned of a sender that tells is not what is learned of one that never does
+    calling = "TELLS" if tell else "SILENT"
     if tell:
-        announce(port, AE_TITLE, images)
-    association = Association(port, AE_TITLE, str(images[0].SOPClassUID))
+        announce(port, AE_TITLE, images, calling)
+    association = Association(port, AE_TITLE, str(images[0].SOPClassUID), calling)
     began = time.time()
     for message in messages:
         if status := association.store(message):
