@@ -26,7 +26,8 @@ _FORMAT: Final = ("110521", "Objects incorrectly formatted")
 _FAILURE: Final = ("110501", "Equipment failure")
 _UNSPECIFIED: Final = ("110513", "Discontinued for unspecified reason")
 _DISCONTINUED: Final = {
-    "missing-series": _INCOMPLETE,
+    "incomplete": _INCOMPLETE,
+    "series-missing": _INCOMPLETE,
     "missing-slices": _INCOMPLETE,
     "too-few-slices": _INCOMPLETE,
     "not-dicom": _FORMAT,

@@ -87,7 +87,7 @@ def take(site: Site, revision: int = 1) -> None:
 
 def conclude(site: Site, kind: str) -> None:
     """A study that is not read, as the worker writes it."""
-    reasons = [{"code": "wrong-modality", "text": ""}, {"code": "missing-series", "text": ""}]
+    reasons = [{"code": "wrong-modality", "text": ""}, {"code": "series-missing", "text": ""}]
     values = {"study_uid": UID, "revision": 1, "kind": kind, "reasons": reasons, "created_at": 2.0}
     with site.database.write() as connection:
         connection.execute(update(study).where(study.c.uid == UID).values(state=kind))
@@ -181,7 +181,7 @@ def test_a_refusal_and_a_failure_cancel_the_step_and_say_why(
     told = item.ProcedureStepProgressInformationSequence[0]
     assert item.ProcedureStepState == "CANCELED"
     assert [code.CodeValue for code in told.ProcedureStepDiscontinuationReasonCodeSequence] == codes
-    assert told.ReasonForCancellation == "wrong-modality, missing-series"
+    assert told.ReasonForCancellation == "wrong-modality, series-missing"
     assert row(hospital).state == "canceled"
 
 
