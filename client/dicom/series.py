@@ -330,7 +330,12 @@ def _drift(ordered: Sequence[Plane]) -> Floats:
     rows, columns = offset @ first.along_column, offset @ first.along_row
     beside = np.stack([rows / first.spacing[0], columns / first.spacing[1]], axis=1)
     millimetres = np.stack([rows, columns], axis=1)
-    return np.zeros_like(beside) if np.abs(millimetres).max() <= _PIXEL * len(ordered) else beside
+    if np.abs(millimetres).max() <= _PIXEL * len(ordered):
+        return np.zeros_like(beside)
+    tilt = np.linspace(0, 1, len(ordered))[:, None] * beside[-1]
+    if np.abs(beside - tilt).max() > 1:  # pixel
+        raise InvalidStudy("uneven-slices", "slices lie beside each other, and not as a tilted gantry puts them")
+    return beside
 
 
 def _hounsfield(plane: Plane) -> None:
