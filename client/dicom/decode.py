@@ -439,10 +439,26 @@ def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
     seen = pixels if padding is None else pixels[~padding]
     low, high = float(seen.min()), float(seen.max())
     if header.PhotometricInterpretation == "MONOCHROME1":
-        np.subtract(np.float32(low + high), pixels, out=pixels)
+        # about the ends of the window, not of what is seen of it: a picture does not depend on how it was stored
+        top = window_top(header)
+        ends = low + high if top is None else top
+        np.subtract(np.float32(ends), pixels, out=pixels)
+        low = ends - high
     if padding is not None:
         pixels[padding] = low
     return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def window_top(header: Dataset) -> float | None:
+    """The grey level that a window or VOI LUT makes white, 0 being black; None where there is neither.
+
+    Source: PS3.3 C.11.2.1.1 (the third value of the LUT descriptor), C.11.2.1.2.
+    """
+    if table := header.get("VOILUTSequence"):
+        return float((1 << int(table[0].LUTDescriptor[2])) - 1)
+    if _first_real(header, "WindowCenter") is None or _first_real(header, "WindowWidth") is None:
+        return None
+    return float((1 << int(header.BitsStored)) - 1)
 
 
 def _toned(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:

@@ -45,6 +45,7 @@ MIN_SLICES: Final = 3
 MAX_VOXELS: Final = 1_500_000_000
 _ANGLE: Final = 1e-3  # of a direction cosine; DICOM's own rounding is below
 _PLACE: Final = 0.05  # of a slice distance that a slice may be off its place
+_SPACINGS: Final = (0.01, 50.0)  # mm between pixels: beyond them it is no scanner that speaks
 _PIXEL: Final = 0.01  # mm: in-plane offset that counts as none
 _CT: Final = "CT"
 _CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
@@ -76,7 +77,8 @@ class Plane:
         digest: of the file.
         frame: counted from 0.
         header: of the instance.
-        position: (3,) mm, centre of the first pixel in the patient's coordinate system (x left, y back, z up).
+        position: (3,) mm, centre of the first pixel in the patient's coordinate system (x left, y back, z up). Not
+            a number, as all of the geometry, for a localizer that does not say where it lies.
         along_row: (3,) unit vector, the way that the column number grows.
         along_column: (3,) unit vector, the way that the row number grows.
         spacing: mm between (rows, columns).
@@ -273,6 +275,13 @@ def read(found: Stack, files: Files, read_planes: ReadPlanes = decode.read_plane
 
 
 def _plane(digest: str, frame: int, header: Dataset, place: Dataset, turn: Dataset, size: Dataset, kind: Any) -> Plane:
+    types = (
+        [str(item).upper() for item in kind] if kind is not None and not isinstance(kind, str) else [str(kind).upper()]
+    )
+    localizer = "LOCALIZER" in types
+    if localizer and "ImagePositionPatient" not in place:
+        nowhere = np.full(3, np.nan)
+        return Plane(digest, frame, header, nowhere, nowhere, nowhere, (math.nan, math.nan), localizer)
     try:
         position = _numbers(place, "ImagePositionPatient", 3)
         cosines = _numbers(turn, "ImageOrientationPatient", 6)
@@ -283,16 +292,14 @@ def _plane(digest: str, frame: int, header: Dataset, place: Dataset, turn: Datas
     along_row, along_column = cosines[:3], cosines[3:]
     lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
     square = abs(float(along_row @ along_column)) < 1e-2
-    if min(rows, columns) < 1 or between.min() <= 0 or not square or not np.allclose(lengths, 1, atol=1e-2):
+    possible = _SPACINGS[0] <= between.min() and between.max() <= _SPACINGS[1]
+    if min(rows, columns) < 1 or not possible or not square or not np.allclose(lengths, 1, atol=1e-2):
         raise InvalidStudy("no-geometry", "an image's directions or distances cannot be")
     along_row = along_row / lengths[0]
     along_column = along_column - (along_column @ along_row) * along_row
     along_column /= np.linalg.norm(along_column)
-    types = (
-        [str(item).upper() for item in kind] if kind is not None and not isinstance(kind, str) else [str(kind).upper()]
-    )
     spacing = (float(between[0]), float(between[1]))
-    return Plane(digest, frame, header, position, along_row, along_column, spacing, "LOCALIZER" in types)
+    return Plane(digest, frame, header, position, along_row, along_column, spacing, localizer)
 
 
 def _numbers(source: Dataset, keyword: str, count: int) -> Floats:
@@ -348,7 +355,12 @@ def _drift(ordered: Sequence[Plane]) -> Floats:
     rows, columns = offset @ first.along_column, offset @ first.along_row
     beside = np.stack([rows / first.spacing[0], columns / first.spacing[1]], axis=1)
     millimetres = np.stack([rows, columns], axis=1)
-    return np.zeros_like(beside) if np.abs(millimetres).max() <= _PIXEL * len(ordered) else beside
+    if np.abs(millimetres).max() <= _PIXEL * len(ordered):
+        return np.zeros_like(beside)
+    tilt = np.linspace(0, 1, len(ordered))[:, None] * beside[-1]
+    if np.abs(beside - tilt).max() > 1:  # pixel
+        raise InvalidStudy("uneven-slices", "slices lie beside each other, and not as a tilted gantry puts them")
+    return beside
 
 
 def _hounsfield(plane: Plane) -> None:

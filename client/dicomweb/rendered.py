@@ -115,7 +115,7 @@ def render(image: Image, number: int, media: str, how: Rendering) -> bytes:
     array = image.array(number)
     try:
         with quiet():
-            pixels = _eight_bits(array, _presentation(image.header, number, how), how.window is not None)
+            pixels = _eight_bits(array, _presentation(image.header, number, how))
     except (InvalidStudy, *MALFORMED) as error:
         raise Undecodable(type(error).__name__) from error
     picture = Picture.fromarray(pixels)
@@ -151,7 +151,7 @@ def _presentation(header: Dataset, number: int, how: Rendering) -> Dataset:
     return flat
 
 
-def _eight_bits(array: NDArray[Any], header: Dataset, windowed: bool) -> NDArray[np.uint8]:
+def _eight_bits(array: NDArray[Any], header: Dataset) -> NDArray[np.uint8]:
     """(H, W) or (H, W, 3) uint8."""
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric == "PALETTE COLOR":
@@ -166,12 +166,8 @@ def _eight_bits(array: NDArray[Any], header: Dataset, windowed: bool) -> NDArray
         return np.ascontiguousarray(array, dtype=np.uint8) * np.uint8(255)
     pixels = decode.present(array.astype(np.int64), header)
     low, high = float(pixels.min()), float(pixels.max())
-    if windowed or "WindowCenter" in header or "VOILUTSequence" in header:
-        top = float((1 << int(header.BitsStored)) - 1)
-        if "VOILUTSequence" in header:
-            top = float((1 << int(header.VOILUTSequence[0].LUTDescriptor[2])) - 1)
-        if photometric == "MONOCHROME1":
-            pixels = pixels + np.float32(top - low - high)  # it was inverted within what was seen of the window
+    top = decode.window_top(header)
+    if top is not None:
         low, high = 0.0, top
     if not math.isfinite(high - low):
         raise InvalidStudy("inconsistent", "values that are no numbers")

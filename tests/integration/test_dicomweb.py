@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 from sqlalchemy import insert, select
 
+from client.dicom import decode
 from client.review import readers
 from client.store.site import Site
 from client.store.tables import instance, study
@@ -463,6 +464,12 @@ def test_a_picture_is_what_was_asked_for(device: httpx.Client, viewer: httpx.Cli
     window = shown(image, window="2048,1024,linear")
     assert (window[0, 0], window[0, -1], 100 < window[0, 32] < 160) == (0, 255, True)
     assert np.abs(window.astype(int) + shown(inverted, window="2048,1024,linear").astype(int) - 255).max() <= 1
+    dark = {"PixelData": (4095 - ramp // 2).tobytes(), "PhotometricInterpretation": "MONOCHROME1"}
+    dark |= {"rows": 32, "columns": 64, "WindowCenter": 2048, "WindowWidth": 4096}
+    stored_inverted = radiograph(**dark)
+    store(device, stored_inverted)
+    scored = decode.present(4095 - ramp // 2, stored_inverted)
+    assert np.abs(shown(stored_inverted) - scored * 255 / 4095).max() <= 1, "what is shown is what is scored"
     assert shown(image, viewport="32,100").shape == (16, 32)
     assert (shown(image, viewport="8,8,0,0,8,8") <= 30).all()
     assert shown(image, viewport="64,32,0,0,-64,32")[0, 0] == 255

@@ -92,6 +92,38 @@ def test_monochrome1_is_turned_so_that_larger_is_whiter(radiograph: Make, tmp_pa
     np.testing.assert_array_equal(made.pixels, RAMP.max() - RAMP)
 
 
+@pytest.mark.parametrize(
+    ("window", "turned"),
+    [
+        ({"WindowCenter": 2048, "WindowWidth": 4096}, {}),
+        ({"WindowCenter": 1000, "WindowWidth": 700}, {"WindowCenter": 3096}),
+        ({"WindowCenter": 1000, "WindowWidth": 700, "VOILUTFunction": "LINEAR_EXACT"}, {"WindowCenter": 3095}),
+        ({"WindowCenter": 1000, "WindowWidth": 700, "VOILUTFunction": "SIGMOID"}, {"WindowCenter": 3095}),
+        ({"VOILUTSequence": [0, 5, 900]}, {"VOILUTSequence": [3195, 4090, 4095]}),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_windowed_picture_is_the_same_whichever_end_of_it_is_stored_as_white(
+    radiograph: Make, tmp_path: Path, window: dict[str, Any], turned: dict[str, Any], padded: bool
+) -> None:
+    """Inverted about what is seen of the window, a dark picture would become another, and get another score."""
+
+    def presented(values: Any, photometric: str, **keywords: Any) -> Any:
+        if table := keywords.get("VOILUTSequence"):
+            keywords["VOILUTSequence"] = [lut(table, 1000 if photometric == "MONOCHROME2" else 3093, bits=12)]
+        bits = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": photometric}
+        dataset = with_pixels(radiograph, values, **(bits | keywords))
+        if padded:
+            dataset.add_new("PixelPaddingValue", "US", int(values[0, 0]))
+        return read(saved(dataset, tmp_path)).pixels
+
+    # 0 to 2016 of 4095: the upper half of the window is not seen
+    expected = presented(RAMP // 2, "MONOCHROME2", **window)
+    found = presented(4095 - RAMP // 2, "MONOCHROME1", **(window | turned))
+
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), [(2000, 1000), (1000, 3500), (100.5, 37)])
 def test_a_window_is_pydicoms(radiograph: Make, tmp_path: Path, function: str, center: float, width: float) -> None:

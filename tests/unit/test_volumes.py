@@ -491,6 +491,43 @@ def evaluations(report: Dataset) -> dict[str, str]:
     return found
 
 
+def test_a_localizer_that_does_not_say_where_it_lies_costs_nothing(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series(count=12, step=5.0)
+    scout = volumes.series(
+        count=1,
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        ImagePositionPatient=None,
+        ImageOrientationPatient=None,
+        RescaleSlope=None,
+        SeriesInstanceUID=images[0].SeriesInstanceUID,
+        StudyInstanceUID=images[0].StudyInstanceUID,
+    )
+
+    outlined = one(read([*scout, *images]))
+
+    assert outlined.stack.notes == ("localizer",)
+    assert len(outlined.stack.planes) == len(images)
+
+
+@pytest.mark.parametrize("spacing", [0.0001, 1000.0])
+def test_distances_that_no_scanner_has_are_refused(read: Read, volumes: ModuleType, spacing: float) -> None:
+    outcome = read(volumes.series(count=12, PixelSpacing=[spacing, spacing]))
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["no-geometry"]
+
+
+def test_slices_that_lie_to_and_fro_are_no_tilted_gantry(read: Read, volumes: ModuleType) -> None:
+    images = volumes.series(count=12)
+    for image in images[1::2]:
+        image.ImagePositionPatient[0] = float(image.ImagePositionPatient[0]) + 20
+
+    outcome = read(images)
+
+    assert isinstance(outcome, Refused), outcome
+    assert [reason.code for reason in outcome.reasons] == ["uneven-slices"]
+
+
 def test_every_series_that_fits_is_read_and_one_that_cannot_be_is_named(read: Read, volumes: ModuleType) -> None:
     first, second, broken = volumes.series(), volumes.series(step=2.0), volumes.series(count=9)
     for image in (*second, *broken):
