@@ -30,6 +30,10 @@ from models.errors import BundleRefused, InvalidStudy, NotFound
 from models.preprocessing import Preprocessing
 
 _UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_WHY_ASKED: Final = {
+    True: "the version that this hospital adopted last",
+    False: "the version that was to read it, and refused",
+}
 
 
 class Unread(BaseModel):
@@ -200,24 +204,29 @@ def _uid(header: Dataset, keyword: str) -> str:
     return value
 
 
-def _first(panel: Callable[[], Sequence[Serving]]) -> Serving | None:
+def _asked(panel: Callable[[], Sequence[Serving]], result: Outcome) -> tuple[Serving | None, bool]:
+    """The version that refused, where one is named, else the one that was adopted last; and whether it is that."""
     try:
-        return next(iter(panel()), None)
+        versions = panel()
     except BundleRefused:
-        return None  # the outcome says so
+        return None, False  # the outcome says so
+    last = next(iter(versions), None)
+    refused = result.version if isinstance(result, Refused) else None
+    asked = next((one for one in versions if one.bundle.digest == refused), last)
+    return asked, asked is last
 
 
 def _tried(
     study: Study, result: Outcome, panel: Callable[[], Sequence[Serving]], found: _Found, folder: Path
 ) -> TriedStudy:
-    version = _first(panel)
+    version, last = _asked(panel, result)
     tried = TriedStudy(
         study=study.uid,
         files=found.files[study.uid],
         outcome="scored",
         reasons=[],
         version=version.bundle.facts.label if version else None,
-        version_why="the version that this hospital adopted last" if version else "no version is adopted here",
+        version_why=_WHY_ASKED[last] if version else "no version is adopted here",
     )
     if isinstance(result, Scored | ScoredVolumes) and result.choice is not None:
         chosen = {"version": result.best.bundle.facts.label, "version_why": result.choice.text}

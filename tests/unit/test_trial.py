@@ -4,7 +4,10 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from pydicom.data import get_testdata_file
@@ -14,7 +17,8 @@ from typer.testing import CliRunner
 
 from client.dicom import decode
 from client.inference.panel import Panel
-from client.inference.trial import Trial, try_folder
+from client.inference.trial import Trial, TriedStudy, try_folder
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import instance, outcome, study
 from models.errors import NotFound
@@ -92,6 +96,42 @@ def test_without_a_version_every_study_says_so(
     assert [(one.outcome, one.version, one.reasons[0].code) for one in tried.studies] == [
         ("refused", None, "no-version")
     ]
+
+
+class Strict:
+    """A version's check that finds everything unlike what the version was trained on."""
+
+    limit = 1.0
+
+    def distance(self, tensor: object) -> float:
+        return 2.0
+
+
+def test_a_version_that_finds_the_image_strange_leaves_it_to_the_next_that_fits(
+    site: Site, radiograph: Make, tmp_path: Path, bundles: ModuleType, volumes: ModuleType, vendor_key: Any
+) -> None:
+    built = [
+        bundles.build(tmp_path / "eager", vendor_key, gain=9.0, name="eager", rank=1),
+        volumes.build(tmp_path / "nodule", vendor_key),  # adopted last, and fits nothing here
+    ]
+    for bundle in built:
+        shutil.copytree(bundle.folder, site.versions / bundle.digest)
+        versions.receive(site, bundle)
+        versions.adopt(site, bundle.digest)
+    members = list(Panel(site).members())
+    strict: Any = Strict()
+    save(radiograph(), tmp_path / "scanner" / "one.dcm")
+
+    def tried(*strange: str) -> TriedStudy:
+        panel = [replace(one, novelty=strict) if one.bundle.facts.name in strange else one for one in members]
+        return try_folder(site, lambda: panel, tmp_path / "scanner").studies[0]
+
+    assert (tried().outcome, tried().version) == ("scored", "eager@1")
+    assert (tried("eager").outcome, tried("eager").version) == ("scored", "brightness@1")
+    neither = tried("eager", "brightness")
+    assert (neither.outcome, [why.code for why in neither.reasons]) == ("refused", ["novel-image"])
+    assert neither.version == "eager@1"  # whose reason it is
+    assert "refused" in neither.version_why
 
 
 def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_path: Path) -> None:
