@@ -5,6 +5,7 @@ is written into the site.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pynetdicom.dsutils import split_dataset
 
 from client.dicom import decode
+from client.dicom.malformed import MALFORMED
+from client.inference.memory import Memory, budgets
 from client.inference.outcomes import failure
 from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
@@ -137,8 +140,9 @@ def try_folder(
         NotFound: there is no such folder.
     """
     if not folder.is_dir():
-        raise NotFound(f"{folder} is not a folder")
+        raise NotFound(f"{_name(folder)} is not a folder")
     found = _scan(folder)
+    for_reading, _ = budgets(site.config.memory_mib)
     pipeline = Pipeline(
         found,
         _Nowhere(),
@@ -146,6 +150,7 @@ def try_folder(
         site.config.institution,
         record=partial(record, site),
         confidence=Calibrations(site).confidence,
+        admit=Memory(for_reading).admit,
     )
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
@@ -153,7 +158,7 @@ def try_folder(
         studies.append(_tried(study, _safely(pipeline, study), panel, found, folder))
         if on_study is not None:
             on_study(studies[-1])
-    return Trial(folder=str(folder), studies=studies, unread=found.unread)
+    return Trial(folder=_name(folder), studies=studies, unread=found.unread)
 
 
 def _safely(pipeline: Pipeline, study: Study) -> Outcome:
@@ -167,10 +172,10 @@ def _scan(folder: Path) -> _Found:
     found = _Found()
     content_of: dict[str, str] = {}
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        name = str(path.relative_to(folder))
+        name = _name(path.relative_to(folder))
         try:
             header = decode.read_header(path)
-            sop_class, sop_uid, study_uid, _ = (_uid(header, keyword) for keyword in _UIDS)
+            sop_class, sop_uid, study_uid, series_uid = (_uid(header, keyword) for keyword in _UIDS)
             digest = _digest(path, header)
         except InvalidStudy as error:
             found.unread.append(Unread(file=name, reason=error.reason, text=str(error)))
@@ -186,9 +191,24 @@ def _scan(folder: Path) -> _Found:
             found.unread.append(Unread(file=name, reason="conflicting", text=text))
         else:
             found.paths[digest] = path
-            found.studies.setdefault(study_uid, []).append(Image(sop_uid, sop_class, digest))
+            found.studies.setdefault(study_uid, []).append(
+                Image(sop_uid, sop_class, digest, series_uid, _pixels(header))
+            )
             found.files.setdefault(study_uid, []).append(name)
     return found
+
+
+def _name(path: Path) -> str:
+    """As it can be told and written: a name may hold any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _pixels(header: Dataset) -> int:
+    """Of all frames, as the index has them; 0 where the header has none."""
+    try:
+        return max(0, int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1))
+    except MALFORMED:
+        return 0
 
 
 def _digest(path: Path, header: FileDataset) -> str:
@@ -234,7 +254,7 @@ def _tried(
     match result:
         case Scored():
             finding = result.finding
-            scored = str(found.paths[result.image.sha256].relative_to(folder))
+            scored = _name(found.paths[result.image.sha256].relative_to(folder))
             return tried.model_copy(
                 update={
                     "score": finding.score,
@@ -254,7 +274,7 @@ def _tried(
                     "threshold": highest.threshold,
                     "positive": highest.positive,
                     "confidence": highest.confidence,
-                    "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
+                    "scored_file": _name(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
                     "prepared_by": result.prepared_by,
                     "reasons": [Why(code=str(reason.code), text=reason.text) for reason in result.reasons],

@@ -1,6 +1,7 @@
 """`vigie site try`: every file of a folder is accounted for once, and nothing of it stays."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -149,6 +150,38 @@ def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_pat
     assert json.loads(written.read_text())["studies"][0]["files"] == ["one.dcm"]
     with pytest.raises(NotFound):
         try_folder(site, Panel(site).members, tmp_path / "missing")
+
+
+def test_a_name_in_another_encoding_is_told_like_any_other(site: Site, radiograph: Make, tmp_path: Path) -> None:
+    from scripts.vigie import app
+
+    folder = tmp_path / "scanner"
+    folder.mkdir()
+    save(radiograph(), folder / "one.dcm").save_as(folder / os.fsdecode(b"radiograf\xeda.dcm"))
+    (folder / os.fsdecode(b"\xff.txt")).write_text("not a picture")
+    written = tmp_path / "tried.json"
+
+    done = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder), "--json", str(written)])
+
+    assert done.exit_code == 0, done.output
+    tried = json.loads(written.read_text())
+    named = {*tried["studies"][0]["files"], *(one["file"] for one in tried["unread"])}
+    assert named == {"one.dcm", "radiograf\\xeda.dcm", "\\xff.txt"}
+
+
+def test_what_does_not_fit_into_the_memory_is_not_scored_here_either(
+    make_site: Callable[..., Site], radiograph: Make, tmp_path: Path
+) -> None:
+    site = make_site(memory_mib=64)
+    save(radiograph(rows=1600, columns=1600), tmp_path / "scanner" / "large.dcm")
+    save(radiograph(), tmp_path / "scanner" / "small.dcm")
+
+    tried = try_folder(site, Panel(site).members, tmp_path / "scanner")
+
+    assert {one.files[0]: [why.code for why in one.reasons] for one in tried.studies} == {
+        "large.dcm": ["too-large-for-memory"],
+        "small.dcm": [],
+    }
 
 
 def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data: Path) -> None:
