@@ -4,8 +4,9 @@ A study of today is compared with one of last year, so the node fetches the newe
 fetched study has the state `prior`: it is never scored, judged or trained on. It becomes a study like any other when
 somebody sends it for its own sake.
 
-The patient has to be the same, identifier and issuer, in what the PACS answers and in every image that comes; another
-patient's study is refused. A PACS that is down costs nothing but time, and a study says on the worklist what it lacks.
+The patient has to be the same, identifier and issuer, in what the PACS answers and in every image that comes, and no
+name or birth date may say that the identifier was given to two people; another patient's study is refused. A PACS that
+is down costs nothing but time, and a study says on the worklist what it lacks.
 
 Source: DICOM PS3.4 C.4.1 (C-FIND), C.4.2 (C-MOVE), C.4.3 (C-GET), C.6.2 (Study Root); PS3.7 D.3.3.4 (role selection).
 """
@@ -38,10 +39,12 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from client.delivery.carrier import caller
 from client.dicom.listener import client_tls
+from client.dicom.person import Person, differ
 from client.dicom.requestor import associate
 from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.ledger import append
+from client.store.persons import person_of
 from client.store.site import Site
 from client.store.tables import instance, patient, prior, prior_search, study
 from models.errors import InvalidStudy, NotFound
@@ -98,6 +101,7 @@ class Present:
     patient_key: str
     patient_id: str
     issuer: str
+    person: Person
     modality: str
     body_part: str
     at: tuple[str, str]
@@ -203,11 +207,12 @@ class Fetcher(threading.Thread):
         try:
             found = 0
             for candidate in candidates(self._site, association, present, self._site.config.pacs.priors):
-                if _linked(self._site, present, candidate):
-                    found += 1
-                    continue
-                self._fetch(association, candidate)
-                if _settled(self._site, present, candidate):
+                here = _linked(self._site, present, candidate)
+                if not here:
+                    self._fetch(association, candidate)
+                if differ(present.person, person_of(self._site, candidate.uid)):
+                    _disown(self._site, present, candidate)
+                elif here or _settled(self._site, present, candidate):
                     found += 1
             return found
         except RuntimeError as error:
@@ -273,6 +278,7 @@ def candidates(site: Site, association: Association, present: Present, most: int
     query.PatientID, query.IssuerOfPatientID = present.patient_id, present.issuer
     query.StudyDate, query.StudyTime = f"-{present.at[0]}", ""
     query.StudyInstanceUID = query.ModalitiesInStudy = ""
+    query.PatientName = query.PatientBirthDate = query.PatientSex = ""
     earlier: dict[str, tuple[str, str]] = {}
     for answer in _found(association, query):
         problem = _stranger(answer, present)
@@ -433,6 +439,7 @@ def _present(site: Site, archive: Archive, study_uid: str) -> Present:
         whose.key,
         whose.patient_id,
         whose.issuer,
+        person_of(site, study_uid),
         _text(header, "Modality"),
         _text(header, "BodyPartExamined").upper(),
         at,
@@ -478,13 +485,23 @@ def _stranger(answer: Dataset, present: Present) -> str:
     if _text(answer, "PatientID") != present.patient_id:
         return "patient-mismatch"
     issuer = _text(answer, "IssuerOfPatientID")
-    return "issuer-mismatch" if issuer and issuer != present.issuer else ""
+    if issuer and issuer != present.issuer:
+        return "issuer-mismatch"
+    return "person-mismatch" if differ(present.person, Person.from_dataset(answer)) else ""
 
 
 def _refuse(site: Site, present: Present, code: str) -> None:
     log.warning("study %s: an answer of the PACS was refused: %s", site.study_key(present.uid), code)
     with site.database.write() as connection:
         append(connection, "prior.refused", {"study": site.study_key(present.uid), "code": code})
+
+
+def _disown(site: Site, present: Present, candidate: Candidate) -> None:
+    """It has the patient's number, and is of somebody else."""
+    mine = (prior.c.study_uid == present.uid, prior.c.prior_uid == candidate.uid)
+    with site.database.write() as connection:
+        connection.execute(update(prior).where(*mine).values(state="refused"))
+    _refuse(site, present, "person-mismatch")
 
 
 def _linked(site: Site, present: Present, candidate: Candidate) -> bool:

@@ -30,7 +30,7 @@ from client.dicom.malformed import MALFORMED
 
 _DATE: Final = re.compile(r"[0-9]{8}", re.ASCII)
 _SEXES: Final = ("M", "F")
-_TAGS: Final = tuple(
+TAGS: Final = tuple(
     Tag(keyword)
     for keyword in (
         "SpecificCharacterSet",
@@ -93,7 +93,7 @@ def differ(one: Person, other: Person) -> bool:
 def several(headers: Iterable[Dataset]) -> bool:
     """Whether there are certainly two persons among those that the headers are of."""
     # thousands of slices say the same: the bytes tell that sooner than what they mean
-    distinct = {tuple(_stored(header, tag) for tag in _TAGS): header for header in headers}
+    distinct = {tuple(_stored(header, tag) for tag in TAGS): header for header in headers}
     return any(differ(*pair) for pair in combinations({Person.from_dataset(one) for one in distinct.values()}, 2))
 
 

@@ -115,6 +115,8 @@ def _value_matches(vr: str, text: str, value: str) -> bool:
         return text in re.split(r"[,\\]", value)
     if vr in _RANGES:
         return _in_range(vr, text, value)
+    if vr == "CS":  # neither sign can stand in one; viewers ask for ModalitiesInStudy=CT,MR
+        return any(_pattern(one.strip(), False).fullmatch(text) for one in re.split(r"[,\\]", value))
     if vr in _WILD:
         return _pattern(value, vr == "PN").fullmatch(text) is not None
     if vr in ("IS", "DS", "US", "UL", "SS", "SL", "FL", "FD", "SV", "UV"):

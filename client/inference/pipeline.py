@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from client.dicom.person import several
 from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
-from client.inference.scope import Acquisition, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
+from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.study import Image, Study
 from client.inference.whole import Judged, torn
@@ -200,8 +200,15 @@ class Pipeline:
                 return Refused(tuple(reasons), versions[0].bundle.digest)
             by_digest = {version.bundle.digest: version for version in versions}
             stratum = _stratum(next(iter(fitting.values())).images[0][1])
-            choice = choose([_candidate(by_digest[digest]) for digest in fitting], self._record(), stratum)
-            read = self._read(study, fitting[choice.digest], by_digest[choice.digest])
+            refused: Refused | None = None
+            while True:
+                choice = choose([_candidate(by_digest[digest]) for digest in fitting], self._record(), stratum)
+                read = self._read(study, fitting.pop(choice.digest), by_digest[choice.digest])
+                if not _unlike(read):
+                    break
+                refused = refused or read  # what the first said stands where no other one reads it either
+                if not fitting:
+                    return refused
         except InvalidStudy as error:
             return Refused((Reason(error.reason, str(error)),), versions[0].bundle.digest)
         except BundleRefused as error:
@@ -341,6 +348,11 @@ def _missing(study: Study) -> tuple[Reason, ...]:
     came = len(study.images)
     text = f"{came + study.missing} images were expected, {came} came"
     return (Reason("incomplete", text),) if study.missing else ()
+
+
+def _unlike(read: Outcome) -> TypeGuard[Refused]:
+    """Whether an image is unlike those of the version's training, which another version's may well be like."""
+    return isinstance(read, Refused) and any(reason.code == Code.NOVEL_IMAGE for reason in read.reasons)
 
 
 def _stratum(header: Dataset) -> str:

@@ -5,14 +5,18 @@ from datetime import date
 
 from sqlalchemy import select
 
+from client.dicom.person import differ
 from client.inference.outlining import Prior
 from client.review.verdict import Answer, Decision, Reason, Verdict, read, standing
+from client.store.persons import person_of
 from client.store.site import Site
 from client.store.tables import outcome, recall, study, verdict, version
 
 
 def earlier(site: Site, study_uid: str, name: str) -> list[Prior]:
     """The present results of the patient's other studies that a model of this name measured, and that stand.
+
+    A study of somebody else who has the same identifier is none of them.
 
     A label that was read and not found is no volume: growth from nothing has no number. Nor is there growth from what
     has been taken back since:
@@ -37,6 +41,7 @@ def earlier(site: Site, study_uid: str, name: str) -> list[Prior]:
         # a recall that was interrupted has not come to all results, but to the version
         .where(recall.c.outcome_id.is_(None), version.c.state != "withdrawn")
     )
+    whose = person_of(site, study_uid)
     found: list[Prior] = []
     with site.database.read() as connection:
         rows = connection.execute(query).all()
@@ -46,6 +51,8 @@ def earlier(site: Site, study_uid: str, name: str) -> list[Prior]:
     for row in rows:
         measured = row.measurements
         if not measured or not measured["day"] or _taken_back(row.id, said.get(row.uid, [])):
+            continue
+        if differ(whose, person_of(site, row.uid)):
             continue
         volumes: dict[int, float] = {}
         for series in measured["series"]:

@@ -5,6 +5,7 @@ are sent; only the files stay where they are, and nothing is written into the si
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,8 @@ from pynetdicom.dsutils import split_dataset
 
 from client.arrival.completeness import Series, lacking
 from client.dicom import decode
+from client.dicom.malformed import MALFORMED
+from client.inference.memory import Memory, budgets
 from client.inference.objects import objects
 from client.inference.outcomes import failure
 from client.inference.panel import record
@@ -35,6 +38,10 @@ from models.errors import BundleRefused, InvalidStudy, NotFound
 from models.preprocessing import Preprocessing
 
 _UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_WHY_ASKED: Final = {
+    True: "the version that this hospital adopted last",
+    False: "the version that was to read it, and refused",
+}
 
 
 class Unread(BaseModel):
@@ -153,8 +160,9 @@ def try_folder(
         NotFound: there is no such folder.
     """
     if not folder.is_dir():
-        raise NotFound(f"{folder} is not a folder")
+        raise NotFound(f"{_name(folder)} is not a folder")
     found = _scan(folder)
+    for_reading, _ = budgets(site.config.memory_mib)
     pipeline = Pipeline(
         found,
         _Nowhere(),
@@ -163,6 +171,7 @@ def try_folder(
         record=partial(record, site),
         heat_maps=site.config.results.heat_maps,
         confidence=Calibrations(site).confidence,
+        admit=Memory(for_reading).admit,
     )
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
@@ -172,7 +181,7 @@ def try_folder(
         studies.append(_tried(study, result, panel, found, folder).model_copy(update={"objects": made}))
         if on_study is not None:
             on_study(studies[-1])
-    return Trial(folder=str(folder), studies=studies, unread=found.unread)
+    return Trial(folder=_name(folder), studies=studies, unread=found.unread)
 
 
 def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig) -> tuple[Outcome, list[Made]]:
@@ -188,7 +197,7 @@ def _scan(folder: Path) -> _Found:
     found = _Found()
     content_of: dict[str, str] = {}
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        name = str(path.relative_to(folder))
+        name = _name(path.relative_to(folder))
         try:
             header = decode.read_header(path)
             sop_class, sop_uid, study_uid, series_uid = (_uid(header, keyword) for keyword in _UIDS)
@@ -207,7 +216,9 @@ def _scan(folder: Path) -> _Found:
             found.unread.append(Unread(file=name, reason="conflicting", text=text))
         else:
             found.paths[digest] = path
-            found.studies.setdefault(study_uid, []).append(Image(sop_uid, sop_class, digest))
+            found.studies.setdefault(study_uid, []).append(
+                Image(sop_uid, sop_class, digest, series_uid, _pixels(header))
+            )
             found.files.setdefault(study_uid, []).append(name)
             of_study = found.series.setdefault(study_uid, {})
             of_study[series_uid] = _with(of_study.get(series_uid), header)
@@ -230,6 +241,19 @@ def _number(header: Dataset, keyword: str) -> int | None:
         return None
 
 
+def _name(path: Path) -> str:
+    """As it can be told and written: a name may hold any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _pixels(header: Dataset) -> int:
+    """Of all frames, as the index has them; 0 where the header has none."""
+    try:
+        return max(0, int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1))
+    except MALFORMED:
+        return 0
+
+
 def _digest(path: Path, header: FileDataset) -> str:
     """Of the dataset and its transfer syntax: preamble and file meta are written anew where the node receives."""
     _, offset = split_dataset(path)
@@ -243,24 +267,29 @@ def _uid(header: Dataset, keyword: str) -> str:
     return value
 
 
-def _first(panel: Callable[[], Sequence[Serving]]) -> Serving | None:
+def _asked(panel: Callable[[], Sequence[Serving]], result: Outcome) -> tuple[Serving | None, bool]:
+    """The version that refused, where one is named, else the one that was adopted last; and whether it is that."""
     try:
-        return next(iter(panel()), None)
+        versions = panel()
     except BundleRefused:
-        return None  # the outcome says so
+        return None, False  # the outcome says so
+    last = next(iter(versions), None)
+    refused = result.version if isinstance(result, Refused) else None
+    asked = next((one for one in versions if one.bundle.digest == refused), last)
+    return asked, asked is last
 
 
 def _tried(
     study: Study, result: Outcome, panel: Callable[[], Sequence[Serving]], found: _Found, folder: Path
 ) -> TriedStudy:
-    version = _first(panel)
+    version, last = _asked(panel, result)
     tried = TriedStudy(
         study=study.uid,
         files=found.files[study.uid],
         outcome="scored",
         reasons=[],
         version=version.bundle.facts.label if version else None,
-        version_why="the version that this hospital adopted last" if version else "no version is adopted here",
+        version_why=_WHY_ASKED[last] if version else "no version is adopted here",
     )
     if isinstance(result, Scored | ScoredVolumes) and result.choice is not None:
         chosen = {"version": result.best.bundle.facts.label, "version_why": result.choice.text}
@@ -268,7 +297,7 @@ def _tried(
     match result:
         case Scored():
             finding = result.finding
-            scored = str(found.paths[result.image.sha256].relative_to(folder))
+            scored = _name(found.paths[result.image.sha256].relative_to(folder))
             return tried.model_copy(
                 update={
                     "score": finding.score,
@@ -289,7 +318,7 @@ def _tried(
                     "threshold": highest.threshold,
                     "positive": highest.positive,
                     "confidence": highest.confidence,
-                    "scored_file": str(found.paths[result.image.sha256].relative_to(folder)),
+                    "scored_file": _name(found.paths[result.image.sha256].relative_to(folder)),
                     "engine": result.engine,
                     "prepared_by": result.prepared_by,
                     "reasons": _whys(result.reasons),

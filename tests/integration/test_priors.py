@@ -227,8 +227,8 @@ def _app() -> Any:
 class Liar:
     """A PACS that answers C-FIND and C-GET as told."""
 
-    def __init__(self, listed: list[Dataset], sent: list[Dataset]) -> None:
-        self.listed, self.sent = listed, sent
+    def __init__(self, listed: list[Dataset], sent: list[Dataset], *, says: tuple[str, ...] = ()) -> None:
+        self.listed, self.sent, self.says = listed, sent, says
         entity = AE("PACS")
         entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         entity.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
@@ -243,7 +243,8 @@ class Liar:
         for image in self.listed:
             answer = Dataset()
             answer.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
-            for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "Modality"):
+            known = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "Modality")
+            for keyword in (*known, *self.says):
                 setattr(answer, keyword, image[keyword].value)
             yield 0xFF00, answer
 
@@ -277,6 +278,31 @@ def test_another_patients_study_is_refused_whatever_the_pacs_says(
         codes = [json.loads(entry.facts)["code"] for entry in site.ledger.entries("prior.refused")]
         assert "patient-mismatch" in codes
         assert not any("P9" in entry.facts or "P1" in entry.facts for entry in site.ledger.entries())
+    finally:
+        pacs.server.shutdown()
+
+
+@pytest.mark.parametrize("says", [("PatientName", "PatientBirthDate"), ()])
+def test_somebody_else_with_the_same_number_is_no_earlier_self(
+    site: Site,
+    node: Callable[..., Gateway],
+    radiograph: Radiograph,
+    eventually: Callable[..., Any],
+    says: tuple[str, ...],
+) -> None:
+    today = radiograph(**TODAY)
+    before = TODAY | {"StudyDate": "20200101"}
+    other = radiograph(**before, PatientName="Other^Person", PatientBirthDate="19990101")
+    pacs = Liar([other], [other], says=says)
+    try:
+        gateway = node(pacs.config)
+        arrive(site, gateway, today, eventually)
+        eventually(lambda: said(site, today) == "no prior found")
+        # what the PACS says of them is enough not to fetch it; where it says nothing, the image does
+        assert state(site, other) == (None if says else "prior")
+        assert [row.state for row in rows(site, prior)] == ([] if says else ["refused"])
+        codes = [json.loads(entry.facts)["code"] for entry in site.ledger.entries("prior.refused")]
+        assert codes == ["person-mismatch"]
     finally:
         pacs.server.shutdown()
 

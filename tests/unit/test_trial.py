@@ -1,11 +1,14 @@
 """`vigie site try`: every file of a folder is accounted for once, and nothing of it stays."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +21,7 @@ from client import doctor
 from client.dicom import decode
 from client.inference import trial
 from client.inference.panel import Panel
-from client.inference.trial import Trial, try_folder
+from client.inference.trial import Trial, TriedStudy, try_folder
 from client.results.conformity import Examined
 from client.results.result import ResultObject
 from client.store import versions
@@ -125,6 +128,42 @@ def test_without_a_version_every_study_says_so(
     ]
 
 
+class Strict:
+    """A version's check that finds everything unlike what the version was trained on."""
+
+    limit = 1.0
+
+    def distance(self, tensor: object) -> float:
+        return 2.0
+
+
+def test_a_version_that_finds_the_image_strange_leaves_it_to_the_next_that_fits(
+    site: Site, radiograph: Make, tmp_path: Path, bundles: ModuleType, volumes: ModuleType, vendor_key: Any
+) -> None:
+    built = [
+        bundles.build(tmp_path / "eager", vendor_key, gain=9.0, name="eager", rank=1),
+        volumes.build(tmp_path / "nodule", vendor_key),  # adopted last, and fits nothing here
+    ]
+    for bundle in built:
+        shutil.copytree(bundle.folder, site.versions / bundle.digest)
+        versions.receive(site, bundle)
+        versions.adopt(site, bundle.digest)
+    members = list(Panel(site).members())
+    strict: Any = Strict()
+    save(radiograph(), tmp_path / "scanner" / "one.dcm")
+
+    def tried(*strange: str) -> TriedStudy:
+        panel = [replace(one, novelty=strict) if one.bundle.facts.name in strange else one for one in members]
+        return try_folder(site, lambda: panel, tmp_path / "scanner").studies[0]
+
+    assert (tried().outcome, tried().version) == ("scored", "eager@1")
+    assert (tried("eager").outcome, tried("eager").version) == ("scored", "brightness@1")
+    neither = tried("eager", "brightness")
+    assert (neither.outcome, [why.code for why in neither.reasons]) == ("refused", ["novel-image"])
+    assert neither.version == "eager@1"  # whose reason it is
+    assert "refused" in neither.version_why
+
+
 def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_path: Path) -> None:
     from scripts.vigie import app
 
@@ -169,6 +208,38 @@ def test_what_the_node_would_not_send_or_could_not_make_is_said(
     monkeypatch.setattr(trial, "objects", fail)
     (broken,) = try_folder(site, Panel(site).members, folder).studies
     assert (broken.outcome, broken.score, broken.reasons[0].code) == ("failed", None, "unexpected")
+
+
+def test_a_name_in_another_encoding_is_told_like_any_other(site: Site, radiograph: Make, tmp_path: Path) -> None:
+    from scripts.vigie import app
+
+    folder = tmp_path / "scanner"
+    folder.mkdir()
+    save(radiograph(), folder / "one.dcm").save_as(folder / os.fsdecode(b"radiograf\xeda.dcm"))
+    (folder / os.fsdecode(b"\xff.txt")).write_text("not a picture")
+    written = tmp_path / "tried.json"
+
+    done = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder), "--json", str(written)])
+
+    assert done.exit_code == 0, done.output
+    tried = json.loads(written.read_text())
+    named = {*tried["studies"][0]["files"], *(one["file"] for one in tried["unread"])}
+    assert named == {"one.dcm", "radiograf\\xeda.dcm", "\\xff.txt"}
+
+
+def test_what_does_not_fit_into_the_memory_is_not_scored_here_either(
+    make_site: Callable[..., Site], radiograph: Make, tmp_path: Path
+) -> None:
+    site = make_site(memory_mib=64)
+    save(radiograph(rows=1600, columns=1600), tmp_path / "scanner" / "large.dcm")
+    save(radiograph(), tmp_path / "scanner" / "small.dcm")
+
+    tried = try_folder(site, Panel(site).members, tmp_path / "scanner")
+
+    assert {one.files[0]: [why.code for why in one.reasons] for one in tried.studies} == {
+        "large.dcm": ["too-large-for-memory"],
+        "small.dcm": [],
+    }
 
 
 def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data: Path) -> None:
