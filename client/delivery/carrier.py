@@ -112,7 +112,7 @@ class StoreCarrier:
 
     def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
         transmission = self._established()
-        if not transmission.established and transmission.rejected:
+        if transmission.rejected and not transmission.accepted:
             # it is there and takes none of these kinds: a refusal of the objects, not an absence
             for row in rows:
                 yield row, Answer(False, "the PACS does not take this kind of object")

@@ -52,13 +52,6 @@ _CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyCo
 _HOUNSFIELD: Final = "HU"
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
-_GROUPS: Final = (
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelMeasuresSequence",
-    "CTImageFrameTypeSequence",
-)
-
 Floats = NDArray[np.float64]
 ReadPlanes = Callable[[Path, Dataset, Sequence[int]], Iterator[NDArray[Any]]]
 

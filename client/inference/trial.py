@@ -5,6 +5,7 @@ are sent; only the files stay where they are, and nothing is written into the si
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,6 @@ from pynetdicom.dsutils import split_dataset
 
 from client.arrival.completeness import Series, lacking
 from client.dicom import decode
-from client.dicom.malformed import MALFORMED
 from client.inference.memory import Memory, budgets
 from client.inference.objects import objects
 from client.inference.outcomes import failure
@@ -235,6 +235,7 @@ def _with(before: Series | None, header: Dataset) -> Series:
 
 
 def _number(header: Dataset, keyword: str) -> int | None:
+    """As a whole number; None where there is none, or it is malformed."""
     try:
         return int(str(header.get(keyword)).strip())
     except ValueError:
@@ -248,10 +249,8 @@ def _name(path: Path) -> str:
 
 def _pixels(header: Dataset) -> int:
     """Of all frames, as the index has them; 0 where the header has none."""
-    try:
-        return max(0, int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1))
-    except MALFORMED:
-        return 0
+    sides = (_number(header, "Rows") or 0, _number(header, "Columns") or 0, _number(header, "NumberOfFrames") or 1)
+    return max(0, math.prod(sides))
 
 
 def _digest(path: Path, header: FileDataset) -> str:

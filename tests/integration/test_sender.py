@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy import func, select, update
 
+from client.delivery.carrier import StoreCarrier
 from client.delivery.sender import Pace, Sender
+from client.delivery.transmission import Transmission
 from client.review.deadletters import resend
 from client.store.site import Site
 from client.store.tables import delivery, study
@@ -40,6 +42,7 @@ class Scp:
         self.count: dict[str, int] = {}
         self.associations = 0
         self.abort_on: set[str] = set()
+        self.hangs_up = False
         self.full = False
         self.silent_on = ""  # a SOP class
         self.mended = threading.Event()
@@ -73,8 +76,10 @@ class Scp:
             self.order.append((str(event.dataset.StudyInstanceUID), sop_class))
         return status
 
-    def _established(self, _event: Any) -> None:
+    def _established(self, event: Any) -> None:
         self.associations += 1
+        if self.hangs_up:
+            threading.Timer(0.1, event.assoc.abort).start()  # once its acceptance has gone out
 
     def close(self) -> None:
         self.mended.set()
@@ -133,6 +138,36 @@ def test_a_pacs_that_is_down_and_comes_back_gets_everything_once(
     finally:
         pacs.close()
     assert len(list(site.ledger.entries("delivery.sent"))) == 20
+
+
+def test_a_pacs_that_accepts_and_hangs_up_costs_no_attempt(
+    site: Site,
+    scored: Scored,
+    sender: Callable[..., Sender],
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = StoreCarrier._begin
+
+    def and_wait(self: StoreCarrier) -> Transmission:
+        transmission = begin(self)
+        if pacs.hangs_up:  # it has, before the first object is offered
+            eventually(lambda: not transmission.established)
+        return transmission
+
+    monkeypatch.setattr(StoreCarrier, "_begin", and_wait)
+    # it takes not every kind, which is no reason why it hangs up
+    pacs = Scp(contexts=[build_context(Comprehensive3DSRStorage), build_context(SecondaryCaptureImageStorage)])
+    pacs.hangs_up = True
+    try:
+        scored(objects=True)
+        sender(pacs.port, max_attempts=1)
+        eventually(lambda: pacs.associations >= 3)
+        assert states(site) == {"pending": 2}
+        pacs.hangs_up = False
+        eventually(lambda: states(site) == {"sent": 2})
+    finally:
+        pacs.close()
 
 
 def test_the_association_is_opened_while_objects_are_made(
