@@ -162,9 +162,9 @@ def try_(
     """
     from client.inference.panel import Panel
     from client.inference.trial import TriedStudy, try_folder
-    from client.lean import without_mlflow
+    from client.lean import without_unused
 
-    without_mlflow()
+    without_unused()
     site = _opened(folder)
 
     def tell(study: TriedStudy) -> None:
@@ -193,9 +193,9 @@ def doctor(folder: Folder) -> None:
     Example: vigie site doctor --folder node
     """
     from client.doctor import examine
-    from client.lean import without_mlflow
+    from client.lean import without_unused
 
-    without_mlflow()
+    without_unused()
     console = Console(highlight=False, soft_wrap=True)
     well = True
     for check in examine(_opened(folder, check=False)):

@@ -71,11 +71,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _mlflow_again() -> Iterator[None]:
-    """A command run in this process keeps MLflow out of it (`client/lean.py`); the next test may need it."""
+def _unused_again() -> Iterator[None]:
+    """A command run in this process keeps some packages out of it (`client/lean.py`); the next test may need them."""
     yield
-    if "mlflow" in sys.modules and sys.modules["mlflow"] is None:
-        del sys.modules["mlflow"]
+    for name in ("matplotlib", "mlflow"):
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from flwr.app import Context, Error, Message
 import client.federation.app as installed
 from client.federation import flower_internals as flower
 from client.federation.supernode import COMMAND, SITE
-from client.lean import without_mlflow
+from client.lean import without_unused
 from models.exchange import RefusalCode
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--insecure", action="store_true")
     options = parser.parse_args(arguments)
-    without_mlflow()
+    without_unused()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("flwr").propagate = False  # it writes its own lines

@@ -338,9 +338,9 @@ def _stated(found: Contender) -> str:
 
 
 def main() -> None:
-    from client.lean import without_mlflow
+    from client.lean import without_unused
 
-    without_mlflow()
+    without_unused()
     asked = json.load(sys.stdin)
     task = Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]))
     preprocessing = Preprocessing(task.declaration)

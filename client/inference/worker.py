@@ -38,7 +38,7 @@ from client.inference.several import Several
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.inference.triage import Triage
-from client.lean import without_mlflow
+from client.lean import without_unused
 from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
@@ -297,7 +297,7 @@ def main() -> None:
     logs.to_file(site.logs / "node.log")
     # torch, which MONAI brings at the first image, would take every core for a resize and spin for the others
     os.environ.setdefault("OMP_NUM_THREADS", str(site.threads))
-    without_mlflow()
+    without_unused()
     run(site)
     logging.shutdown()
     os._exit(0)  # everything is committed; taking the libraries down in order would only cost seconds
