@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,7 +159,7 @@ NESTED = st.recursive(
 @given(shared=NESTED, own=NESTED, usage=NESTED)
 def test_nested_nonsense_is_silence_and_no_crash(shared: Any, own: Any, usage: Any) -> None:
     """Whatever lies where a sequence should: nothing is thrown, and nothing is made up."""
-    groups = own + [{"ContrastBolusUsageSequence": usage}] if isinstance(own, list) else own
+    groups = [*own, {"ContrastBolusUsageSequence": usage}] if isinstance(own, list) else own
     header: dict[str, Any] = {
         "SharedFunctionalGroupsSequence": shared,
         "PerFrameFunctionalGroupsSequence": groups,
@@ -260,29 +259,17 @@ def test_neither_order_nor_place_nor_direction_matters(
         assert value == pytest.approx(step, abs=2e-3)
 
 
-def test_the_pipeline_judges_a_study_by_its_positions_and_reads_nothing_else(
-    volumes: ModuleType, tmp_path: Path
-) -> None:
+def test_the_pipeline_judges_a_study_by_its_positions(volumes: ModuleType, tmp_path: Path) -> None:
     images = each(SpacingBetweenSlices=1.25)(volumes.series(count=6, step=5.0, shape=(16, 16)))
     study: list[Image] = []
     for number, image in enumerate(images):
-        path = tmp_path / f"{number:064}"
-        path.write_bytes(volumes.content(image))
-        study.append(Image(path.name, str(image.SOPClassUID), str(image.SOPInstanceUID)))
-    version: Any = _version(THIN)
-
-    class Files:
-        def path(self, digest: str) -> Path:
-            return tmp_path / digest
-
-    outcome = Pipeline(Files(), lambda: [version]).process(Study("1.2", tuple(study), 1))
+        (tmp_path / str(number)).write_bytes(volumes.content(image))
+        study.append(Image(str(image.SOPInstanceUID), str(image.SOPClassUID), str(number)))
+    bundle = SimpleNamespace(digest="0" * 64, facts=SimpleNamespace(intended_use=THIN))
+    never: Any = None  # of a study that is out of scope nothing is computed
+    serving: Any = SimpleNamespace(bundle=bundle, engine=never, preprocessing=never, novelty=never, threshold=0.5)
+    files: Any = SimpleNamespace(path=lambda digest: tmp_path / digest)
+    outcome = Pipeline(files, never, lambda: [serving], "Hospital").process(Study("1.2", 1, 1, 0.0, tuple(study)))
     assert isinstance(outcome, Refused)
     assert [reason.code for reason in outcome.reasons] == [Code.SLICE_SPACING]
     assert "by the positions of 6 planes" in outcome.reasons[0].text
-
-
-def _version(intended: IntendedUse) -> Any:
-    from types import SimpleNamespace
-
-    facts = SimpleNamespace(intended_use=intended, label="a@1", rank=1)
-    return SimpleNamespace(bundle=SimpleNamespace(facts=facts, digest="a" * 64))
