@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import highdicom
@@ -18,9 +19,14 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, JPEGLSLossless, generate_uid
 
 from client.arrival.intake import Intake, Offer
+from client.dicom import series
 from client.dicomweb import viewer
+from client.inference.measure import measure
+from client.results import outlines
+from client.results.outlined import Outlined, OutlinedStudy
 from client.review import readers
 from client.store.site import Site
+from models.bundle import Bundle
 
 Scored = Callable[..., str]
 
@@ -216,6 +222,52 @@ def test_a_reader_sees_images_results_and_segmentations(
 
     assert page.complaints == []
     assert page.strangers == []  # nothing is loaded from elsewhere, and nobody is told
+
+
+@pytest.fixture
+def outlined_series(volumes: ModuleType) -> tuple[list[Dataset], list[Dataset]]:
+    """A CT series and all that a version for radiotherapy makes of it: SEG, SR, heat map, contours, pictures."""
+    images = volumes.series(count=8, step=3.0, shape=(64, 64), tilt=0.0)
+    for image in images:
+        image.PixelData = np.full((64, 64), 2024, np.uint16).tobytes()  # 1000 HU everywhere
+        image.WindowCenter, image.WindowWidth, image.PositionReferenceIndicator = 1000, 2000, ""
+        image.PatientID, image.AccessionNumber = "RT-1", "A-RT"
+    stack = series.stack([plane for n, image in enumerate(images) for plane in series.planes(f"{n:064}", image)])
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[1:-1, 16:32, 8:24] = 1
+    declared = volumes.declared(radiotherapy=True)
+    bundle = Bundle(Path("nowhere"), "ab" * 32, "vendor", volumes.facts(declared))
+    found = tuple(measure(labels, stack.spacing, declared))
+    key, chances = np.zeros(stack.shape[1:], np.float32), labels * np.uint8(200)
+    outlined = Outlined(stack, labels, key, found, {}, 1.0, 0.5, 1, bundle, "Hospital", 1.7e9, chances=chances)
+    return images, [item.dataset for item in outlines.make(OutlinedStudy((outlined,)), structure_sets=True)]
+
+
+@pytest.mark.peers("chromium")
+def test_contours_lie_over_the_image_and_no_object_of_ours_keeps_a_study_from_opening(
+    page: Any, site: Site, outlined_series: tuple[list[Dataset], list[Dataset]], eventually: Callable[..., Any]
+) -> None:
+    scan, made = outlined_series
+    assert {str(one.Modality) for one in made} >= {"SEG", "SR", "RTSTRUCT", "OT"}
+    put(site, *scan, *made)
+
+    page.goto(f"/viewer/viewer?StudyInstanceUIDs={scan[0].StudyInstanceUID}")
+    eventually(lambda: shown_at(picture(page, "viewer-rt-scan")[:, 300:], grey), 60)
+    listed = page.inner_text("body")
+    print(listed)
+    for one in made:
+        print(one.Modality, one.SeriesDescription)
+    page.wait_for_timeout(3000)
+    picture(page, "viewer-rt-open")
+    (contours,) = (one for one in made if one.Modality == "RTSTRUCT")
+    page.get_by_text(str(contours.SeriesDescription)).first.dblclick()
+    page.wait_for_timeout(8000)
+    picture(page, "viewer-rt-contours")
+    (heat,) = (one for one in made if "Parametric" in one.SOPClassUID.name)
+    page.get_by_text(str(heat.SeriesDescription)).first.dblclick()
+    page.wait_for_timeout(8000)
+    picture(page, "viewer-rt-heat")
+    print(page.complaints, page.strangers)
 
 
 def test_without_a_viewer_the_page_says_how_to_get_one(

@@ -310,7 +310,7 @@ def test_a_viewer_is_shown_the_run_lengths_that_a_model_sees_or_none(
     from pydicom.pixels import pixel_array
 
     from client.dicomweb.frames import Image, Undecodable
-    from client.dicomweb.part10 import open_part10
+    from client.dicomweb.part10 import opened
 
     grey = photometric == "MONOCHROME2"
     shape = (12, 10) if grey else (12, 10, 3)
@@ -321,7 +321,7 @@ def test_a_viewer_is_shown_the_run_lengths_that_a_model_sees_or_none(
     dataset.compress(RLELossless, generate_instance_uid=False)
     expected = pixel_array(dataset)
     dataset.Rows = 12 + off
-    with open_part10(saved(dataset, tmp_path)) as part10:
+    with opened(saved(dataset, tmp_path)) as part10:
         if off:
             with pytest.raises(Undecodable):
                 Image(part10).array(1)
