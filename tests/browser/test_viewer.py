@@ -227,7 +227,7 @@ def test_a_reader_sees_images_results_and_segmentations(
 @pytest.fixture
 def outlined_series(volumes: ModuleType) -> tuple[list[Dataset], list[Dataset]]:
     """A CT series and all that a version for radiotherapy makes of it: SEG, SR, heat map, contours, pictures."""
-    images = volumes.series(count=8, step=3.0, shape=(64, 64), tilt=0.0)
+    images = volumes.series(count=8, step=3.0, shape=(64, 64))
     for image in images:
         image.PixelData = np.full((64, 64), 2024, np.uint16).tobytes()  # 1000 HU everywhere
         image.WindowCenter, image.WindowWidth, image.PositionReferenceIndicator = 1000, 2000, ""
@@ -247,27 +247,27 @@ def outlined_series(volumes: ModuleType) -> tuple[list[Dataset], list[Dataset]]:
 def test_contours_lie_over_the_image_and_no_object_of_ours_keeps_a_study_from_opening(
     page: Any, site: Site, outlined_series: tuple[list[Dataset], list[Dataset]], eventually: Callable[..., Any]
 ) -> None:
+    """OHIF 3.13 lists a heat map and cannot show it; that must not keep the others from being seen."""
     scan, made = outlined_series
     assert {str(one.Modality) for one in made} >= {"SEG", "SR", "RTSTRUCT", "OT"}
     put(site, *scan, *made)
 
     page.goto(f"/viewer/viewer?StudyInstanceUIDs={scan[0].StudyInstanceUID}")
-    eventually(lambda: shown_at(picture(page, "viewer-rt-scan")[:, 300:], grey), 60)
-    listed = page.inner_text("body")
-    print(listed)
     for one in made:
-        print(one.Modality, one.SeriesDescription)
-    page.wait_for_timeout(3000)
-    picture(page, "viewer-rt-open")
-    (contours,) = (one for one in made if one.Modality == "RTSTRUCT")
-    page.get_by_text(str(contours.SeriesDescription)).first.dblclick()
-    page.wait_for_timeout(8000)
-    picture(page, "viewer-rt-contours")
-    (heat,) = (one for one in made if "Parametric" in one.SOPClassUID.name)
-    page.get_by_text(str(heat.SeriesDescription)).first.dblclick()
-    page.wait_for_timeout(8000)
-    picture(page, "viewer-rt-heat")
-    print(page.complaints, page.strangers)
+        page.get_by_text(str(one.SeriesDescription)).first.wait_for()
+    eventually(lambda: shown_at(picture(page, "viewer-planning")[:, 300:], grey), 60)
+    page.get_by_text("AI Structures: Nodule v1 UNVERIFIED").first.dblclick()
+    eventually(lambda: shown_at(picture(page, "viewer-contours")[:, 300:], red), 60)
+    screen = picture(page, "viewer-contours")[:, 300:]
+    image, line = shown_at(screen, grey), shown_at(screen, red)
+    assert image is not None
+    assert line is not None
+    pixel = (image[1] - image[0]) / 64
+    left, top = image[0], image[3] - 64 * pixel
+    places = ((line[0] - left) / pixel, (line[1] - left) / pixel, (line[2] - top) / pixel, (line[3] - top) / pixel)
+    assert np.allclose(places, (8, 24, 16, 32), atol=0.6)
+    assert page.complaints == []
+    assert page.strangers == []
 
 
 def test_without_a_viewer_the_page_says_how_to_get_one(
