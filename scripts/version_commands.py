@@ -276,21 +276,30 @@ def _intended_use(bundle: Path | None, overrides: list[str]) -> "IntendedUse":
 
 def _hold_against(use: "IntendedUse", folder: Path) -> None:
     """Print a line a file, and what required series the whole folder lacks, as if it were one study."""
+    from pydicom.dataset import FileDataset
+
     from client.dicom import decode
     from client.inference.scope import Acquisition, InScope, check, missing_series
+    from client.inference.spacing import by_positions
     from models.errors import InvalidStudy, NotFound
 
     if not folder.is_dir():
         raise NotFound(f"{folder} is not a folder")
-    acquisitions: list[Acquisition] = []
+    headers: dict[Path, FileDataset | InvalidStudy] = {}
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        name = path.relative_to(folder)
         try:
-            acquisitions.append(Acquisition.from_dataset(decode.read_header(path)))
+            headers[path] = decode.read_header(path)
         except InvalidStudy as error:
-            print(f"{name}: {error}")
+            headers[path] = error
+    read = [header for header in headers.values() if not isinstance(header, InvalidStudy)]
+    acquisitions = by_positions([(header, Acquisition.from_dataset(header)) for header in read])
+    left = iter(acquisitions)
+    for path, header in headers.items():
+        name = path.relative_to(folder)
+        if isinstance(header, InvalidStudy):
+            print(f"{name}: {header}")
             continue
-        found = check(use, acquisitions[-1])
+        found = check(use, next(left))
         reasons = "" if isinstance(found, InScope) else "; ".join(f"{one.code}: {one.text}" for one in found.reasons)
         print(f"{name}: {reasons or 'in scope'}")
     for reason in missing_series(use, acquisitions):

@@ -17,33 +17,35 @@ _HEADER: Final = 64
 _PADDING: Final = b"\x00\x80"  # of a segment to an even length, and the byte that stands for no operation
 
 
-def decoded(frame: bytes, shape: tuple[int, int], width: int) -> NDArray[np.unsignedinteger]:
-    """The pixels of a frame of one sample.
+def decoded(frame: bytes, shape: tuple[int, int], width: int, samples: int = 1) -> NDArray[np.unsignedinteger]:
+    """The pixels of a frame.
 
     Args:
-        frame: RLE header and segments, the most significant byte's first.
+        frame: RLE header and segments: of each sample, the most significant byte's first.
         shape: (rows, columns) of the header.
-        width: bytes of a pixel.
+        width: bytes of a sample.
 
     Returns:
-        (rows, columns) unsigned integers of `width` bytes, in the machine's byte order.
+        (rows, columns) unsigned integers of `width` bytes, in the machine's byte order; (rows, columns, samples) where
+        there are several.
 
     Raises:
         InvalidStudy: `truncated` or `inconsistent`, the frame holds fewer or more pixels than the header says;
             `undecodable`, it has no segment for each byte.
     """
     fields = np.frombuffer(frame[:_HEADER], "<u4")
-    if len(fields) != _HEADER // 4 or fields[0] != width:
-        raise InvalidStudy("undecodable", f"no {width} segments")
-    ends = [*(int(start) for start in fields[1 : width + 1]), len(frame)]
+    count = width * samples
+    if len(fields) != _HEADER // 4 or fields[0] != count or count >= len(fields):
+        raise InvalidStudy("undecodable", f"no {count} segments")
+    ends = [*(int(start) for start in fields[1 : count + 1]), len(frame)]
     if ends[0] < _HEADER or ends != sorted(ends):
         raise InvalidStudy("undecodable", "segments that are not one after the other")
     rows, columns = shape
-    pixels = np.empty((rows * columns, width), np.uint8)
-    for number in range(width):
+    pixels = np.empty((rows * columns, count), np.uint8)
+    for number in range(count):
         segment = _segment(frame[ends[number] : ends[number + 1]], rows * columns)
         pixels[:, number] = np.frombuffer(segment, np.uint8)
-    return pixels.view(f">u{width}").astype(f"=u{width}").reshape(shape)
+    return pixels.view(f">u{width}").astype(f"=u{width}").reshape(shape if samples == 1 else (*shape, samples))
 
 
 def _segment(coded: bytes, size: int) -> bytearray:

@@ -1,8 +1,14 @@
 """Which of several versions that fit a study reads it.
 
-The one with the best record here: the lower bounds of its sensitivity and its specificity, averaged, first among
-patients like this one, else over everybody. A version without enough validated cases has no record; where none has,
-the vendor's order decides. Pure: counts in, a choice and its reason out.
+A version's record are the bounds of its sensitivity and its specificity here, averaged. Without enough validated cases
+it has none, and records are compared only among versions that have one:
+
+- All have one among patients like this one, or else over everybody: the best lower bound reads. What differs by less
+  than `MARGIN` is equal, and the vendor's order decides, so that two equals do not take turns case by case.
+- Some have none: one that is shown to be `USEFUL` here reads before those that nobody knows; one that is shown not to
+  be reads after them; of the others the vendor's order decides.
+
+More right calls of the chosen version leave it chosen. Pure: counts in, a choice and its reason out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +19,8 @@ from models.stats.intervals import proportion
 
 ENOUGH: Final = 20  # validated positives, and as many negatives
 EVERYBODY: Final = ""
+MARGIN: Final = 0.03  # of a lower bound: less is noise, with as many cases as a hospital validates
+USEFUL: Final = 0.7  # mean of sensitivity and specificity; 0.5 is chance
 _LEVEL: Final = 0.9  # two-sided: each lower bound holds with 95 %
 _AGES: Final = ((18.0, "child"), (40.0, "18-39"), (65.0, "40-64"), (float("inf"), "65+"))
 
@@ -38,15 +46,15 @@ class Counts:
         )
 
     @property
-    def lowest(self) -> float | None:
-        """Mean of the lower bounds of sensitivity and specificity; None where there is too little to say."""
+    def bounds(self) -> tuple[float, float] | None:
+        """Means of the lower and of the upper bounds of sensitivity and specificity; None: too little to say."""
         positives = self.true_positive + self.false_negative
         negatives = self.true_negative + self.false_positive
         if min(positives, negatives) < ENOUGH:
             return None
-        sensitivity = proportion(self.true_positive, positives, _LEVEL).low
-        specificity = proportion(self.true_negative, negatives, _LEVEL).low
-        return (sensitivity + specificity) / 2
+        sensitivity = proportion(self.true_positive, positives, _LEVEL)
+        specificity = proportion(self.true_negative, negatives, _LEVEL)
+        return (sensitivity.low + specificity.low) / 2, (sensitivity.high + specificity.high) / 2
 
 
 Record = Mapping[tuple[str, str], Counts]
@@ -76,19 +84,48 @@ def choose(candidates: Sequence[Candidate], record: Record, stratum: str) -> Cho
     if len(candidates) == 1:
         one = candidates[0]
         return Choice(one.digest, "only", f"{one.label} alone fits")
-    for why, key in (("stratum", stratum), ("site", EVERYBODY)):
-        known = {
-            candidate: lowest
-            for candidate in candidates
-            if (lowest := record.get((candidate.digest, key), Counts()).lowest) is not None
-        }
-        if known:
-            best = min(known, key=lambda candidate: (-known[candidate], candidate.rank, candidate.label))
-            whom = f"patients like this one ({stratum})" if why == "stratum" else "validated patients here"
-            said = ", ".join(f"{candidate.label} {lowest:.3f}" for candidate, lowest in known.items())
-            return Choice(best.digest, "stratum" if why == "stratum" else "site", f"best lower bound on {whom}: {said}")
-    first = min(candidates, key=lambda candidate: (candidate.rank, candidate.label))
-    return Choice(first.digest, "vendor", f"too few validated cases here; {first.label} is first in the vendor's order")
+    ordered = sorted(candidates, key=lambda candidate: (candidate.rank, candidate.label, candidate.digest))
+    if best := _best(ordered, record, stratum):
+        return best
+    known = {one: bounds for one in ordered if (bounds := _known(one, record, stratum)) is not None}
+    if best := _best([one for one, (low, _) in known.items() if low >= USEFUL], record, stratum):
+        return best
+    bad = {one: bounds for one, bounds in known.items() if bounds[1] < USEFUL}
+    first = next(one for one in ordered if one not in bad)  # one at least has no record
+    text = f"too few validated cases here; {first.label} is first in the vendor's order"
+    if bad:
+        said = ", ".join(f"{one.label} {low:.3f} to {high:.3f}" for one, (low, high) in bad.items())
+        text += f" of those that were not found to be bad here ({said})"
+    return Choice(first.digest, "vendor", text)
+
+
+def _known(one: Candidate, record: Record, stratum: str) -> tuple[float, float] | None:
+    """Its bounds among patients like this one, else over everybody."""
+    of_stratum = record.get((one.digest, stratum), Counts()).bounds
+    return of_stratum or record.get((one.digest, EVERYBODY), Counts()).bounds
+
+
+def _best(ordered: Sequence[Candidate], record: Record, stratum: str) -> Choice | None:
+    """The best by its lower bound where all have one, with patients like this one first; else None.
+
+    Args:
+        ordered: as the vendor has them.
+    """
+    levels: tuple[tuple[Why, str], ...] = (("stratum", stratum), ("site", EVERYBODY))
+    for why, key in levels:
+        found = {one: record.get((one.digest, key), Counts()).bounds for one in ordered}
+        lowest = {one: bounds[0] for one, bounds in found.items() if bounds is not None}
+        if not lowest or len(lowest) < len(ordered):
+            continue
+        limit = max(lowest.values()) - MARGIN
+        best = next(one for one in ordered if lowest[one] >= limit)
+        whom = f"patients like this one ({stratum})" if why == "stratum" else "validated patients here"
+        said = ", ".join(f"{one.label} {low:.3f}" for one, low in lowest.items())
+        what = (
+            "best lower bound" if lowest[best] >= limit + MARGIN else f"first in the vendor's order within {MARGIN:g}"
+        )
+        return Choice(best.digest, why, f"{what} on {whom}: {said}")
+    return None
 
 
 def stratum_of(sex: str, age_years: float | None, manufacturer: Any) -> str:

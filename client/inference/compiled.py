@@ -13,6 +13,7 @@ import importlib
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -39,6 +40,14 @@ class Compiled:
         """Bring one (H, W) float32 plane into the network's form; None where only the reference can say."""
         with self._lock:
             return self._graph.run(pixels)
+
+
+def installed() -> bool:
+    """Whether there is a DALI to import, of whichever package; it is not imported."""
+    try:
+        return find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def compiled(declaration: Declaration, threads: int) -> Compiled | NoEqual:

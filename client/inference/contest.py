@@ -1,10 +1,14 @@
-"""Which computation of a version is the fastest on this machine: measured when it is adopted, and remembered.
+"""Which computation of a network is the fastest on this machine: measured when a version is adopted, and remembered.
 
-Remembered beside what else was made of the version here (`engines/DIGEST`), together with what the figures depend on:
-with another processor, thread count or release of a runtime it is measured again. The folder may be deleted at any
-time.
+How long a network takes is its architecture's matter and not its weights': a retrained version of one that was measured
+here is not measured again. So figures lie beside the folders of the versions (`engines/engine-….json`) under what they
+depend on, with another processor, thread count or release of a runtime it is measured again. Where a computation could
+not take part because of what this very version's weights gave, the figures are the version's own (`engines/DIGEST`).
+They say what is fast, never what is right: whatever computes has passed the reference cases of this very version. The
+folder may be deleted at any time.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.inference.measured import Measured, interleaved, machine, packages
+from models.bundle import Facts
 
 MARGIN: Final = 0.10  # by which another runtime has to be faster: it costs memory, and time at each start
 BATCH_MARGIN: Final = 0.05  # by which an image of a batch has to be faster than one alone
@@ -70,7 +75,7 @@ class Figures(BaseModel):
 
 
 def facts(threads: int, providers: Sequence[str]) -> dict[str, str]:
-    """What a measurement depends on, without loading any runtime."""
+    """What of this machine a measurement depends on, without loading any runtime."""
     return {
         "threads": str(threads),
         "providers": " ".join(providers),
@@ -79,17 +84,52 @@ def facts(threads: int, providers: Sequence[str]) -> dict[str, str]:
     }
 
 
+def architecture(version: Facts, placed: Mapping[str, int], sizes: Sequence[int]) -> dict[str, str]:
+    """What of a version a measurement depends on, whatever its weights are.
+
+    Args:
+        placed: operators by where they are computed, as the usual computation has them: two files of one declared
+            network that were made in different ways differ in it.
+        sizes: of the batches that are measured.
+    """
+    said = {
+        "network": version.network,
+        "network_facts": version.network_facts,
+        "input": version.input_shape,
+        "precision": version.precision,
+        "outlines": version.segmentation is not None,
+        "operators": dict(placed),
+        "sizes": list(sizes),
+    }
+    return {"architecture": json.dumps(said, sort_keys=True)}
+
+
 def recall(folder: Path, wanted: Mapping[str, str]) -> Figures | None:
-    """What was measured here under the same conditions; None where nothing, or nothing readable, was."""
-    try:
-        return Figures.model_validate(Measured(folder).recall("engine", wanted))
-    except ValidationError:
-        return None
+    """What was measured here under the same conditions, of this version or of another one of its architecture.
+
+    Args:
+        folder: `engines/DIGEST`.
+
+    Returns:
+        None where nothing, or nothing readable, was.
+    """
+    for place in (folder, folder.parent):
+        try:
+            return Figures.model_validate(Measured(place).recall("engine", wanted))
+        except ValidationError:
+            continue
+    return None
 
 
 def remember(folder: Path, known: Mapping[str, str], figures: Figures) -> None:
-    """Keep it; that it cannot be kept costs a measurement at the next start, and nothing else."""
-    Measured(folder).remember("engine", known, figures.model_dump(mode="json"))
+    """Keep it; that it cannot be kept costs a measurement at the next start, and nothing else.
+
+    Args:
+        folder: `engines/DIGEST`.
+    """
+    # that a computation was refused is the weights' doing: another version must have its chance
+    place = folder if figures.refused else folder.parent
+    Measured(place).remember("engine", known, figures.model_dump(mode="json"))
 
 
 def by_turns(

@@ -24,6 +24,7 @@ from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
+from client.inference.spacing import asked, by_positions
 from client.inference.study import Image, Study
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
@@ -188,6 +189,8 @@ class Pipeline:
         try:
             headers = [(image, self._opened(image)) for image in study.images]
             _require_one_patient(headers)
+            if any(asked(version.bundle.facts.intended_use) for version in versions):
+                headers = _placed(headers)
             fitting: dict[str, Fitting] = {}
             reasons: dict[Reason, None] = {}
             for version in versions:
@@ -304,6 +307,17 @@ def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]])
     opened = [one for _, one in headers if isinstance(one, Opened)]
     if several(one.header for one in opened if one.acquisition.rows and one.acquisition.columns):
         raise InvalidStudy("patient-mismatch", "the study's images name different patients")
+
+
+def _placed(
+    headers: Sequence[tuple[Image, Opened | InvalidStudy]],
+) -> list[tuple[Image, Opened | InvalidStudy]]:
+    """The headers with the slice spacing of their series' positions."""
+    opened = [one for _, one in headers if isinstance(one, Opened)]
+    found = iter(by_positions([(one.header, one.acquisition) for one in opened]))
+    return [
+        (image, replace(one, acquisition=next(found)) if isinstance(one, Opened) else one) for image, one in headers
+    ]
 
 
 def _fitting(

@@ -1,7 +1,9 @@
 """Who does a declared preprocessing on this machine: MONAI, or what gives the same in less time.
 
 The contenders are tried on made-up pictures in a process of their own: DALI and its libraries may end the process that
-they run in, and MONAI brings torch, which the worker then never has to load. Equal means within 1e-3 of the reference's
+they run in, and MONAI brings torch, which the worker then never has to load. Where neither holds, no DALI installed and
+MONAI loaded already, as in a process that judges a version, they are tried at once: a process costs seconds of imports.
+Equal means within 1e-3 of the reference's
 value range; the fastest that is equal does the work, by a clear margin over what is better known. What was found is
 kept until the machine, a package or the declaration changes. Whatever goes wrong, MONAI does it.
 """
@@ -160,7 +162,7 @@ class Preparation(Preprocessing):
             return None
 
     def _found(self) -> Choice:
-        choice, lasting = _tried_apart(self._task)
+        choice, lasting = (_tried_here(self._task), True) if _harmless() else _tried_apart(self._task)
         log.info("preprocessing %s: %s", self.digest[:12], choice.described())
         if lasting:
             self._measured.remember("preprocessing", self._circumstances(), choice.model_dump(mode="json"))
@@ -290,6 +292,41 @@ def contender(name: str, task: Task) -> Does | Contender:
     return Contender(verdict="no-equal", why=made.step) if isinstance(made, NoEqual) else made
 
 
+def _harmless() -> bool:
+    """Whether trying costs this process nothing: no library that may end it, none that it has not loaded already."""
+    return "monai" in sys.modules and "torch" in sys.modules and not compiled.installed()
+
+
+def _tried_here(task: Task) -> Choice:
+    """Try the contenders in this process, with the threads that the worker will have."""
+    import torch  # `_harmless` says that it is there
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(task.threads)
+    try:
+        return _judged(task)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _judged(task: Task) -> Choice:
+    preprocessing = Preprocessing(task.declaration)
+
+    def reference(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return preprocessing.intensities(pixels) if task.volumes else preprocessing(pixels)[0]
+
+    try:
+        return contend(
+            reference,
+            {name: contender(name, task) for name in task.contenders},
+            specimens(volumes=task.volumes),
+        )
+    except InvalidPreprocessing as error:
+        return _nobody(error.code)
+    except InvalidStudy as error:  # MONAI refuses a made-up picture: it is then the judge of all
+        return _nobody(error.reason)
+
+
 def _tried_apart(task: Task) -> tuple[Choice, bool]:
     """Try the contenders in a process of their own.
 
@@ -343,23 +380,7 @@ def main() -> None:
     without_unused()
     asked = json.load(sys.stdin)
     task = Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]))
-    preprocessing = Preprocessing(task.declaration)
-
-    def reference(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        return preprocessing.intensities(pixels) if task.volumes else preprocessing(pixels)[0]
-
-    try:
-        choice = contend(
-            reference,
-            {name: contender(name, task) for name in task.contenders},
-            specimens(volumes=task.volumes),
-        )
-    except (
-        InvalidPreprocessing,
-        InvalidStudy,
-    ) as error:  # MONAI refuses a made-up picture: it is then the judge of all
-        choice = _nobody(error.code if isinstance(error, InvalidPreprocessing) else error.reason)
-    sys.stdout.write(_TOLD + choice.model_dump_json() + "\n")
+    sys.stdout.write(_TOLD + _judged(task).model_dump_json() + "\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from models.novelty import Novelty
 __all__ = ["Acquisition", "Code", "InScope", "OutOfScope", "Reason", "check", "missing_series", "unfamiliar"]
 
 _SHOWN = 64
+_MOST_SHOWN = 4  # values of a range
 _HUMAN = frozenset({"337915000", "30996001", "L-85B00", "L-85003"})  # PS3.16 CID 7454: Homo sapiens
 _HUMAN_WORDS = frozenset({"HUMAN", "HOMO SAPIENS", "HUMAN BEING", "MENSCH", "HUMAIN", "HUMANO", "人", "人类"})
 
@@ -199,6 +200,17 @@ def _assigned(number: int, fitting: Sequence[set[str]], taken: dict[str, int], s
 def _unmet(
     use: Clauses, modalities: tuple[str, ...], sop_classes: tuple[str, ...], found: Acquisition
 ) -> Iterable[Reason]:
+    """What is not met, by one frame at least; said once where several frames do not meet it."""
+    said: set[str] = set()
+    for one in (found, *found.others):
+        reasons = [reason for reason in _unmet_by(use, modalities, sop_classes, one) if reason.code not in said]
+        yield from reasons
+        said |= {reason.code for reason in reasons}
+
+
+def _unmet_by(
+    use: Clauses, modalities: tuple[str, ...], sop_classes: tuple[str, ...], found: Acquisition
+) -> Iterable[Reason]:
     yield from _one_of(Code.MODALITY, Code.MODALITY_MISSING, "modality", found.modality, modalities)
     yield from _one_of(Code.SOP_CLASS, Code.SOP_CLASS_MISSING, "SOP class", found.sop_class, sop_classes)
     yield from _body_part(use, found)
@@ -213,7 +225,7 @@ def _unmet(
     yield from _size_within(use, found)
     yield from _equipment(use, found)
     for limit in use.ranges:
-        yield from _within(limit, found.quantities.get(limit.quantity, ()))
+        yield from _within(limit, found)
     yield from _contrast(use, found)
     yield from _presentation(use, found)
     yield from _human(found)
@@ -367,17 +379,21 @@ def _begins(name: str, accepted: str) -> bool:
     return f"{plain(name)} ".startswith(f"{plain(accepted)} ")
 
 
-def _within(limit: Range, values: tuple[float, ...]) -> Iterable[Reason]:
+def _within(limit: Range, found: Acquisition) -> Iterable[Reason]:
     code, missing, unit = _OF_QUANTITY[limit.quantity]
     limits = ((limit.low, "or more"), (limit.high, "or less"))
     accepted = " and ".join(f"{bound:g} {side}" for bound, side in limits if bound is not None) + f" {unit}"
-    if not values:
-        if not limit.if_stated:
-            yield Reason(missing, f"{limit.quantity} is not given; accepted: {accepted}")
-    elif any(
+    values, by = found.quantities.get(limit.quantity, ()), ""
+    if limit.quantity == "SpacingBetweenSlices":
+        by = f" by the positions of {found.placed} planes" if found.placed else " by the header"
+    if any(
         (limit.low is not None and one < limit.low) or (limit.high is not None and one > limit.high) for one in values
     ):
-        yield Reason(code, f"{limit.quantity} is {', '.join(f'{one:g}' for one in values)}; accepted: {accepted}")
+        shown = ", ".join(f"{one:g}" for one in values[:_MOST_SHOWN]) + (", …" if len(values) > _MOST_SHOWN else "")
+        yield Reason(code, f"{limit.quantity} is {shown}{by}; accepted: {accepted}")
+    elif not limit.if_stated and (not values or limit.quantity in found.partly):
+        given = "given by every frame" if values else "given"
+        yield Reason(missing, f"{limit.quantity} is not {given}; accepted: {accepted}")
 
 
 def _contrast(use: Clauses, found: Acquisition) -> Iterable[Reason]:
@@ -415,11 +431,13 @@ def _presentation(use: Clauses, found: Acquisition) -> Iterable[Reason]:
             yield Reason(Code.BURNED_IN, "the image has burned-in text; accepted: none")
         elif not found.burned_in and silent:
             yield Reason(Code.BURNED_IN_MISSING, "whether the image has burned-in text is not given")
-    if not found.image_type and silent and not (clause.derived and clause.secondary):
+    types = [kind for kind in (found.image_type, found.frame_type) if kind]
+    if not types and silent and not (clause.derived and clause.secondary):
         yield Reason(Code.IMAGE_TYPE_MISSING, "ImageType is not given")
-    if not clause.derived and found.image_type[:1] == ("DERIVED",):
+    derived = ("DERIVED",) if found.frame_type else ("DERIVED", "MIXED")  # which of them is, the frames say
+    if not clause.derived and any(kind[0] in derived for kind in types):
         yield Reason(Code.DERIVED, "the image is derived from others; accepted: original")
-    if not clause.secondary and found.image_type[1:2] == ("SECONDARY",):
+    if not clause.secondary and any(kind[1:2] == ("SECONDARY",) for kind in types):
         yield Reason(Code.SECONDARY, "the image was made after the examination; accepted: primary")
     if clause.max_lossy_ratio is not None and found.lossy != "00":
         accepted = f"{clause.max_lossy_ratio:g}:1 or less"

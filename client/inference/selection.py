@@ -198,9 +198,9 @@ def _tested(computation: Computation, demand: Demand) -> float:
 
 
 def _raced(demand: Demand, usual: Selected, folder: Path, runtime: Runtime) -> Selected:
-    """Measure, or recall what was measured here, and take the faster one."""
+    """Measure, or recall what was measured here of this architecture, and take the faster one that is right."""
     name = usual.computation.name
-    known = contest.facts(demand.threads, runtime.available())
+    known = _circumstances(demand, usual.computation, runtime)
     measured = contest.recall(folder, known)
     other: tuple[Computation, float] | None = None
     if measured is None:
@@ -225,6 +225,16 @@ def _raced(demand: Demand, usual: Selected, folder: Path, runtime: Runtime) -> S
         if other is not None:
             return Selected(*other, measured.batch(chosen), usual.skipped, measured)
     return Selected(usual.computation, usual.differs, measured.batch(name), usual.skipped, measured)
+
+
+def _circumstances(demand: Demand, usual: Computation, runtime: Runtime) -> dict[str, str]:
+    """What the figures depend on; the usual computation is a part of it, since another version's may have been skipped
+    for its numbers.
+    """
+    machine = contest.facts(demand.threads, runtime.available())
+    rivals = "TorchScript" if torchscript.possible(demand.bundle) else ""
+    of_version = contest.architecture(demand.bundle.facts, usual.placed, demand.sizes)
+    return {**machine, **of_version, "usual": usual.name, "rivals": rivals}
 
 
 def _torchscript(demand: Demand, refused: dict[str, str]) -> tuple[Computation, float] | None:

@@ -44,7 +44,8 @@ def torn(judged: Iterable[Judged]) -> dict[str, tuple[Reason, ...]]:
 def _lost(acquisition: Acquisition) -> bool:
     """It is an image, and not one to plan others by."""
     image = bool(acquisition.rows and acquisition.columns)
-    return image and "LOCALIZER" not in (value.upper() for value in acquisition.image_type)
+    kinds = (one.frame_type or one.image_type for one in (acquisition, *acquisition.others))
+    return image and not all("LOCALIZER" in kind for kind in kinds)
 
 
 def _place(header: Dataset) -> tuple[float, ...] | None:

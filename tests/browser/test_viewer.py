@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import highdicom
@@ -18,9 +19,14 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, JPEGLSLossless, generate_uid
 
 from client.arrival.intake import Intake, Offer
+from client.dicom import series
 from client.dicomweb import viewer
+from client.inference.measure import measure
+from client.results import outlines
+from client.results.outlined import Outlined, OutlinedStudy
 from client.review import readers
 from client.store.site import Site
+from models.bundle import Bundle
 
 Scored = Callable[..., str]
 
@@ -216,6 +222,52 @@ def test_a_reader_sees_images_results_and_segmentations(
 
     assert page.complaints == []
     assert page.strangers == []  # nothing is loaded from elsewhere, and nobody is told
+
+
+@pytest.fixture
+def outlined_series(volumes: ModuleType) -> tuple[list[Dataset], list[Dataset]]:
+    """A CT series and all that a version for radiotherapy makes of it: SEG, SR, heat map, contours, pictures."""
+    images = volumes.series(count=8, step=3.0, shape=(64, 64))
+    for image in images:
+        image.PixelData = np.full((64, 64), 2024, np.uint16).tobytes()  # 1000 HU everywhere
+        image.WindowCenter, image.WindowWidth, image.PositionReferenceIndicator = 1000, 2000, ""
+        image.PatientID, image.AccessionNumber = "RT-1", "A-RT"
+    stack = series.stack([plane for n, image in enumerate(images) for plane in series.planes(f"{n:064}", image)])
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[1:-1, 16:32, 8:24] = 1
+    declared = volumes.declared(radiotherapy=True)
+    bundle = Bundle(Path("nowhere"), "ab" * 32, "vendor", volumes.facts(declared))
+    found = tuple(measure(labels, stack.spacing, declared))
+    key, chances = np.zeros(stack.shape[1:], np.float32), labels * np.uint8(200)
+    outlined = Outlined(stack, labels, key, found, {}, 1.0, 0.5, 1, bundle, "Hospital", 1.7e9, chances=chances)
+    return images, [item.dataset for item in outlines.make(OutlinedStudy((outlined,)), structure_sets=True)]
+
+
+@pytest.mark.peers("chromium")
+def test_contours_lie_over_the_image_and_no_object_of_ours_keeps_a_study_from_opening(
+    page: Any, site: Site, outlined_series: tuple[list[Dataset], list[Dataset]], eventually: Callable[..., Any]
+) -> None:
+    """OHIF 3.13 lists a heat map and cannot show it; that must not keep the others from being seen."""
+    scan, made = outlined_series
+    assert {str(one.Modality) for one in made} >= {"SEG", "SR", "RTSTRUCT", "OT"}
+    put(site, *scan, *made)
+
+    page.goto(f"/viewer/viewer?StudyInstanceUIDs={scan[0].StudyInstanceUID}")
+    for one in made:
+        page.get_by_text(str(one.SeriesDescription)).first.wait_for()
+    eventually(lambda: shown_at(picture(page, "viewer-planning")[:, 300:], grey), 60)
+    page.get_by_text("AI Structures: Nodule v1 UNVERIFIED").first.dblclick()
+    eventually(lambda: shown_at(picture(page, "viewer-contours")[:, 300:], red), 60)
+    screen = picture(page, "viewer-contours")[:, 300:]
+    image, line = shown_at(screen, grey), shown_at(screen, red)
+    assert image is not None
+    assert line is not None
+    pixel = (image[1] - image[0]) / 64
+    left, top = image[0], image[3] - 64 * pixel
+    places = ((line[0] - left) / pixel, (line[1] - left) / pixel, (line[2] - top) / pixel, (line[3] - top) / pixel)
+    assert np.allclose(places, (8, 24, 16, 32), atol=0.6)
+    assert page.complaints == []
+    assert page.strangers == []
 
 
 def test_without_a_viewer_the_page_says_how_to_get_one(

@@ -301,6 +301,34 @@ def test_run_lengths_are_decoded_as_they_were_encoded(
     np.testing.assert_array_equal(rle.decoded(frame, shape, limits.bits // 8).view(kind), pixels)
 
 
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "MONOCHROME2"])
+@pytest.mark.parametrize("off", [0, -2, 2])
+def test_a_viewer_is_shown_the_run_lengths_that_a_model_sees_or_none(
+    radiograph: Make, tmp_path: Path, photometric: str, off: int
+) -> None:
+    """A frame with more rows than the header says would be half a picture in the browser."""
+    from pydicom.pixels import pixel_array
+
+    from client.dicomweb.frames import Image, Undecodable
+    from client.dicomweb.part10 import opened
+
+    grey = photometric == "MONOCHROME2"
+    shape = (12, 10) if grey else (12, 10, 3)
+    dataset = radiograph()
+    dataset.set_pixel_data(
+        np.random.default_rng(5).integers(0, 256, shape).astype(np.uint8), photometric, 8, generate_instance_uid=False
+    )
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    expected = pixel_array(dataset)
+    dataset.Rows = 12 + off
+    with opened(saved(dataset, tmp_path)) as part10:
+        if off:
+            with pytest.raises(Undecodable):
+                Image(part10).array(1)
+        else:
+            np.testing.assert_array_equal(Image(part10).array(1), expected)
+
+
 def test_overlays_above_compressed_run_lengths_are_not_seen(radiograph: Make, tmp_path: Path) -> None:
     dataset = with_pixels(radiograph, RAMP | 0x8000, BitsStored=12, HighBit=11)
     dataset.compress(RLELossless, generate_instance_uid=False)

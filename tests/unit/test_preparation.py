@@ -65,6 +65,12 @@ NOT_HAD = {
 }
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the worker, which has loaded neither MONAI nor torch: contenders are tried in a process of their own."""
+    monkeypatch.setattr(preparation, "_harmless", lambda: False)
+
+
 def picture(rows: int, columns: int, seed: int = 0, low: float = 0, high: float = 4095) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     return np.rint(low + (high - low) * rng.random((rows, columns)) ** 2).astype(np.float32)
@@ -196,6 +202,7 @@ def test_the_faster_one_is_taken_and_only_if_it_gives_the_same() -> None:
     assert contend(slowly, {"numpy": lambda _given: None}, pixels).by == "monai"
 
 
+@pytest.mark.usefixtures("apart")
 def test_what_was_found_is_kept_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -240,6 +247,7 @@ def test_contenders_take_turns() -> None:
     assert "".join(turns) == "ababab"
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_library_that_ends_its_process_does_not_end_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another DALI stands first on the path; what it does, it does to the process that tries it."""
     package = tmp_path / "path" / "nvidia" / "dali"
@@ -269,6 +277,7 @@ def test_a_node_without_dali_does_without_it(
     assert found.verdict == verdict
 
 
+@pytest.mark.usefixtures("apart")
 def test_where_nothing_can_be_tried_monai_does_it_and_it_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +287,38 @@ def test_where_nothing_can_be_tried_monai_does_it_and_it_is_tried_again(
     assert not (tmp_path / "measured").exists()
 
 
+def test_where_trying_costs_nothing_no_process_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that judges a version has MONAI and torch; without DALI nothing that is tried can end it."""
+    import monai  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import torch
+
+    monkeypatch.setattr(compiled, "find_spec", lambda _name: None)
+    monkeypatch.setattr(preparation.sys, "executable", str(tmp_path / "no-python"))
+    before, measured = torch.get_num_threads(), Measured(tmp_path / "measured")
+
+    found = Preparation([AREA, NORMAL], measured, 1, volumes=False).settle()
+
+    assert found.contenders["numpy"].verdict in ("chosen", "slower")
+    assert found.contenders["dali"].verdict in ("not-installed", "no-equal")
+    assert torch.get_num_threads() == before
+    assert Preparation([AREA, NORMAL], measured, 1, volumes=False).settle() == found  # and is remembered
+
+
+def test_neither_dali_nor_a_library_that_is_not_loaded_yet_enters_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import monai
+    import torch
+
+    harmless = preparation._harmless  # pyright: ignore[reportPrivateUsage]
+    for here, dali, expected in [(True, False, True), (True, True, False), (False, False, False)]:
+        for name, module in (("monai", monai), ("torch", torch)):
+            monkeypatch.setitem(sys.modules, name, module)
+            if not here:
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(compiled, "find_spec", lambda _name, dali=dali: object() if dali else None)
+        assert harmless() == expected
+
+
+@pytest.mark.usefixtures("apart")
 def test_next_to_no_contrast_is_for_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "_tried_apart", lambda _task: (Choice(by="numpy", contenders={}), True))
     prepared = Preparation(DEFAULT, Measured(tmp_path), 1, volumes=False)

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.inference import contest, providers, torchscript
+from client.inference import contest, providers, selection, torchscript
 from client.inference.computing import Computation, OnnxOnDevice, OnnxRuntime, open_onnx, open_session
 from client.inference.contest import Figures
 from client.inference.engine import Engine
 from client.inference.panel import Panel
 from client.inference.providers import CPU, CUDA, TENSORRT, Named
-from client.inference.selection import Installed
+from client.inference.selection import Demand, Installed
 from client.inference.volume_engine import VolumeEngine
 from client.store import versions
 from client.store.site import Site
@@ -241,7 +241,7 @@ def test_turns_are_interleaved_and_the_median_forgets_a_busy_moment() -> None:
 def test_a_measurement_is_remembered_until_what_it_depends_on_changes(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, turns = tmp_path / "engines", list[int]()
+    folder, turns = tmp_path / "engines" / "version", list[int]()
     real = contest.by_turns
     monkeypatch.setattr(contest, "by_turns", lambda timed: (turns.append(1), real(timed, seconds=0))[1])
 
@@ -253,7 +253,7 @@ def test_a_measurement_is_remembered_until_what_it_depends_on_changes(
     assert len(turns) == 2
     Engine(bundle, 1, folder)  # and back: both are known
     assert len(turns) == 2
-    for path in folder.iterdir():
+    for path in folder.parent.glob("*.json"):
         path.write_text("{half")
     Engine(bundle, 2, folder)
     assert len(turns) == 3
@@ -266,35 +266,84 @@ def test_a_measurement_is_remembered_until_what_it_depends_on_changes(
 
 
 def faster(bundle: Bundle, folder: Path, threads: int = 1, torchscript_ms: float = 1.0) -> None:
-    """Let this machine remember that TorchScript took that long, and ONNX Runtime 2 ms."""
+    """Let this machine remember that TorchScript took that long for such a network, and ONNX Runtime 2 ms."""
+    usual = open_onnx(bundle.onnx, [(CPU, {})], threads)
+    volume = bundle.facts.segmentation is not None
+    sizes = (1,) if volume else (1, 4, 8)
     ms = {CPU: {1: 2.0, 4: 8.0, 8: 16.0}, torchscript.NAME: {1: torchscript_ms, 4: 4.0, 8: 4.0}}
-    contest.remember(folder, contest.facts(threads, Installed().available()), Figures(ms=ms))
+    demand = Demand(bundle, (), threads, lambda _: 0.0, sizes)
+    known = selection._circumstances(demand, usual, Installed())  # pyright: ignore[reportPrivateUsage]
+    contest.remember(folder, known, Figures(ms=ms))
 
 
 def test_torchscript_computes_where_it_was_measured_to_be_faster(residual: Bundle, tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(5, 1, 64, 64)).astype(np.float32)
     by_onnx = Engine(residual)
-    faster(residual, tmp_path, torchscript_ms=1.0)
+    folder = tmp_path / "version"
+    faster(residual, folder, torchscript_ms=1.0)
 
-    engine = Engine(residual, 1, tmp_path)
+    engine = Engine(residual, 1, folder)
 
     assert (engine.provider, engine.batch) == (torchscript.NAME, 8)
     np.testing.assert_allclose(engine.scores(images), by_onnx.scores(images), atol=1e-5)
     for one, other in zip(engine.run_many(list(images)), by_onnx.run_many(list(images)), strict=True):
         np.testing.assert_allclose(one.cam, other.cam, atol=1e-4)
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]  # nothing that could be run is kept
-    faster(residual, tmp_path, torchscript_ms=1.9)  # not by the margin
-    assert Engine(residual, 1, tmp_path).provider == CPU
+    faster(residual, folder, torchscript_ms=1.9)  # not by the margin
+    assert Engine(residual, 1, folder).provider == CPU
 
 
 def test_both_are_measured_when_a_version_is_adopted(residual: Bundle, tmp_path: Path) -> None:
-    selected = Engine(residual, 1, tmp_path).selected
+    selected = Engine(residual, 1, tmp_path / "version").selected
 
     assert selected.measured is not None
     assert set(selected.measured.ms) == {CPU, torchscript.NAME}
     assert selected.computation.name == selected.measured.fastest(CPU)
     for name in (CPU, torchscript.NAME):
         assert f"{name} {selected.measured.ms[name][1]:.2f} ms" in selected.text
+
+
+def test_a_retrained_version_of_a_known_architecture_is_not_measured_again(
+    residual: Bundle, vendor_key: Ed25519PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still passes its own reference cases, with each computation that is used for it."""
+    import torch
+
+    from models.packing import pack
+    from models.preprocessing import Preprocessing
+
+    facts = residual.facts.model_copy(update={"number": 2})
+    torch.manual_seed(1)
+    steps = Preprocessing(residual.preprocessing)
+    network = build("residual", **facts.network_facts)
+    retrained = pack(tmp_path / "retrained", facts, network, steps, "# The card", vendor_key, "vendor")
+    engines, turns, tested = tmp_path / "engines", list[int](), list[str]()
+    real, passed = contest.by_turns, Engine._differs  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(contest, "by_turns", lambda timed: (turns.append(1), real(timed, seconds=0))[1])
+
+    def differs(engine: Engine, computation: Computation, *cases: object) -> float:
+        tested.append(f"{engine.bundle.facts.number} {computation.name}")
+        return passed(engine, computation, *cases)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Engine, "_differs", differs)
+    first = Engine(residual, 1, engines / residual.digest).selected
+    second = Engine(retrained, 1, engines / retrained.digest).selected
+
+    assert len(turns) == 1
+    assert second.measured == first.measured
+    assert second.computation.name == first.computation.name
+    assert f"2 {second.computation.name}" in tested
+    other = pack(
+        tmp_path / "wider",
+        facts.model_copy(update={"network_facts": {"channels": [8, 8, 16, 24], "groups": 4}}),
+        build("residual", channels=[8, 8, 16, 24], groups=4),
+        steps,
+        "# The card",
+        vendor_key,
+        "vendor",
+    )
+    Engine(other, 1, engines / other.digest)
+    assert len(turns) == 2  # another architecture
 
 
 def test_weights_that_are_not_the_file_s_never_compute(
@@ -304,13 +353,17 @@ def test_weights_that_are_not_the_file_s_never_compute(
     weights = residual.read_weights()
     np.savez(folder / "models" / "weights.npz", **{name: value * 1.5 for name, value in weights.items()})
     bundle = seal(folder, vendor_key, "vendor")
-    faster(bundle, tmp_path / "engines")
+    engines = tmp_path / "engines"
+    faster(residual, engines / residual.digest)  # of the same architecture
 
-    assert Engine(bundle, 1, tmp_path / "engines").provider == CPU
-    shutil.rmtree(tmp_path / "engines")
-    measured = Engine(bundle, 1, tmp_path / "engines").selected.measured
+    assert Engine(bundle, 1, engines / bundle.digest).provider == CPU
+    shutil.rmtree(engines)
+    measured = Engine(bundle, 1, engines / bundle.digest).selected.measured
     assert measured is not None
     assert "differs" in measured.refused[torchscript.NAME]
+    sound = Engine(residual, 1, engines / residual.digest).selected.measured
+    assert sound is not None
+    assert set(sound.ms) == {CPU, torchscript.NAME}  # what one version's weights spoil is not held against another's
     assert not torchscript.possible(Bundle(folder, "", "", bundle.facts.model_copy(update={"network": "os.system"})))
 
 
@@ -338,7 +391,7 @@ def test_a_network_for_volumes_is_computed_by_the_faster_one_too(
     np.testing.assert_allclose(engine.predict(windows), by_onnx, atol=1e-3)
 
 
-def test_the_site_keeps_what_was_measured_under_the_version_s_digest(site: Site, residual: Bundle) -> None:
+def test_the_site_keeps_what_was_measured_of_an_architecture(site: Site, residual: Bundle) -> None:
     shutil.copytree(residual.folder, site.versions / residual.digest)
     versions.receive(site, residual)
     versions.adopt(site, residual.digest)
@@ -348,4 +401,4 @@ def test_the_site_keeps_what_was_measured_under_the_version_s_digest(site: Site,
     panel.warm()
 
     assert [member.engine.provider for member in panel.members()] == [torchscript.NAME, CPU]
-    assert {path.name for path in site.engines.iterdir()} == {member.bundle.digest for member in panel.members()}
+    assert all(path.suffix == ".json" for path in site.engines.iterdir())  # of each architecture
