@@ -1,8 +1,7 @@
 """Pictures that are no radiograph of the kind a version was trained on, made without having any.
 
 Two sorts: the cohort's own images turned, inverted, cut up, zoomed or deprived of their structure, and drawings of what
-else comes under a wrong header: sections and heads (ovals on black), limbs (bars), mammograms and cones (shapes), film
-borders, clouds and textures (photographs, ultrasound), pages of text, blank and shaded fields.
+else comes under a wrong header (`models/drawings.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.nn import functional
 from models.augmentation import standardised
 from models.drawings import drawings
 
-_KINDS = 31  # ten of the cohort, the rest drawn
+_CHANGED, _DRAWN = 10, 21  # kinds; of the cohort's own there are twice as many each, for they are hardest to tell
 
 
 def strangers(cohort: Tensor, generator: Generator) -> Tensor:
@@ -30,10 +29,10 @@ def strangers(cohort: Tensor, generator: Generator) -> Tensor:
         (M, 1, S, S) float32, each of zero mean and unit variance.
     """
     count, side = len(cohort), cohort.shape[-1]
-    share = count // _KINDS + 1
+    share = count // (2 * _CHANGED + _DRAWN) + 1
 
     def some() -> Tensor:
-        return cohort[torch.randint(0, count, (share,), generator=generator)]
+        return cohort[torch.randint(0, count, (2 * share,), generator=generator)]
 
     kinds = (
         torch.rot90(some(), 1, (2, 3)),
