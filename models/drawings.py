@@ -197,7 +197,7 @@ def _strokes(count: int, side: int, generator: Generator) -> tuple[Tensor, Tenso
     """Jointed rays as of a hand, a foot, an arm or two legs: how near each pixel is to the bones, in their radii.
 
     Returns:
-        (count, S, S) of the nearest bone, and the same squeezed to the rays, joints closed.
+        (count, S, S) of the nearest bone, and the same of the whole limb, joints closed.
     """
     rays, joints = 5, 3
     number = torch.randint(1, rays + 1, (count, 1), generator=generator)
@@ -285,17 +285,15 @@ def _ultrasounds(count: int, side: int, generator: Generator) -> Tensor:
     straight = _chance(generator, count, 0.3)
     inside = torch.where(straight, block, fan)
     deep = torch.where(straight, y - top, depth - behind).clamp_min(0) / long
-    tissue = _uniform(generator, count, 0.1, 0.9) + _clouds(count, side, generator)[:, 0] * _uniform(
-        generator, count, 0.1, 0.6
-    )
+    texture = _clouds(count, side, generator)[:, 0]
+    tissue = _uniform(generator, count, 0.1, 0.9) + texture * _uniform(generator, count, 0.1, 0.6)
     layers = torch.sin(deep * _uniform(generator, count, 5, 40) + _uniform(generator, count, 0, 6))
     tissue = tissue + layers * _uniform(generator, count, -0.3, 0.3) * _chance(generator, count, 0.5)
     for _ in range(3):  # vessels, chambers, cysts: black; behind them brighter
         middle = (_uniform(generator, count, -0.6, 0.6), _uniform(generator, count, -0.6, 0.7))
         size = (_uniform(generator, count, 0.05, 0.45), _uniform(generator, count, 0.05, 0.45))
-        hole = torch.sigmoid(
-            12 * (1 - _oval(side, middle, size, _uniform(generator, count, 0, 3), torch.tensor(2.0)))
-        )
+        reach = _oval(side, middle, size, _uniform(generator, count, 0, 3), torch.tensor(2.0))
+        hole = torch.sigmoid(12 * (1 - reach))
         tissue = tissue * (1 - hole * _uniform(generator, count, 0.2, 1) * _chance(generator, count, 0.6))
     tissue = tissue.clamp_min(0) * torch.exp(-deep * _uniform(generator, count, -0.5, 3))
     first, second = (torch.randn(count, side, side, generator=generator) for _ in range(2))
@@ -307,9 +305,8 @@ def _ultrasounds(count: int, side: int, generator: Generator) -> Tensor:
 def _margins(count: int, side: int, generator: Generator) -> Tensor:
     """(count, S, S): lines of writing at the edges, a grey scale, a trace at the bottom; or nothing of it."""
     x, y = _axes(side)
-    ink = (torch.rand(count, side, side, generator=generator) < 0.5) * torch.rand(
-        count, side, side, generator=generator
-    )
+    ink = torch.rand(count, side, side, generator=generator)
+    ink = (ink - 0.5).clamp_min(0) * 2  # a half stays empty
     rows = torch.rand(count, side, 1, generator=generator) < _uniform(generator, count, 0, 0.6)
     left = (x < _uniform(generator, count, -1, -0.4)) & _chance(generator, count, 0.6)
     right = (x > _uniform(generator, count, 0.4, 1)) & _chance(generator, count, 0.4)
@@ -319,7 +316,7 @@ def _margins(count: int, side: int, generator: Generator) -> Tensor:
     place = _uniform(generator, count, -0.97, 0.97)
     scale = ((x - place).abs() < 0.05) & (y.abs() < _uniform(generator, count, 0.2, 0.8))
     scale = scale * (0.5 - y / 2) * _chance(generator, count, 0.4)
-    return torch.maximum(text, scale) + 0.0 * y
+    return torch.maximum(text, scale)
 
 
 def _breasts(count: int, side: int, generator: Generator) -> Tensor:
@@ -397,12 +394,15 @@ def _jaws(count: int, side: int, generator: Generator) -> Tensor:
     """Teeth: two rows along an arc, or a few large ones."""
     x, y = _axes(side)
     line = y - _uniform(generator, count, -0.3, 0.3) - _uniform(generator, count, -0.5, 0.5) * x.square()
-    rows = torch.exp(-((line.abs() - _uniform(generator, count, 0.15, 0.3)) / _uniform(generator, count, 0.1, 0.4)) ** 4)
-    gaps = torch.sigmoid(6 * (torch.cos(x * _uniform(generator, count, 5, 28) + _uniform(generator, count, 0, 6)) + 0.5))
-    bone = torch.exp(-((line / _uniform(generator, count, 0.4, 1)) ** 4))
+    apart, high = _uniform(generator, count, 0.15, 0.3), _uniform(generator, count, 0.1, 0.4)
+    rows = torch.exp(-(((line.abs() - apart) / high) ** 4))
+    pace, phase = _uniform(generator, count, 5, 28), _uniform(generator, count, 0, 6)
+    gaps = torch.sigmoid(6 * (torch.cos(x * pace + phase) + 0.5))
     texture = _clouds(count, side, generator)[:, 0] * _uniform(generator, count, 0, 0.2)
+    bone = torch.exp(-((line / _uniform(generator, count, 0.4, 1)) ** 4))
+    bone = bone * (_uniform(generator, count, 0.1, 0.7) + texture)
     ramus = torch.exp(-(((x.abs() - _uniform(generator, count, 0.7, 0.95)) / 0.15) ** 2)) * (y < line.abs() + 0.4)
-    picture = rows * gaps * _uniform(generator, count, 0.4, 1.2) + bone * (_uniform(generator, count, 0.1, 0.7) + texture)
+    picture = rows * gaps * _uniform(generator, count, 0.4, 1.2) + bone
     return (picture + ramus * _uniform(generator, count, 0, 0.6))[:, None]
 
 

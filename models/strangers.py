@@ -6,8 +6,6 @@ else comes under a wrong header (`models/drawings.py`).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
