@@ -20,23 +20,24 @@ from models.strangers import strangers
 FEWEST_PATIENTS: Final = 120  # 60 phantoms made a limit that refused every tenth of another hospital's
 _HELD_OUT: Final = 4  # every fourth patient sets the limit
 _STRENGTH: Final = 1.2
-_JUDGED: Final = 1.2
-_QUANTILE: Final = 0.997
-_WIDTH: Final = 64
-_MEMBERS: Final = 4
-_POSITIVES, _NEGATIVES, _TRIALS = 3500, 6000, 2000
-_STEPS: Final = 200
-_BATCH: Final = 96
+_JUDGED: Final = 1.6
+_QUANTILE: Final = 0.985  # the last thousandths hang on a few odd patients: limits between 1.9 and 3.3 by chance
+_WIDTH: Final = 96
+_MEMBERS: Final = 2
+_POSITIVES, _NEGATIVES, _TRIALS = 5000, 9000, 2000
+_STEPS: Final = 300
+_BATCH: Final = 192
 _RATE: Final = 3e-3
 _DECAY: Final = 1.0
-_NOISE: Final = 1.0
+_NOISE: Final = 0.7
 
 
 def fit(images: NDArray[np.float32], patients: Sequence[str], seed: int = 0, threads: int = 1) -> Novelty | None:
     """Fit the check and set its limit by the declared rule.
 
-    The rule: 99.7 % of the held-out training patients' images, varied as other hospitals' machines, collimation and
-    positioning vary them, are accepted.
+    The rule: 98.5 % of the held-out training patients' images are accepted, varied by more than other hospitals'
+    machines, collimation and positioning vary them (and by more than those that it was trained on: it knows its own
+    hospital too well).
 
     Args:
         images: (N, 1, h, w) float32, preprocessed.

@@ -120,7 +120,7 @@ def _card(facts: Facts, rows: Sequence[Row], patients: int, novelty: bool) -> st
     sites = ", ".join(sorted({row.site for row in rows}))
     positives = sum(row.positive for row in rows)
     refused = (
-        "what looks unlike the training images; 99.7 % of held-out training patients' varied images pass"
+        "what looks unlike the training images; 98.5 % of held-out training patients' strongly varied images pass"
         if novelty
         else "nothing: too few patients to set a limit with"
     )
