@@ -446,18 +446,19 @@ def _studies(site: Site) -> Check:
 
 def _conflicting(site: Site) -> Check:
     """Images with the UID of another one that differs: of the two, the one that came first is read."""
-    newest, images, studies = (
-        func.max(instance.c.received_at),
-        func.count(),
-        func.count(instance.c.study_uid.distinct()),
-    )
+    query = select(
+        func.count().label("images"),
+        func.count(instance.c.study_uid.distinct()).label("studies"),
+        func.max(instance.c.received_at).label("newest"),
+    ).where(instance.c.conflicting)
     with site.database.read() as connection:
-        row = connection.execute(select(newest, images, studies).where(instance.c.conflicting)).one()
-    if not row[1]:
+        row = connection.execute(query).one()
+    if not row.images:
         return Check("images left out", True, "none")
-    day = datetime.fromtimestamp(row[0]).astimezone()
-    found = f"{row[1]} in {row[2]} studies, the last on {day:%Y-%m-%d}: each has the UID of another one that differs"
-    if time.time() - row[0] > _RECENT_SECONDS:
+    of = "1 study" if row.studies == 1 else f"{row.studies} studies"
+    day = datetime.fromtimestamp(row.newest).astimezone()
+    found = f"{row.images} of {of}, the last on {day:%Y-%m-%d}: each has the UID of another one that differs"
+    if time.time() - row.newest > _RECENT_SECONDS:
         return Check("images left out", True, found)
     advice = "the worklist marks these studies; find the device that gives two images one UID, or sends changed ones"
     return Check("images left out", False, found, advice)

@@ -24,6 +24,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.pixels import iter_pixels
@@ -53,7 +54,7 @@ def alike(first: Path, second: Path) -> bool:
                 return False
             one, other = dcmread(first), dcmread(second)
             return _same_elements(one, other) and _same_pixels(one, other)
-    except MALFORMED:
+    except (*MALFORMED, InvalidDicomError):
         return False
 
 
