@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -17,7 +18,7 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
 )
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from client.arrival import room
 from client.arrival.completeness import Bounds
@@ -29,7 +30,7 @@ from client.inference import outcomes
 from client.inference.panel import Panel
 from client.inference.pipeline import Pipeline, Refused, Scored
 from client.inference.tensors import Tensors
-from client.review import worklist
+from client.review import readers, worklist
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import instance, study
@@ -327,3 +328,28 @@ def test_what_a_lost_database_knew_is_not_swept(site: Site, gateway: Gateway, ra
     sweep.wait()
     assert len(files(site)) == 301
     assert "none is removed" in caplog.text
+
+
+def test_the_pages_mark_a_study_of_which_an_image_was_left_out(
+    served: str, site: Site, scored: Callable[..., str]
+) -> None:
+    uid, clean = scored(objects=True), scored(objects=True)
+    with site.database.write() as connection:
+        connection.execute(
+            insert(instance).values(
+                sop_uid=generate_uid(prefix=None),
+                sha256="ab" * 32,
+                study_uid=uid,
+                series_uid="1.2.3",
+                sop_class=DX,
+                transfer_syntax=ExplicitVRLittleEndian,
+                revision=1,
+                conflicting=True,
+                received_at=time.time(),
+            )
+        )
+    with httpx.Client(base_url=served, follow_redirects=True) as http:
+        http.post("/login", data={"token": readers.add(site, "ada", "clinician")})
+        assert http.get("/").text.count("image left out") == 1
+        assert "1 image was left out" in http.get(f"/studies/{uid}").text
+        assert "left out" not in http.get(f"/studies/{clean}").text
