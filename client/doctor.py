@@ -50,7 +50,7 @@ from client.inference.trial import try_folder
 from client.results.attributes import put
 from client.results.result import derive_uid
 from client.store.site import Site
-from client.store.tables import delivery, study, workitem
+from client.store.tables import delivery, instance, study, workitem
 from models.errors import BundleRefused, ConfigurationError, VigieError
 from models.novelty import Novelty
 from models.signing import load_trust
@@ -58,6 +58,7 @@ from models.signing import load_trust
 LEAST_FREE_BYTES: Final = 10 << 30
 LEAST_CERTIFICATE_DAYS: Final = 30
 _ANSWER_SECONDS: Final = 5.0
+_RECENT_SECONDS: Final = 7 * 86400.0
 _RESTORE: Final = (
     "stop the node and restore site.db from the backup; `vigie site init` brings an older one to this release, and"
     " makes an empty one where there is none"
@@ -100,6 +101,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("clock", _clock, data),
         ("secrets", _secrets, ()),
         ("ports", _ports, ()),
+        ("AE titles", _titles, ()),
         ("trusted signers", _trust, ()),
         ("certificate authority", _authority, ()),
         ("coordinator", _coordinator, ()),
@@ -110,6 +112,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("worklist", _worklist, data),
         ("results", _deliveries, data),
         ("studies", _studies, data),
+        ("images left out", _conflicting, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
@@ -225,6 +228,14 @@ def _ports(site: Site) -> Check:
     if own is not None:
         return Check("ports", True, "the node runs and has them")
     return Check("ports", True, f"{config.dicom_port} and {config.api_port} can be opened; the node does not run")
+
+
+def _titles(site: Site) -> Check:
+    """Who is let in by name; neither is a fault, as addresses and certificates are the better lock."""
+    config = site.config
+    called = "only" if config.require_called_ae else "or any other title (require_called_ae is false)"
+    calling = ", ".join(config.calling_ae_titles) or "any (calling_ae_titles is empty)"
+    return Check("AE titles", True, f"called {config.ae_title} {called}; calling: {calling}")
 
 
 def _running(site: Site) -> dict[str, Any] | None:
@@ -431,6 +442,26 @@ def _studies(site: Site) -> Check:
     if counts.get("failed"):
         return Check("studies", False, found, "look at the failed ones in the worklist and retry them")
     return Check("studies", True, found)
+
+
+def _conflicting(site: Site) -> Check:
+    """Images with the UID of another one that differs: of the two, the one that came first is read."""
+    query = select(
+        func.count().label("images"),
+        func.count(instance.c.study_uid.distinct()).label("studies"),
+        func.max(instance.c.received_at).label("newest"),
+    ).where(instance.c.conflicting)
+    with site.database.read() as connection:
+        row = connection.execute(query).one()
+    if not row.images:
+        return Check("images left out", True, "none")
+    of = "1 study" if row.studies == 1 else f"{row.studies} studies"
+    day = datetime.fromtimestamp(row.newest).astimezone()
+    found = f"{row.images} of {of}, the last on {day:%Y-%m-%d}: each has the UID of another one that differs"
+    if time.time() - row.newest > _RECENT_SECONDS:
+        return Check("images left out", True, found)
+    advice = "the worklist marks these studies; find the device that gives two images one UID, or sends changed ones"
+    return Check("images left out", False, found, advice)
 
 
 def _counts(site: Site, column: Column[str]) -> dict[str, int]:

@@ -180,6 +180,11 @@ class SiteConfig:
 
     Attributes:
         inference_threads: of one computation; 0: one less than the cores that the process may use, at least one.
+        require_called_ae: whoever calls us by another title than `ae_title` is rejected.
+        unknown_classes: objects of private SOP classes, and of storage classes newer than this release, are kept; none
+            of them is read.
+        most_waiting: studies that may wait before new ones are refused.
+        most_emergencies: studies known to be emergencies that are taken beyond that.
         batch_wait_ms: how long a radiograph that is ready waits for others that are being prepared, to be scored with
             them where that was measured to be faster; 0: never.
     """
@@ -195,6 +200,8 @@ class SiteConfig:
     ups: UpsConfig = field(default_factory=UpsConfig)
     calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
     calling_addresses: list[str] = field(default_factory=lambda: list[str]())
+    require_called_ae: bool = False
+    unknown_classes: bool = True
     tls: TlsConfig = field(default_factory=TlsConfig)
     quiet_seconds: float = 2.0
     longest_quiet_seconds: float = 60.0
@@ -205,6 +212,7 @@ class SiteConfig:
     reserve_mib: int = 1024
     memory_mib: int = 0  # 0: half of what this machine or container has
     most_waiting: int = 20_000
+    most_emergencies: int = 1000
     read_ahead: bool = True
     urgency: UrgencyConfig = field(default_factory=UrgencyConfig)
     superlink: str = ""
@@ -229,6 +237,9 @@ class SiteConfig:
         _require(0 <= self.batch_wait_ms <= 1000, "batch_wait_ms is 0 to 1000")
         _require(self.memory_mib >= 0, "memory_mib cannot be negative: it is what studies being read may take")
         _require(self.most_waiting >= 1, "most_waiting is at least 1: studies that may wait before others are refused")
+        _require(
+            self.most_emergencies >= 0, "most_emergencies cannot be negative: it is what is taken beyond most_waiting"
+        )
         _require(self.reserve_mib >= 0, "reserve_mib cannot be negative: it is what images leave free on the disk")
 
 

@@ -64,6 +64,7 @@ class Series:
         numbers: different InstanceNumbers among them; 0 where they have none.
         lowest, highest: of these numbers.
         stated: ImagesInAcquisition (0020,1002), where all instances are of one acquisition and agree; else None.
+        acquisition: AcquisitionNumber (0020,0012), where they are of one and it says which.
         frames: the most frames of one instance.
     """
 
@@ -74,6 +75,7 @@ class Series:
     highest: int | None = None
     stated: int | None = None
     frames: int = 1
+    acquisition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +261,30 @@ def missing(facts: Facts) -> int:
 
 
 def lacking(series: Sequence[Series]) -> int:
-    """How many images series lack of those that they state."""
-    return sum(max(0, (one.stated or 0) - one.instances) for one in _stacks(series))
+    """How many images series lack of those that they state, at least.
+
+    The number is of an acquisition (PS3.3 C.7.6.1.1), and one that is reconstructed into several series is one: there
+    it is held against their images together. Many scanners write the size of the series, though. Where one series of an
+    acquisition alone has as many, that is how it is meant, and each of the others lacks what it lacks. Where none has,
+    and some of them together have just as many, nothing is missing; others may be made of these.
+    """
+    acquisitions: dict[tuple[int | None, int], list[int]] = {}
+    for one in _stacks(series):
+        if one.stated is not None:
+            acquisitions.setdefault((one.acquisition, one.stated), []).append(one.instances)
+    return sum(_lacking(stated, instances) for (_, stated), instances in acquisitions.items())
+
+
+def _lacking(stated: int, instances: Sequence[int]) -> int:
+    each = sum(max(0, stated - some) for some in instances)
+    if max(instances) >= stated:
+        return each
+    together = {0}
+    for some in instances:
+        together |= {others + some for others in together if others + some <= stated}
+    if stated in together:
+        return 0
+    return stated - sum(instances) if sum(instances) < stated else each
 
 
 def _stacks(series: Sequence[Series]) -> list[Series]:
@@ -272,14 +296,12 @@ def _structure(series: Sequence[Series]) -> Basis:
     stacks = _stacks(series)
     if not stacks:
         return Basis.SINGLE
-    if any(_lacks(one) for one in stacks):
+    if lacking(stacks) or any(_has_gaps(one) for one in stacks):
         return Basis.HOLES
     return Basis.CONTIGUOUS if all(_runs_from_one(one) for one in stacks) else Basis.QUIET
 
 
-def _lacks(series: Series) -> bool:
-    if series.stated is not None and series.instances < series.stated:
-        return True
+def _has_gaps(series: Series) -> bool:
     if series.lowest is None or series.highest is None:
         return False
     return series.numbers == series.instances and series.highest - series.lowest >= series.numbers

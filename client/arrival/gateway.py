@@ -19,9 +19,10 @@ from pynetdicom.sop_class import (
     Verification,  # type: ignore[attr-defined]
 )
 
-from client.arrival.intake import STATUS, STORAGE_CLASSES, SUCCESS, Instance, Intake, NotKept, Offer
+from client.arrival.intake import STATUS, SUCCESS, Instance, Intake, NotKept, Offer
 from client.arrival.procedure_steps import STEP_CLASSES, ProcedureSteps
 from client.arrival.reception import Announcement, Reception, hand_over
+from client.arrival.storable import STORAGE_CLASSES, unknown_among
 from client.delivery import commitment
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import Listener, networks, server_tls
@@ -58,7 +59,10 @@ class Gateway:
             *ProcedureSteps(site).handlers(),
             *commitment.handlers(site),
         ]
+        if config.unknown_classes:
+            handlers.append((evt.EVT_REQUESTED, _support_unknown))
         entity = _entity(config.ae_title, config.calling_ae_titles)
+        entity.require_called_aet = config.require_called_ae
         server = cast(
             Listener,
             entity.make_server(
@@ -161,10 +165,30 @@ def _contexts() -> list[PresentationContext]:
     """What is accepted: every storage class in every transfer syntax, verification, and what tells of studies."""
     found: list[PresentationContext] = []
     for abstract_syntax in (*sorted(STORAGE_CLASSES), Verification, StorageCommitmentPushModel, *STEP_CLASSES):
-        context = _Context()
-        context.abstract_syntax = UID(abstract_syntax)
+        context = _context(abstract_syntax)
         if abstract_syntax == StorageCommitmentPushModel:
             context.scu_role, context.scp_role = False, True  # the peer provides it, we only hear its reports
-        context.transfer_syntax = [*ACCEPTED]
         found.append(context)
     return found
+
+
+def _context(abstract_syntax: str) -> PresentationContext:
+    context = _Context()
+    context.abstract_syntax = UID(abstract_syntax)
+    context.transfer_syntax = [*ACCEPTED]
+    return context
+
+
+def _support_unknown(event: evt.Event) -> None:
+    """Before it is negotiated: support what a peer proposes that may be storage.
+
+    pynetdicom's own switch holds for the whole process, and takes whatever transfer syntax is proposed first.
+    """
+    association = event.assoc
+    proposed = association.requestor.primitive
+    if association.is_acceptor and proposed is not None:
+        unknown = unknown_among(proposed.presentation_context_definition_list)
+        association.acceptor.supported_contexts = [
+            *association.acceptor.supported_contexts,
+            *(_context(abstract_syntax) for abstract_syntax in unknown),
+        ]

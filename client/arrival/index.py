@@ -9,9 +9,9 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -32,7 +32,7 @@ _UNABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
-_KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key"))
+_KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key")).order_by(instance.c.id)
 _STUDY = select(study).where(study.c.uid == bindparam("key"))
 _ADD = insert(instance)
 _TOUCH = (
@@ -58,6 +58,7 @@ class Arrival:
         rows: Rows.
         columns: Columns.
         fetched: we asked for it as a prior; it is not to be read.
+        compared: by the digest of what is stored under its UID: whether that is the same image, encoded otherwise.
     """
 
     sop_uid: str
@@ -79,13 +80,18 @@ class Arrival:
     rows: int | None = None
     columns: int | None = None
     fetched: bool = False
+    compared: Mapping[str, bool] = field(default_factory=lambda: dict[str, bool]())
 
 
 class Filed(Enum):
-    """What became of an arrival; the peer is told success each time."""
+    """What became of an arrival; the peer is told success each time, but for `CLASHING`: nothing was written, and it is
+    filed again once it has been compared with those of its UID.
+    """
 
     NEW = "new"
     DUPLICATE = "duplicate"
+    RECODED = "recoded"
+    CLASHING = "clashing"
     CONFLICTING = "conflicting"
     OURS = "ours"
 
@@ -116,6 +122,11 @@ class Index:
             finally:
                 self._turn.release()
         return future
+
+    def stored(self, sop_uid: str) -> list[str]:
+        """The digests of what is stored under a UID, the first one first."""
+        with self._site.database.read() as connection:
+            return [row.sha256 for row in connection.execute(_KNOWN, {"key": sop_uid})]
 
     def close(self) -> None:
         """Return when what is being committed is."""
@@ -158,14 +169,19 @@ def _unable(error: Exception) -> bool:
 def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     """Enter one arrival, inside the caller's write transaction.
 
-    A second instance with the same UID and other bytes is kept apart: it is never scored and changes no study's
-    state, because nobody can say here which of the two is right. A result of our own that the PACS sends back is
-    not a new image of the study, or every result would be answered with another one.
+    The same image encoded in another way was sent again, and is entered no second time. A second instance with the same
+    UID and other content is kept apart: it is never scored and changes no study's state, because nobody can say here
+    which of the two is right. A result of our own that the PACS sends back is not a new image of the study, or every
+    result would be answered with another one.
     """
     now = time.time()
     if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
         return Filed.OURS
     known = connection.execute(_KNOWN, {"key": arrival.sop_uid}).all()
+    same = any(row.sha256 == arrival.sha256 for row in known)
+    recoded = any(arrival.compared.get(row.sha256) for row in known)
+    if not (same or recoded) and any(row.sha256 not in arrival.compared for row in known):
+        return Filed.CLASHING
     if known and arrival.picture and not arrival.fetched:
         # fetched as a prior before, perhaps encoded in another way, and now sent for its own sake
         connection.execute(
@@ -173,8 +189,8 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
             .where(study.c.uid == arrival.study_uid, study.c.state == "prior")
             .values(state="receiving", touched_at=now)
         )
-    if any(row.sha256 == arrival.sha256 for row in known):
-        return Filed.DUPLICATE
+    if same or recoded:
+        return Filed.DUPLICATE if same else Filed.RECODED
     conflicting = bool(known)
     revision = _touch(connection, site, arrival, now, conflicting=conflicting)
     connection.execute(

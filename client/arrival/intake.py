@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Generator
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,14 +23,17 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, UID_dictionary
-from pynetdicom import AllStoragePresentationContexts
+from pydicom.uid import UID
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.arrival import priors
+from client.arrival import priority, priors
+from client.arrival.comparison import Comparison
 from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
-from client.arrival.index import Arrival, Index
+from client.arrival.index import Arrival, Filed, Index
+from client.arrival.orphans import Orphans
 from client.arrival.room import Backlog, Room
+from client.arrival.storable import storable
+from client.arrival.urgency import Urgency
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.malformed import MALFORMED
 from client.dicom.syntaxes import ACCEPTED
@@ -130,9 +133,11 @@ class Intake:
         self._site = site
         self._archive = Archive(site.archive)
         self._archive.sweep()
+        self._orphans = Orphans(site, self._archive)
         self._index = Index(site)
+        self._comparison = Comparison()
         self._room = Room(site.archive, site.config.reserve_mib << 20)
-        self._backlog = Backlog(site, site.config.most_waiting)
+        self._backlog = Backlog(site, site.config.most_waiting, site.config.most_emergencies)
         self._open: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -166,12 +171,18 @@ class Intake:
 
     def close(self) -> None:
         """Commit what has come in, and stop."""
+        self._orphans.close()
         self._index.close()
+        self._comparison.close()
+
+    def keeps(self, sop_class: str) -> bool:
+        """Whether objects of this class are kept."""
+        return storable(sop_class, unknown=self._site.config.unknown_classes)
 
     def file(self, offer: Offer, header: Header, draft: Draft) -> None:
         """Name and index an instance; returns once both are durable."""
         fetched = priors.expected(self._site, offer, header)
-        if not fetched and not self._backlog.admits(header.study_uid):
+        if not fetched and not self._backlog.admits(header.study_uid, lambda: self._emergency(offer, header, draft)):
             raise InvalidStudy("queue-full", "too many studies wait")
         digest = draft.name()
         draft.sync()
@@ -179,7 +190,7 @@ class Intake:
             with self._lock:
                 # before it is committed, so that the study cannot be called complete in between
                 self._open[offer.sender] = header.study_uid
-        filed = self._index.file(
+        filed = self._index_of(
             Arrival(
                 sop_uid=header.sop_uid,
                 sha256=digest,
@@ -201,9 +212,31 @@ class Intake:
                 columns=header.columns,
                 fetched=fetched,
             )
-        ).result(timeout=_COMMIT_SECONDS)
+        )
+        if filed is Filed.RECODED:
+            draft.forget()  # the image is stored, and no entry names these bytes
         if log.isEnabledFor(logging.DEBUG):
             log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
+
+    def _index_of(self, arrival: Arrival) -> Filed:
+        """Enter an arrival; only one whose UID others have, in other bytes, is compared with them."""
+        while True:
+            filed = self._index.file(arrival).result(timeout=_COMMIT_SECONDS)
+            if filed is not Filed.CLASHING:
+                return filed
+            compared = dict(arrival.compared)
+            mine = self._archive.path(arrival.sha256)
+            for digest in self._index.stored(arrival.sop_uid):
+                if digest not in compared:
+                    compared[digest] = self._comparison.alike(self._archive.path(digest), mine)
+            arrival = replace(arrival, compared=compared)
+
+    def _emergency(self, offer: Offer, header: Header, draft: Draft) -> bool:
+        """Whether somebody says so of an image's study: the site of its sender, a procedure step, an order, itself."""
+        said = priority.stated_in(draft.path)
+        with self._site.database.read() as connection:
+            known = priority.told(connection, self._site, header.study_uid, offer.calling.strip()[:16])
+        return Urgency.EMERGENCY in (said, known)
 
 
 class Instance:
@@ -225,7 +258,7 @@ class Instance:
         self.header: Header | None = None
         self.problem = ""
         with self._noting():
-            if offer.sop_class not in STORAGE_CLASSES:
+            if not intake.keeps(offer.sop_class):
                 raise InvalidStudy("sop-class", "not a storage SOP class")
             if not _UID.fullmatch(offer.sop_uid):
                 raise InvalidStudy("uid-missing", "no SOP instance UID was announced")
@@ -294,20 +327,6 @@ class Instance:
             self.problem = error.reason
         except (OSError, SQLAlchemyError, FutureTimeout) as error:
             self.problem = _problem(error)
-
-
-def _storage_classes() -> set[str]:
-    """Every storage SOP class, with the retired ones that old devices still send."""
-    current = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
-    retired = {
-        value
-        for value, (name, kind, *_) in UID_dictionary.items()
-        if kind == "SOP Class" and value.startswith("1.2.840.10008.5.1.4.1.1.") and "Storage" in name
-    }
-    return current | retired
-
-
-STORAGE_CLASSES: Final = frozenset(_storage_classes())
 
 
 def read_header(stream: BinaryIO, syntax: UID) -> Header:

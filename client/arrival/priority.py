@@ -123,8 +123,13 @@ def settle(
             .values(study_uid=study_uid, source=IMAGES, **row)
             .on_conflict_do_update(index_elements=[priority.c.study_uid, priority.c.source], set_=row)
         )
-    told = connection.execute(select(priority.c.urgency).where(priority.c.study_uid == study_uid)).scalars()
-    return most_urgent([*own, *(Urgency(one) for one in told), rules(site.config).of_sender(calling_ae)])
+    return most_urgent([*own, told(connection, site, study_uid, calling_ae)])
+
+
+def told(connection: Connection, site: Site, study_uid: str, calling_ae: str) -> Urgency:
+    """The class of a study that may not have come yet, from what its sender is and from what has been told of it."""
+    words = connection.execute(select(priority.c.urgency).where(priority.c.study_uid == study_uid)).scalars()
+    return most_urgent([*(Urgency(one) for one in words), rules(site.config).of_sender(calling_ae)])
 
 
 def _words(header: Dataset) -> Iterator[str]:

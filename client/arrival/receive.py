@@ -282,6 +282,7 @@ def _series(connection: Connection, uids: Sequence[str]) -> dict[str, list[Serie
             func.min(instance.c.stated).label("least"),
             func.max(instance.c.stated).label("most"),
             func.count(instance.c.acquisition.distinct()).label("acquisitions"),
+            func.min(instance.c.acquisition).label("acquisition"),
             func.max(instance.c.frames).label("frames"),
         )
         .where(instance.c.study_uid.in_(uids), ~instance.c.conflicting)
@@ -299,6 +300,7 @@ def _series(connection: Connection, uids: Sequence[str]) -> dict[str, list[Serie
                 highest=row.highest,
                 stated=row.most if agree else None,
                 frames=row.frames or 1,
+                acquisition=row.acquisition if row.acquisitions == 1 else None,
             )
         )
     return found

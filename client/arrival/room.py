@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -59,36 +60,51 @@ class Room:
 class Backlog:
     """How many studies wait, held against a bound; says in the log when that changes.
 
-    Images of studies that are here already are taken: a study of which the half waits would be read as a half.
+    Images of studies that are here already are taken: a study of which the half waits would be read as a half. An
+    emergency is read before all others, so that it is taken up to a second bound.
 
     Args:
         most: studies that may wait. A few more get in, those that come within a second.
+        beyond: so many more, where they are emergencies.
     """
 
-    def __init__(self, site: Site, most: int) -> None:
+    def __init__(self, site: Site, most: int, beyond: int = 0) -> None:
         self._site = site
         self._most = most
+        self._beyond = beyond
         self._lock = threading.Lock()
         self._counted_at = float("-inf")
+        self._waiting = 0
         self._full = False
 
-    def admits(self, study_uid: str) -> bool:
-        """Whether an image of a study may be taken."""
+    def admits(self, study_uid: str, emergency: Callable[[], bool]) -> bool:
+        """Whether an image of a study may be taken.
+
+        Args:
+            emergency: whether the study is one; asked only where that decides.
+        """
         with self._lock:
             if time.monotonic() - self._counted_at > _COUNTED_SECONDS:
                 self._count()
             if not self._full:
                 return True
+            urgent_too = self._waiting >= self._most + self._beyond
         with self._site.database.read() as connection:
-            return connection.execute(select(study.c.uid).where(study.c.uid == study_uid)).first() is not None
+            if connection.execute(select(study.c.uid).where(study.c.uid == study_uid)).first() is not None:
+                return True
+        if urgent_too or not emergency():
+            return False
+        with self._lock:
+            self._waiting += 1  # those of the same second are held against the bound, too
+        return True
 
     def _count(self) -> None:
         query = select(func.count()).select_from(study).where(study.c.state.in_(("receiving", "queued")))
         with self._site.database.read() as connection:
-            waiting = int(connection.execute(query).scalar_one())
-        full = waiting >= self._most
+            self._waiting = int(connection.execute(query).scalar_one())
+        full = self._waiting >= self._most
         if full and not self._full:
-            log.error("new studies are refused: %d wait, most_waiting is %d", waiting, self._most)
+            log.error("new studies but emergencies are refused: %d wait, most_waiting is %d", self._waiting, self._most)
         elif self._full and not full:
-            log.warning("new studies are accepted again: %d wait", waiting)
+            log.warning("new studies are accepted again: %d wait", self._waiting)
         self._full, self._counted_at = full, time.monotonic()

@@ -65,11 +65,13 @@ class Answer:
         sent: the PACS keeps it.
         problem: why it does not, or what it has changed.
         lost: why there is no answer, where there is none.
+        final: it will never be taken as it is: another attempt would be answered in the same way.
     """
 
     sent: bool
     problem: str
     lost: Lost = ""
+    final: bool = False
     at: float = field(default_factory=time.time)
 
 

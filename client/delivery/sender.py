@@ -5,7 +5,8 @@ state only on the PACS's own answer. Before it is offered it is checked, and one
 `quarantined`: a person looks at it (`client/review/deadletters.py`). A PACS that cannot be reached, that takes
 associations and answers nothing, or that is out of resources, costs no object an attempt: it is waited for. An object
 that the PACS refuses, or on which it breaks off while it answers otherwise, is tried again with growing pauses and
-becomes `failed` in the end; so does the one for which it has no room while it takes others of its kind.
+becomes `failed` in the end, at once where the refusal says that no attempt will do; so does the one for which it has no
+room while it takes others of its kind.
 
 Emergencies go first, then what was due first; of a result the pictures before the report that shows them. A kind of
 object that the PACS left unanswered, or had no room for, goes behind the others, one of it at a time, until one is
@@ -278,7 +279,7 @@ class Sender(threading.Thread):
         # not the row's own: another object's answer may have cost this one an attempt since it was read
         count = select(delivery.c.attempts).where(delivery.c.sop_uid == row.sop_uid)
         attempts = (row.attempts if answer.sent else connection.execute(count).scalar() or 0) + 1
-        given_up = not answer.sent and attempts >= self._max_attempts
+        given_up = not answer.sent and (answer.final or attempts >= self._max_attempts)
         values: dict[str, Any] = {"attempts": attempts, "problem": answer.problem}
         if answer.sent:
             values |= {"state": "sent", "sent_at": answer.at}

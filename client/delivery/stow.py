@@ -28,6 +28,7 @@ _WARNING: Final = "00081196"
 _REASON: Final = "00081197"
 # nothing in these is about an object: wrong credentials or address, or a server that cannot just now; nor in a redirect
 _NOT_ABOUT_OBJECTS: Final = (401, 403, 404, 405, 407, 408, 429, 502, 503, 504)
+_TOO_LARGE: Final = 413
 _IN_A_ROW: Final = 2  # objects offered alone that a server fails on: it is the server
 
 
@@ -99,8 +100,15 @@ class StowCarrier:
             return ((row, said.get(row.sop_uid, Answer(False, "the PACS says nothing of it"))) for row in rows)
         if answer.is_success:
             raise Unreachable(f"the PACS answers STOW-RS with {code}, and does not say what it has stored")
+        if code == _TOO_LARGE:
+            # of what is sent together, too: less of it next time
+            self._most = max(1, len(rows) // 2)
         if len(rows) > 1:  # which of them it is about, the answer does not say
             return self._one_by_one(rows)
+        if code == _TOO_LARGE:
+            # RFC 9110 15.5.14: one that may be sent again is told when
+            final = "retry-after" not in answer.headers
+            return iter([(rows[0], Answer(False, f"too large for the PACS: STOW-RS status {code}", final=final))])
         if answer.is_server_error:
             return iter([(rows[0], Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))])
         return iter([(rows[0], Answer(False, f"STOW-RS status {code}"))])

@@ -78,7 +78,7 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
-
+_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), instance.c.conflicting)
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 
@@ -115,6 +115,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 touched_at=row.touched_at,
                 images=images_of(connection, row.uid),
                 missing=row.missing,
+                conflicting=conflicting_in(connection, row.uid),
             )
         if row.attempts >= site.config.max_attempts:
             return Exhausted(taken)
@@ -134,6 +135,11 @@ def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
         Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
         for row in connection.execute(_IMAGES, {"key": study_uid})
     )
+
+
+def conflicting_in(connection: Connection, study_uid: str) -> int:
+    """How many images of a study are left out of it: each has the UID of another one that differs."""
+    return int(connection.execute(_LEFT_OUT, {"key": study_uid}).scalar_one())
 
 
 def _heads(connection: Connection, skip: Collection[str]) -> dict[str, Row[Any]]:

@@ -25,7 +25,7 @@ from client.inference.choice import Candidate, Choice, Record, choose, stratum_o
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
-from client.inference.study import Image, Study
+from client.inference.study import Image, Study, left_out
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
@@ -359,9 +359,13 @@ def _fitting(
 
 
 def _missing(study: Study) -> tuple[Reason, ...]:
+    found: list[Reason] = []
     came = len(study.images)
-    text = f"{came + study.missing} images were expected, {came} came"
-    return (Reason("incomplete", text),) if study.missing else ()
+    if study.missing:
+        found.append(Reason("incomplete", f"{came + study.missing} images were expected, {came} came"))
+    if study.conflicting:
+        found.append(Reason("conflicting", left_out(study.conflicting)))
+    return tuple(found)
 
 
 def _unlike(read: Outcome) -> TypeGuard[Refused]:

@@ -27,6 +27,7 @@ class Study:
 
     Attributes:
         missing: how many more images it is known to have.
+        conflicting: images that were left out of it, each with the UID of another one that differs.
     """
 
     uid: str
@@ -35,6 +36,14 @@ class Study:
     touched_at: float
     images: tuple[Image, ...]
     missing: int = 0
+    conflicting: int = 0
+
+
+def left_out(conflicting: int) -> str:
+    """What a person is told of images that were kept apart."""
+    if conflicting == 1:
+        return "1 image was left out: it has the UID of another one that differs"
+    return f"{conflicting} images were left out: they have the UIDs of others that differ"
 
 
 def study_day(header: Dataset) -> date | None:

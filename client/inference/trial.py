@@ -21,6 +21,7 @@ from pynetdicom.dsutils import split_dataset
 
 from client.arrival.completeness import Series, lacking
 from client.dicom import decode
+from client.dicom.alike import alike
 from client.inference.memory import Memory, budgets
 from client.inference.objects import objects
 from client.inference.outcomes import failure
@@ -131,6 +132,7 @@ class _Found:
     studies: dict[str, list[Image]] = field(default_factory=lambda: dict[str, list[Image]]())
     files: dict[str, list[str]] = field(default_factory=lambda: dict[str, list[str]]())
     series: dict[str, dict[str, Series]] = field(default_factory=lambda: dict[str, dict[str, Series]]())
+    conflicting: dict[str, int] = field(default_factory=lambda: dict[str, int]())
     unread: list[Unread] = field(default_factory=lambda: list[Unread]())
 
     def path(self, digest: str) -> Path:
@@ -176,7 +178,15 @@ def try_folder(
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
         missing = lacking([*found.series[uid].values()])
-        study = Study(uid=uid, revision=1, attempts=1, touched_at=0.0, images=tuple(images), missing=missing)
+        study = Study(
+            uid=uid,
+            revision=1,
+            attempts=1,
+            touched_at=0.0,
+            images=tuple(images),
+            missing=missing,
+            conflicting=found.conflicting.get(uid, 0),
+        )
         result, made = _safely(pipeline, study, site.config.results)
         studies.append(_tried(study, result, panel, found, folder).model_copy(update={"objects": made}))
         if on_study is not None:
@@ -211,9 +221,13 @@ def _scan(folder: Path) -> _Found:
         known = content_of.setdefault(sop_uid, digest)
         if known == digest and digest in found.paths:
             found.unread.append(Unread(file=name, reason="duplicate", text="the same image is there already"))
+        elif known != digest and alike(found.paths[known], path):
+            text = "the same image is there already, encoded in another way"
+            found.unread.append(Unread(file=name, reason="duplicate", text=text))
         elif known != digest:
             text = "another image has the same UID; nobody can say which of the two is right"
             found.unread.append(Unread(file=name, reason="conflicting", text=text))
+            found.conflicting[study_uid] = found.conflicting.get(study_uid, 0) + 1
         else:
             found.paths[digest] = path
             found.studies.setdefault(study_uid, []).append(
@@ -226,11 +240,15 @@ def _scan(folder: Path) -> _Found:
 
 
 def _with(before: Series | None, header: Dataset) -> Series:
-    """A series and one image more of it; what it states counts while all its images state the same."""
+    """A series and one image more of it; what it states counts while all its images are of one acquisition and state
+    the same.
+    """
     frames, stated = _number(header, "NumberOfFrames") or 1, _number(header, "ImagesInAcquisition")
+    acquisition = _number(header, "AcquisitionNumber")
     if before is None:
-        return Series(str(header.get("Modality") or "").strip(), 1, stated=stated, frames=frames)
-    agreed = stated if stated == before.stated else None
+        modality = str(header.get("Modality") or "").strip()
+        return Series(modality, 1, stated=stated, frames=frames, acquisition=acquisition)
+    agreed = stated if (stated, acquisition) == (before.stated, before.acquisition) else None
     return replace(before, instances=before.instances + 1, stated=agreed, frames=max(before.frames, frames))
 
 

@@ -114,6 +114,7 @@ class StudyOut(_Model):
     verified_by: str
     priors: str
     recalled: str
+    conflicting: str
 
 
 class DeliveryState(_Model):
@@ -467,6 +468,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "verified_by": line.verified_by,
         "priors": line.priors,
         "recalled": line.recalled,
+        "conflicting": line.conflicting,
     }
 
 

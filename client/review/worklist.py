@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, literal, li
 
 from client.arrival import priors
 from client.dicom import decode
+from client.inference.study import left_out
 from client.results import heatmap
 from client.results.confidence import Confidence
 from client.review.recall import unresolved, withdrawn_by_recall
@@ -74,6 +75,8 @@ class Line:
         verified_by: whose word counts now; empty where nobody's.
         priors: what is known of the patient's earlier studies, in words.
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
+        conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
+            where there are none.
     """
 
     uid: str
@@ -89,6 +92,7 @@ class Line:
     verified_by: str
     priors: str
     recalled: str
+    conflicting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +286,10 @@ def _lines() -> Select[Any]:
             .where(instance.c.study_uid == study.c.uid, ~instance.c.conflicting)
             .scalar_subquery()
             .label("images"),
+            select(func.count())
+            .where(instance.c.study_uid == study.c.uid, instance.c.conflicting)
+            .scalar_subquery()
+            .label("conflicting"),
             _status().label("status"),
             patient.c.patient_id,
             patient.c.issuer,
@@ -353,6 +361,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 last[0].reader if last else "",
                 priors.described(row.search_state, row.search_problem, row.priors_here),
                 row.recalled or "",
+                left_out(row.conflicting) if row.conflicting else "",
             )
         )
     return lines

@@ -167,6 +167,10 @@ class Draft:
             naming.result()
         self._synced = True
 
+    def forget(self) -> None:
+        """Nobody will be told of it: what `close` leaves behind is as if it had not been synced."""
+        self._synced = False
+
     def close(self) -> None:
         """Leave nothing behind of what was not synced."""
         if self._temporary is not None:

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import select
 
 from client.delivery.sender import Pace, Sender
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig
@@ -75,6 +76,8 @@ class Server:
         self.says: tuple[str, bytes] | None = None
         self.xml = False
         self.hangs_on: set[str] = set()
+        self.most = 0  # bytes of a request, beyond which there is a 413
+        self.later = False  # and it says when to come again
         self.mended = threading.Event()
         self.refuses: dict[str, int] = {}
         self.warns: dict[str, int] = {}
@@ -95,6 +98,8 @@ class Server:
                     status, (kind, answer) = 200, outer.says
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
+                if status == 413 and outer.later:
+                    self.send_header("Retry-After", "1")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -106,6 +111,8 @@ class Server:
     def answer(self, kind: str, body: bytes) -> tuple[int, bytes]:
         if self.status != 200:
             return self.status, b""
+        if self.most and len(body) > self.most:
+            return 413, b"<html>Request Entity Too Large</html>"
         message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
         kept: list[Any] = []
         lost: list[Any] = []
@@ -150,6 +157,36 @@ def test_of_many_in_one_request_only_the_refused_one_is_put_aside(
     assert {problem for _, problem in states(site)} == {"", "status C000", "warning B000"}
     assert sorted(server.got) == sorted(uids[1:])
     assert server.posts <= 4
+
+
+def test_what_is_too_large_for_the_pacs_is_put_aside_at_once_and_costs_no_other_an_attempt(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    for _ in range(3):
+        scored(objects=True)
+    with site.database.read() as connection:
+        rows = connection.execute(select(delivery)).all()
+    sizes = sorted((Archive(site.archive).path(row.sha256).stat().st_size, row.sop_uid) for row in rows)
+    assert sizes[-1][0] > sizes[0][0] + 1000  # the picture, and the report
+    server.most = sizes[0][0] + 1000
+    sender(server.url)
+    eventually(lambda: sorted(state for state, _ in states(site)) == ["failed"] * 3 + ["sent"] * 3)
+    with site.database.read() as connection:
+        assert {row.attempts for row in connection.execute(select(delivery))} == {1}
+    assert {problem for state, problem in states(site) if state == "failed"} == {
+        "too large for the PACS: STOW-RS status 413"
+    }
+
+
+def test_a_pacs_that_says_when_to_come_again_with_what_is_too_large_is_asked_again(
+    site: Site, scored: Scored, sender: Callable[..., Sender], server: Server, eventually: Callable[..., Any]
+) -> None:
+    scored(objects=True)
+    server.most, server.later = 10, True
+    sender(server.url)
+    eventually(lambda: server.posts >= 4)
+    server.most = 0
+    eventually(lambda: {state for state, _ in states(site)} == {"sent"})
 
 
 @pytest.mark.parametrize("status", [503, 401, 302, 429, 500, 502, 504, 507])

@@ -18,6 +18,7 @@ from client.arrival.completeness import (
     Sender,
     Series,
     judge,
+    lacking,
     missing,
 )
 from scripts.benchmarks.completeness import MODES, replay, summary, timed
@@ -98,6 +99,61 @@ def test_what_is_known_of_a_study(known: dict[str, Any], expected: tuple[Basis, 
 )
 def test_how_many_images_are_known_to_be_missing(known: dict[str, Any], expected: int) -> None:
     assert missing(facts(**known)) == expected
+
+
+def reconstructed(*instances: int, stated: int, acquisition: int | None = 1) -> list[Series]:
+    return [Series("CT", some, some, 1, some, stated=stated, acquisition=acquisition) for some in instances]
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        # the acquisition's images, in several series
+        (reconstructed(100, 50, stated=150), 0),
+        (reconstructed(100, 50, 30, stated=150), 0),  # and one that was made of these
+        (reconstructed(100, 49, stated=150), 1),
+        (reconstructed(100, stated=150), 50),
+        # each series its own
+        (reconstructed(100, 100, stated=100), 0),
+        (reconstructed(100, 60, stated=100), 40),
+        (reconstructed(60, 60, stated=100), 80),  # together more than any acquisition has
+        (reconstructed(60, 40, 100, stated=100), 100),
+        # what is of another acquisition, or states another number, makes up for nothing
+        (reconstructed(60, stated=100) + reconstructed(40, stated=100, acquisition=2), 100),
+        (reconstructed(60, stated=100) + reconstructed(40, stated=40), 40),
+        ([*reconstructed(60, stated=100), Series("CT", 40, 40, 1, 40, acquisition=1)], 40),
+        # without a number they may be of one acquisition
+        (reconstructed(60, 40, stated=100, acquisition=None), 0),
+        ([], 0),
+    ],
+)
+def test_what_images_state_of_their_acquisition_is_held_against_all_its_series(
+    series: list[Series], expected: int
+) -> None:
+    assert lacking(series) == expected
+    (basis,) = judge(Facts(SCANNER, 100.0, series))
+    assert (basis is Basis.HOLES) == bool(expected)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    lost=st.lists(st.integers(0, 60), min_size=5, max_size=5),
+    whole=st.booleans(),
+)
+def test_a_whole_study_lacks_nothing_and_one_that_lost_images_says_so_unless_the_rest_adds_up(
+    sizes: list[int], lost: list[int], *, whole: bool
+) -> None:
+    """By whichever reading its scanner wrote the number."""
+    left = [size if whole else max(0, size - gone) for size, gone in zip(sizes, lost, strict=False)]
+    of_all = [Series("CT", some, stated=sum(sizes), acquisition=1) for some in left if some]
+    of_each = [Series("CT", some, stated=max(sizes), acquisition=1) for some in left if some]
+    if left == sizes:
+        assert lacking(of_all) == 0
+        assert lacking([Series("CT", size, stated=size, acquisition=1) for size in sizes]) == 0
+    elif of_all:
+        assert lacking(of_all) > 0
+        if sum(left) < max(sizes):
+            assert lacking(of_each) > 0
 
 
 def test_all_that_was_announced_is_read_at_once_even_while_the_association_is_open() -> None:

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.pixels import compress
+from pydicom.uid import RLELossless
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
@@ -62,7 +65,11 @@ def test_a_folder_of_good_and_bad_files(site: Site, radiograph: Make, tmp_path: 
     save(radiograph(PixelData=b"\0" * 100), folder / "short.dcm")
     save(radiograph(StudyInstanceUID=None), folder / "nameless.dcm")
     clash = save(radiograph(), folder / "clash-1.dcm")
-    save(radiograph(SOPInstanceUID=clash.SOPInstanceUID), folder / "clash-2.dcm")
+    uids = {name: clash[name].value for name in ("SOPInstanceUID", "StudyInstanceUID", "PatientID")}
+    save(radiograph(**uids), folder / "clash-2.dcm")
+    recoded = dcmread(folder / "clash-1.dcm")
+    compress(recoded, RLELossless, generate_instance_uid=False)
+    recoded.save_as(folder / "clash-3.dcm")
     shutil.copy(folder / "good.dcm", folder / "good-again.dcm")
     shutil.copy(str(get_testdata_file("CT_small.dcm")), folder / "ct.dcm")
     (folder / "text.dcm").write_text("not a picture")
@@ -82,8 +89,11 @@ def test_a_folder_of_good_and_bad_files(site: Site, radiograph: Make, tmp_path: 
     assert {why.code for why in outcomes["hand.dcm"].reasons} == {"body-part"}
     assert {why.code for why in outcomes["short.dcm"].reasons} == {"truncated"}
     assert outcomes["ct.dcm"].outcome == "refused"
+    assert [why.code for why in outcomes["clash-1.dcm"].reasons] == ["conflicting"]
+    assert [why.code for why in first.reasons] == []
     assert {one.file: one.reason for one in tried.unread} == {
         "clash-2.dcm": "conflicting",
+        "clash-3.dcm": "duplicate",
         "good.dcm" if "good-again.dcm" in first.files else "good-again.dcm": "duplicate",
         "nameless.dcm": "uid-missing",
         "text.dcm": "not-dicom",

@@ -1,0 +1,128 @@
+"""Whether two files hold the same image, encoded in two ways.
+
+A PACS that compresses, or gives back uncompressed what it was sent compressed, sends the same instance in other bytes.
+Pixels are compared decoded, frame by frame; of the rest, every element but those that say how it is encoded. What was
+compressed with loss has other pixels, and is another image under the same UID, as is everything that cannot be read:
+nobody can say then that the two are the same.
+
+Run as a program it answers questions, one line each, until there are none for a while: decoders of pictures from
+anywhere are no part of the process that answers the modalities.
+
+Source: DICOM PS3.5 7.2 (group lengths), 8.2 and A.4 (encapsulation); PS3.3 C.7.6.3.1.3 (planar configuration).
+"""
+
+import json
+import select
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.pixels import iter_pixels
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from client.dicom import syntaxes
+from client.dicom.decode import MAX_FILE_BYTES, MAX_PIXELS
+from client.dicom.malformed import MALFORMED
+
+IDLE_SECONDS: Final = 60.0
+_PIXELS: Final = 0x7FE00010
+_PLANAR: Final = 0x00280006
+_PHOTOMETRIC: Final = 0x00280004
+# how it is encapsulated (offset tables, total length), trailing padding, and what is compared in another way
+_ENCODING: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC, _PIXELS, _PLANAR, _PHOTOMETRIC})
+# what a colour transformation makes of each other; told apart by the pixels, decoded to RGB
+_COLOURS: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
+
+
+def alike(first: Path, second: Path) -> bool:
+    """Whether two Part 10 files hold the same image; False for what cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            if max(path.stat().st_size for path in (first, second)) > MAX_FILE_BYTES:
+                return False
+            one, other = dcmread(first), dcmread(second)
+            return _same_elements(one, other) and _same_pixels(one, other)
+    except (*MALFORMED, InvalidDicomError):
+        return False
+
+
+def _same_elements(one: Dataset, other: Dataset) -> bool:
+    tags = _compared(one)
+    return tags == _compared(other) and all(_same(one[tag], other[tag]) for tag in tags)
+
+
+def _compared(dataset: Dataset) -> list[BaseTag]:
+    return [tag for tag in sorted(dataset.keys()) if tag.element != 0 and tag not in _ENCODING]
+
+
+def _same(one: DataElement, other: DataElement) -> bool:
+    if one.VR == other.VR == "SQ":
+        items = list(zip_longest(one.value, other.value))
+        return all(a is not None and b is not None and _same_elements(a, b) for a, b in items)
+    return _encoded(one) == _encoded(other)
+
+
+def _encoded(element: DataElement) -> bytes:
+    """The value alone, in implicit little endian, where what has no known type is as it came."""
+    buffer: Any = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_data_element(buffer, element, ["iso8859", "utf8"] if element.VR == "UN" else None)
+    return buffer.getvalue()[8:].rstrip(b" \0")
+
+
+def _same_pixels(one: FileDataset, other: FileDataset) -> bool:
+    if (_PIXELS in one) != (_PIXELS in other):
+        return False
+    if _PIXELS not in one:
+        return True
+    photometric = [str(dataset.get("PhotometricInterpretation", "")) for dataset in (one, other)]
+    if photometric[0] != photometric[1] and not _COLOURS.issuperset(photometric):
+        return False
+    sizes = [int(dataset.Rows) * int(dataset.Columns) for dataset in (one, other)]
+    if max(sizes) > MAX_PIXELS:
+        return False
+    plain = [_plain(dataset) for dataset in (one, other)]
+    if None not in plain and plain[0] == plain[1]:
+        return True
+    pairs = zip_longest(_frames(one), _frames(other))
+    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+
+
+def _plain(dataset: FileDataset) -> bytes | None:
+    """The stored pixels, where two files with the same bytes have the same picture; None where decoding must tell."""
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    little = syntax.is_little_endian and not syntax.is_encapsulated
+    return bytes(dataset.PixelData).rstrip(b"\0") if little and _PLANAR not in dataset else None
+
+
+def _frames(dataset: FileDataset) -> Iterator[np.ndarray[Any, Any]]:
+    # in the machine's byte order, whatever the file's
+    return (frame.astype(frame.dtype.newbyteorder("="), copy=False) for frame in iter_pixels(dataset))
+
+
+def main() -> None:
+    """Answer `["path", "path"]`, a line each, with `true` or `false`."""
+    assert syntaxes.JPEG_XL  # known to pydicom from here on
+    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
+        line = sys.stdin.readline()
+        if not line:
+            return
+        first, second = json.loads(line)
+        sys.stdout.write(json.dumps(alike(Path(first), Path(second))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

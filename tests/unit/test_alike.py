@@ -1,0 +1,155 @@
+"""Two files hold the same image however they are encoded, and only then."""
+
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.pixels import compress
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from client.arrival.comparison import Comparison
+from client.dicom.alike import alike
+
+Make = Callable[..., Dataset]
+DCMTK = {
+    "dcmcrle": [],
+    "dcmcjpls": [],
+    "dcmconv, explicit": ["+te", "-g"],
+    "dcmconv, big endian": ["+tb"],
+    "dcmconv, with lengths and padding": ["+ti", "+g", "-e", "+p", "512", "64"],
+}
+
+
+def written(image: Dataset, path: Path) -> Path:
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def image(radiograph: Make) -> Dataset:
+    """With what is encoded in several ways: nested items, private elements, numbers."""
+    made = radiograph()
+    step = Dataset()
+    step.RequestedProcedureID, step.ScheduledProcedureStepID = "R1", "S12"
+    made.RequestAttributesSequence = [step]
+    made.SmallestImagePixelValue, made.WindowCenter, made.PixelSpacing = 3, [1000.5, 20], [0.2, 0.2]
+    block = made.private_block(0x0011, "MAKER 1.0", create=True)
+    block.add_new(1, "LO", "odd")
+    block.add_new(2, "US", 300)
+    block.add_new(3, "FD", 1.5)
+    return made
+
+
+def recoded(path: Path, syntax: UID, to: Path) -> Path:
+    dataset = dcmread(path)
+    if syntax.is_compressed and not syntax.is_deflated:
+        compress(dataset, syntax, generate_instance_uid=False)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(
+        to, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian, enforce_file_format=True
+    )
+    return to
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless],
+    ids=lambda syntax: syntax.name,
+)
+def test_an_image_in_another_transfer_syntax_is_the_same(image: Dataset, tmp_path: Path, syntax: UID) -> None:
+    first = written(image, tmp_path / "first.dcm")
+    assert alike(first, recoded(first, syntax, tmp_path / "second.dcm"))
+
+
+@pytest.mark.parametrize("program", DCMTK)
+def test_what_dcmtk_makes_of_an_image_is_the_same(image: Dataset, tmp_path: Path, program: str) -> None:
+    """Group lengths, sequences of undefined length, and padding among it."""
+    found = shutil.which(program.split(",")[0], path="/usr/bin")
+    if found is None:
+        pytest.skip("dcmtk is not installed")
+    first, second = written(image, tmp_path / "first.dcm"), tmp_path / "second.dcm"
+    subprocess.run([found, *DCMTK[program], str(first), str(second)], check=True, capture_output=True)
+    assert alike(first, second)
+
+
+def test_a_colour_image_with_its_planes_apart_is_the_same(tmp_path: Path) -> None:
+    first = Path(str(get_testdata_file("SC_rgb_small_odd.dcm")))
+    dataset = dcmread(first)
+    dataset.PixelData = np.ascontiguousarray(dataset.pixel_array.transpose(2, 0, 1)).tobytes() + b"\0"
+    dataset.PlanarConfiguration = 1
+    assert alike(first, written(dataset, tmp_path / "second.dcm"))
+
+
+def test_another_image_is_another(image: Dataset, tmp_path: Path) -> None:
+    first, second = written(image, tmp_path / "first.dcm"), tmp_path / "second.dcm"
+    touched = dcmread(first)
+    pixels = bytearray(touched.PixelData)
+    pixels[100] ^= 1
+    touched.PixelData = bytes(pixels)
+    assert not alike(first, written(touched, second))
+    assert not alike(first, recoded(second, RLELossless, tmp_path / "third.dcm"))
+    for keyword, value in {"PatientID": "OTHER", "ViewPosition": "AP", "RequestAttributesSequence": []}.items():
+        changed = dcmread(first)
+        setattr(changed, keyword, value)
+        assert not alike(first, written(changed, second)), keyword
+    more = dcmread(first)
+    more.ImageComments = "more"
+    assert not alike(first, written(more, second))
+    inverted = dcmread(first)
+    inverted.PhotometricInterpretation = "MONOCHROME1"
+    assert not alike(first, written(inverted, second))
+
+
+def test_what_lost_something_or_cannot_be_read_is_another(image: Dataset, tmp_path: Path) -> None:
+    first, second = written(image, tmp_path / "first.dcm"), tmp_path / "second.dcm"
+    lossy = dcmread(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compress(lossy, JPEG2000, j2k_cr=[20], generate_instance_uid=False)
+    assert not alike(first, written(lossy, second))
+    recoded(first, JPEG2000Lossless, second)
+    whole = second.read_bytes()
+    for end in (0, 3, 140, 400, len(whole) // 2, len(whole) - 40):
+        second.write_bytes(whole[:end])
+        assert not alike(first, second)
+    second.write_bytes(whole[:-200] + bytes(120) + whole[-80:])
+    assert not alike(first, second)
+    assert not alike(first, tmp_path / "absent.dcm")
+
+
+def test_a_decoder_that_falls_over_answers_nothing_and_the_next_question_is_answered(
+    image: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = written(image, tmp_path / "first.dcm")
+    second = recoded(first, RLELossless, tmp_path / "second.dcm")
+    comparison = Comparison()
+    try:
+        assert comparison.alike(first, second)
+        child = comparison._child
+        assert child is not None
+        child.kill()
+        child.wait()
+        assert comparison.alike(first, second)  # by another one
+        assert comparison._child is not child
+        comparison._answer_seconds = 0.0
+        assert not comparison.alike(first, second)
+        assert "could not be compared" in caplog.text
+    finally:
+        comparison.close()
+    assert comparison._child is None
