@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
@@ -259,19 +259,25 @@ def _document(archive: Archive, made: Sequence[tuple[str, str]], title: Any, opi
 
 
 def unresolved() -> Any:
-    """SQL: who signed a result of the study that was recalled, where it was not judged again since; else null."""
-    of_study = outcome.alias("recalled")
-    again = (
-        select(verdict.c.id)
-        .where(verdict.c.study_uid == study.c.uid, verdict.c.created_at > recall.c.at)
-        .correlate(study, recall)
+    """SQL: who signed a result of the study that was recalled, and has not judged the study again since; else null.
+
+    Each signer has a verified report in the PACS, which nobody else can amend.
+    """
+    of_study, signed, later = outcome.alias("recalled"), verdict.alias("signed"), verdict.alias("later")
+    superseded = (
+        select(later.c.id)
+        .where(later.c.study_uid == signed.c.study_uid, later.c.reader == signed.c.reader, later.c.id > signed.c.id)
+        .where(or_(later.c.outcome_id == signed.c.outcome_id, later.c.created_at > recall.c.at))
+        .correlate(signed, recall)
     )
     return (
-        select(recall.c.signer)
+        select(func.replace(func.group_concat(signed.c.reader.distinct()), ",", ", "))
+        .select_from(recall)
         .join(of_study, of_study.c.id == recall.c.outcome_id)
-        .where(of_study.c.study_uid == study.c.uid, recall.c.action == "to_signer", ~again.exists())
+        .join(signed, signed.c.outcome_id == recall.c.outcome_id)
+        .where(of_study.c.study_uid == study.c.uid, recall.c.action == "to_signer")
+        .where(signed.c.created_at <= recall.c.at, signed.c.decision != str(Decision.REJECT), ~superseded.exists())
         .correlate(study)
-        .limit(1)
         .scalar_subquery()
     )
 

@@ -63,6 +63,18 @@ class Result:
     unread: tuple[str, ...]
     confidence: Confidence | None
 
+    @property
+    def call(self) -> str:
+        """What the AI says, in words: of a study that was read in part, never that a finding is not there."""
+        if self.positive:
+            return "positive"
+        return "not found in what was read" if self.unread else "negative"
+
+    @property
+    def shade(self) -> str:
+        """How that is shown: as an all-clear only where it is one."""
+        return "partial" if self.unread and not self.positive else self.call
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
