@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
@@ -39,7 +39,7 @@ class Reconciled:
 
     Attributes:
         label: name@number of the version.
-        found: its results, of every revision.
+        found: its results, of every revision, and its refusals of which the PACS was told.
         withdrawn: by this recall.
         without_document: of these, those of which nothing could be withdrawn in the PACS: no object was ever made of
             them, or its file is lost.
@@ -123,9 +123,15 @@ def reconcile(site: Site, held: versions.HeldVersion) -> Reconciled:
 
 
 def _count(site: Site, digest: str) -> int:
-    query = select(func.count()).where(outcome.c.version_digest == digest, outcome.c.kind == "scored")
+    query = select(func.count()).where(outcome.c.version_digest == digest, _spoken())
     with site.database.read() as connection:
         return int(connection.execute(query).scalar_one())
+
+
+def _spoken() -> Any:
+    """SQL: whether an outcome is a result, or a refusal that the PACS was told of."""
+    told = exists().where(delivery.c.outcome_id == outcome.c.id)
+    return or_(outcome.c.kind == "scored", and_(outcome.c.kind == "refused", told))
 
 
 def _actions(site: Site, digest: str) -> list[Any]:
@@ -139,7 +145,7 @@ def _remaining(site: Site, digest: str) -> Iterator[Sequence[Row[Any]]]:
     query = (
         select(outcome)
         .outerjoin(recall, recall.c.outcome_id == outcome.c.id)
-        .where(outcome.c.version_digest == digest, outcome.c.kind == "scored", recall.c.outcome_id.is_(None))
+        .where(outcome.c.version_digest == digest, _spoken(), recall.c.outcome_id.is_(None))
         .order_by(outcome.c.id)
         .limit(_TOGETHER)
     )
