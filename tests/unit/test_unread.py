@@ -97,7 +97,7 @@ def test_it_says_that_nothing_was_read_and_why(
     if "images" not in changes:
         assert conformity.examine(made.content).problems == ()
         assert "Error" not in told
-        read = hd.sr.srread(path)
+        read: Any = hd.sr.srread(path)
         [group] = read.content.get_image_measurement_groups()
         assert group.tracking_uid
         assert not group.get_measurements()
@@ -152,18 +152,18 @@ def _without(dataset: Dataset, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda d: _value(d, "111017", "111225"), "the outcome is not of CID 6047"),  # it is of CID 6042
-        (lambda d: _value(d, "111065", "111245"), "the summary of analyses is not of CID 6042"),
-        (lambda d: _value(d, "111065", "111222"), "neither a failure"),
-        (lambda d: _without(d, "111065"), "neither a failure"),
-        (lambda d: _without(d, "121106"), "no comment that says why"),
-        (lambda d: _without(d, "111003"), "no algorithm version"),
-        (lambda d: (_without(d, "111001"), _without(d, "111003"), _value(d, "111017", "111243")), "no algorithm name"),
-    ],
-)
+CHANGES: list[tuple[Callable[[Dataset], object], str]] = [
+    (lambda d: _value(d, "111017", "111225"), "the outcome is not of CID 6047"),  # it is of CID 6042
+    (lambda d: _value(d, "111065", "111245"), "the summary of analyses is not of CID 6042"),
+    (lambda d: _value(d, "111065", "111222"), "neither a failure"),
+    (lambda d: _without(d, "111065"), "neither a failure"),
+    (lambda d: _without(d, "121106"), "no comment that says why"),
+    (lambda d: _without(d, "111003"), "no algorithm version"),
+    (lambda d: (_without(d, "111001"), _without(d, "111003"), _value(d, "111017", "111243")), "no algorithm name"),
+]
+
+
+@pytest.mark.parametrize(("change", "problem"), CHANGES)
 def test_what_contradicts_itself_is_not_sent(
     unread: Callable[..., Unread], change: Callable[[Dataset], object], problem: str
 ) -> None:
