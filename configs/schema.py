@@ -120,10 +120,17 @@ class ResultsConfig:
     Attributes:
         heat_maps: parametric maps of cross-sectional images; the secondary capture is made in any case.
         structure_sets: contours for radiotherapy, of versions that declare that use.
+        refusals: which studies that were refused, or whose reading failed, get a report that says so: none, relevant
+            (those of an examination that an adopted version reads), or all.
     """
 
     heat_maps: bool = False
     structure_sets: bool = False
+    refusals: str = "relevant"
+
+    def __post_init__(self) -> None:
+        known = ("none", "relevant", "all")
+        _require(self.refusals in known, f"results.refusals {self.refusals!r}: {', '.join(known)}")
 
 
 @dataclass

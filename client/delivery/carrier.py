@@ -99,6 +99,15 @@ class Carrier(Protocol):
         ...
 
 
+def rejecting(site: Site, refusal: str) -> str:
+    """What a PACS does that wants no association with us, and under which names it was asked for one.
+
+    Args:
+        refusal: its reason.
+    """
+    return f"rejects us, {site.config.ae_title}, calling it {site.config.pacs.ae_title}: {refusal}"
+
+
 class StoreCarrier:
     """C-STORE over an association that is kept (PS3.4 B).
 
@@ -120,8 +129,7 @@ class StoreCarrier:
                 yield row, Answer(False, "the PACS does not take this kind of object")
             return
         if transmission.refusal:
-            ours, theirs = self._site.config.ae_title, self._site.config.pacs.ae_title
-            raise Unreachable(f"the PACS rejects us, {ours}, calling it {theirs}: {transmission.refusal}")
+            raise Unreachable(f"the PACS {rejecting(self._site, transmission.refusal)}")
         if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
         for row in rows:

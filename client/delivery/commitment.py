@@ -25,7 +25,8 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import Connection, Row, insert, select, update
 
-from client.delivery.carrier import caller
+from client.delivery.carrier import caller, rejecting
+from client.delivery.transmission import refusal
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
 from client.store.archive import Archive
@@ -125,8 +126,7 @@ class Committer(threading.Thread):
         if not association.is_established:
             self._away += 1
             if self._away == 1:
-                why = "does not offer storage commitment" if association.rejected_contexts else "cannot be reached"
-                log.warning("the PACS %s; confirmation of %d objects waits", why, len(due))
+                log.warning("the PACS %s; confirmation of %d objects waits", self._absence(association), len(due))
             return False
         self._away = 0
         try:
@@ -137,6 +137,11 @@ class Committer(threading.Thread):
                 with suppress(RuntimeError):  # it ended meanwhile
                     association.release()
         return True
+
+    def _absence(self, association: Association) -> str:
+        if why := refusal(association):
+            return rejecting(self._site, why)
+        return "does not offer storage commitment" if association.rejected_contexts else "cannot be reached"
 
     def _due(self) -> Sequence[Row[Any]]:
         with self._site.database.read() as connection:

@@ -71,7 +71,7 @@ class Transmission:
         self._socket: socket.socket | None = None
         self.accepted: Sequence[PresentationContext] = association.accepted_contexts
         self.rejected: Sequence[PresentationContext] = association.rejected_contexts
-        self.refusal = _refusal(association)
+        self.refusal = refusal(association)
         longest = association.acceptor.maximum_length if association.is_established else 0
         self._longest = min(longest or _LARGEST_PDU, _LARGEST_PDU)
         self._take_over(association)
@@ -259,7 +259,8 @@ class Transmission:
         peer.close()
 
 
-def _refusal(association: Association) -> str:
+def refusal(association: Association) -> str:
+    """Why the peer wants no association with us (PS3.8 9.3.4); empty where it does, or is not there."""
     if not association.is_rejected:
         return ""
     said = association.acceptor.primitive

@@ -4,6 +4,7 @@ Source: DICOM PS3.4 table CC.2.5-3 (attributes of a unified procedure step, by t
 PS3.16 CID 9302 (why a step was discontinued); IHE AIW-I (the node performs what is scheduled for its station).
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -217,4 +218,5 @@ def _station(name: str) -> Dataset:
 
 
 def _moment(at: float) -> str:
-    return "".join(dicom_time(at))
+    """A date and time with its offset from UTC: the worklist server may stand in another zone (PS3.5 6.2, DT)."""
+    return "".join(dicom_time(at)) + time.strftime("%z", time.localtime(at))

@@ -83,6 +83,10 @@ _LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"),
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 
 
+Mark = Callable[[Study, Refused | Failed, Predecessor | None], list[ResultObject]]
+"""What a study that was not read leaves in the PACS, given the report of an earlier revision that is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exhausted:
     """A study that was begun `attempts` times and concluded never: its processing kills the process."""
@@ -118,15 +122,21 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 conflicting=conflicting_in(connection, row.uid),
             )
         if row.attempts >= site.config.max_attempts:
+            if row.attempts == site.config.max_attempts:  # what still opens an image of it may know that it did before
+                with site.database.write() as connection:
+                    connection.execute(_TRIED, _known(row) | {"due": row.due_at})
             return Exhausted(taken)
         due = max(time.time(), head.due_at) + rules.allowed(Urgency(row.urgency), row.calling_ae)
-        known = {"key": row.uid, "before": row.attempts, "touched": row.touched_at}
         with site.database.write() as connection:
-            if connection.execute(_TRIED, known | {"due": due}).rowcount:
+            if connection.execute(_TRIED, _known(row) | {"due": due}).rowcount:
                 if site.config.ups.url:
                     workflow.begin(connection, row.uid, row.revision)
                 return taken
         # something came for it meanwhile: whose turn it is, is looked at again
+
+
+def _known(row: Row[Any]) -> dict[str, Any]:
+    return {"key": row.uid, "before": row.attempts, "touched": row.touched_at}
 
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
@@ -164,22 +174,30 @@ def conclude(
     taken: Study,
     result: Outcome,
     make: Callable[[Scored | ScoredVolumes], list[ResultObject]],
+    mark: Mark = lambda _study, _result, _predecessor: [],
 ) -> bool:
     """Write what became of a study.
+
+    Args:
+        make: the objects of a result.
+        mark: those that say that there is none.
 
     Returns:
         False where images came while it was being read, or its version was withdrawn: then nothing is written, and
         it will be read again.
     """
-    objects: list[ResultObject] = []
+    predecessor = _predecessor(site, archive, taken)
     if isinstance(result, Scored | ScoredVolumes):
-        objects = make(_succeeding(result, _predecessor(site, archive, taken)))
+        objects, by = make(_succeeding(result, predecessor)), result.best.bundle.digest
+    else:
+        objects = mark(taken, result, predecessor)
+        by = result.version if objects and isinstance(result, Refused) else None
     # durable before the transaction that promises their delivery
     stored = [(item, archive.store(item.content)) for item in objects]
     now = time.time()
     values, facts = _row(result)
     with site.database.write() as connection:
-        if isinstance(result, Scored | ScoredVolumes) and _suspended(connection, result.best.bundle.digest):
+        if by and _suspended(connection, by):
             return False
         changed = connection.execute(
             update(study)

@@ -325,6 +325,9 @@ def _fitting(
 ) -> Fitting | OutOfScope:
     """The images that the version may read; where there is none, every reason of every image, once each.
 
+    A series that the version requires is missing only where something of the study fits: another examination lacks
+    nothing.
+
     Args:
         whole: the version reads series, so that one fits as a whole or not at all.
 
@@ -350,11 +353,12 @@ def _fitting(
             fitting.append((image, opened))
         else:
             reasons.update(dict.fromkeys(scope.reasons))
-    reasons.update(dict.fromkeys(absent := missing_series(use, acquisitions)))
     left_out = torn(judged) if whole else {}
     images = [(image, opened.header) for image, opened in fitting if opened.acquisition.series not in left_out]
-    if absent or not images:
+    if not images:
         return OutOfScope(tuple(reasons))
+    if absent := missing_series(use, acquisitions):
+        return OutOfScope(absent)  # what is wrong with other images is not why
     return Fitting(images, tuple(dict.fromkeys(reason for found in left_out.values() for reason in found)))
 
 

@@ -27,6 +27,7 @@ from client.inference.objects import objects
 from client.inference.outcomes import failure
 from client.inference.panel import record
 from client.inference.pipeline import Failed, Outcome, Pipeline, Refused, Scored, ScoredVolumes
+from client.inference.refusals import Refusals
 from client.inference.scope import Reason
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
@@ -175,6 +176,7 @@ def try_folder(
         confidence=Calibrations(site).confidence,
         admit=Memory(for_reading).admit,
     )
+    refusals = Refusals(site, found, panel)
     studies: list[TriedStudy] = []
     for uid, images in found.studies.items():
         missing = lacking([*found.series[uid].values()])
@@ -187,17 +189,18 @@ def try_folder(
             missing=missing,
             conflicting=found.conflicting.get(uid, 0),
         )
-        result, made = _safely(pipeline, study, site.config.results)
+        result, made = _safely(pipeline, study, site.config.results, refusals)
         studies.append(_tried(study, result, panel, found, folder).model_copy(update={"objects": made}))
         if on_study is not None:
             on_study(studies[-1])
     return Trial(folder=_name(folder), studies=studies, unread=found.unread)
 
 
-def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig) -> tuple[Outcome, list[Made]]:
+def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig, refusals: Refusals) -> tuple[Outcome, list[Made]]:
     try:
         result = pipeline.process(study)
-        made = objects(result, wanted) if isinstance(result, Scored | ScoredVolumes) else []
+        scored = isinstance(result, Scored | ScoredVolumes)
+        made = objects(result, wanted) if scored else refusals.mark(study, result, None)
         return result, [Made(kind=one.kind, problems=list(examine(one.content).problems)) for one in made]
     except Exception as error:  # noqa: BLE001  # the worker, too, would go on with the next study
         return failure(error), []

@@ -33,6 +33,7 @@ from client.inference.objects import objects
 from client.inference.panel import Panel
 from client.inference.pipeline import Failed, Outcome, Pipeline, Scored, ScoredVolumes
 from client.inference.priors import earlier
+from client.inference.refusals import Refusals
 from client.inference.scope import Reason
 from client.inference.several import Several
 from client.inference.study import Study
@@ -91,6 +92,7 @@ class Worker:
         self._turns = Turns()
         self._stop = stop
         self._objects = partial(objects, wanted=site.config.results)
+        self._refusals = Refusals(site, archive, panel.members)
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
@@ -209,7 +211,7 @@ class Worker:
             self._memory.release(held)
 
     def _conclude(self, study: Study, result: Outcome) -> None:
-        if outcomes.conclude(self._site, self._archive, study, result, self._objects):
+        if outcomes.conclude(self._site, self._archive, study, result, self._objects, self._refusals.mark):
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))

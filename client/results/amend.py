@@ -12,7 +12,7 @@ TID 1411 (referenced segment).
 import io
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
@@ -79,14 +79,16 @@ def local(value: str, meaning: str) -> Coding:
     return Coding(value=value[:16].upper(), scheme=SCHEME, meaning=meaning)
 
 
-def verify(first: bytes, opinion: Opinion) -> ResultObject:
+def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = ()) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
     Where that is negative and segments were measured, the report names neither these nor any picture of them: the
-    caller withdraws them from the PACS.
+    caller withdraws them from the PACS. What was withdrawn before stays so, whatever the clinician says now: a report
+    names nothing that the PACS was told not to show.
 
     Args:
         first: the unverified report as it was made, a Part 10 file.
+        withdrawn: SOP instance UIDs of what an earlier opinion has withdrawn.
     """
     border = first.index(_CONTENT)
     dataset = pydicom.dcmread(io.BytesIO(first[:border]))
@@ -115,6 +117,9 @@ def verify(first: bytes, opinion: Opinion) -> ResultObject:
     put(dataset, "VerifyingObserverSequence", Sequence([observer]))
 
     language, *rest = _split(content)
+    if withdrawn:
+        shown = partial(_shown, frozenset(withdrawn))
+        rest = [_within(item, shown) if _name_of(item) == _LIBRARY else item for item in rest]
     if opinion.positive is not None:
         positive = opinion.positive
         rest = [_within(item, partial(_answered, positive)) if _name_of(item) == _LIBRARY else item for item in rest]
@@ -191,6 +196,15 @@ def _answered(positive: bool, groups: list[bytes]) -> list[bytes]:
         ]
 
     return [_within(group, with_answer) for group in groups]
+
+
+def _shown(withdrawn: frozenset[str], groups: list[bytes]) -> list[bytes]:
+    """The groups of a report's measurements without what was measured on, or is shown by, what was withdrawn."""
+
+    def without(items: list[bytes]) -> list[bytes]:
+        return [item for item in items if _name_of(item) != _PICTURE or not _referenced(item) & withdrawn]
+
+    return [_within(group, without) for group in groups if not (_measures(group) and _referenced(group) & withdrawn)]
 
 
 def _measures(group: bytes) -> bool:

@@ -9,14 +9,14 @@ their bytes each time; what is left is parsed and judged once and remembered.
 
 Source: DICOM PS3.3 A.8.1 (secondary capture), A.35.13 (Comprehensive 3D SR), A.35.4 (key object selection), A.51
 (segmentation), A.75 (parametric map), A.19 (RT structure set); PS3.5 9.1 (UIDs); PS3.16 TID 1500, 1501, 2010, 4019,
-CID 6047, CID 217.
+CID 6047, CID 6042, CID 217.
 """
 
 import io
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -40,9 +40,11 @@ from client.results.shape import shape
 
 LABELMAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 CID_6047: Final = ("111241", "111242", "111243", "111244", "111245")
-NOT_ATTEMPTED: Final = "111225"
+CID_6042: Final = ("111222", "111223", "111224", "111225")
+NOTHING_SUCCEEDED: Final = "111245"
 CID_217: Final = ("130402", "130403", "130404")
 _PROBABILITY: Final = "110854"  # of CID 7180
+_ALGORITHM: Final = [("111001", "algorithm name"), ("111003", "algorithm version")]
 _REJECTIONS: Final = ("113001", "113037", "113038", "113039")
 
 _STRICT_UID: Final = re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
@@ -276,21 +278,38 @@ def _measurements(skeleton: bytes) -> tuple[str, ...]:
     for group in groups:
         if _name(group) != "125007":
             continue
-        names = [_name(item) for item in group.get("ContentSequence") or []]
-        for code, what in (
-            ("112039", "tracking identifier"),
-            ("112040", "tracking UID"),
-            ("111001", "algorithm name"),
-            ("111003", "algorithm version"),
-        ):
+        items_of_group = list(group.get("ContentSequence") or [])
+        names = [_name(item) for item in items_of_group]
+        unread = NOTHING_SUCCEEDED in _values(items_of_group, "111017")
+        if unread:
+            problems += _unread(items_of_group)
+        by = [] if unread and not {"111001", "111003"} & set(names) else _ALGORITHM  # perhaps none was known
+        for code, what in (("112039", "tracking identifier"), ("112040", "tracking UID"), *by):
             if names.count(code) != 1:
                 problems.append(f"a measurement group has {'no' if code not in names else 'more than one'} {what}")
     outcomes = [item for item in _walk(items) if _name(item) == "111017"]
     if not outcomes:
         problems.append("the outcome (111017) is missing")
-    if any(_code(item, "ConceptCodeSequence")[0] not in (*CID_6047, NOT_ATTEMPTED) for item in outcomes):
+    if not set(_values(outcomes, "111017")) <= set(CID_6047):
         problems.append("the outcome is not of CID 6047")
+    if not set(_values(_walk(items), "111065")) <= set(CID_6042):
+        problems.append("the summary of analyses is not of CID 6042")
     return tuple(problems)
+
+
+def _unread(group: list[Dataset]) -> Iterator[str]:
+    """What says that nothing was read says why, and nothing of what is there."""
+    if not set(_values(group, "111065")) & {"111224", "111225"}:
+        yield "nothing succeeded, and neither a failure (111224) nor a refusal (111225) is said"
+    if not any(_name(item) == "121106" for item in group):
+        yield "nothing succeeded, and there is no comment that says why"
+    if any(item.get("ValueType") == "NUM" for item in group):
+        yield "nothing succeeded, and something was measured"
+
+
+def _values(items: Iterable[Dataset], name: str) -> list[str]:
+    """The codes that stand for a concept."""
+    return [_code(item, "ConceptCodeSequence")[0] for item in items if _name(item) == name]
 
 
 def _items(items: list[Dataset]) -> Iterator[str]:

@@ -3,24 +3,50 @@
 highdicom writes a header of its own into what it makes; `equipment` is what it asks for, `finish` puts ours over it.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from client.dicom.identity import MANUFACTURER
+from client.dicom.identity import IMPLEMENTATION_VERSION_NAME, MANUFACTURER
 from client.results.attributes import concept, dicom_time, put, to_part10
-from client.results.result import Computed, Kind, ResultObject, uid_of
+from client.results.result import Computed, Kind, ResultObject, Stated, derive_uid, uid_of
 from client.results.source import copy_identity, offset_of
 
 UNVERIFIED = "UNVERIFIED - not for diagnosis without a reader"
 INCOMPLETE = "INCOMPLETE - not all of the study was read"
+_RELEASE: Final = IMPLEMENTATION_VERSION_NAME.partition("_")[2].replace("_", ".")
 
 
-def shell(finding: Computed, sop_class: UID, kind: Kind, what: str) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Author:
+    """The device that an object comes from.
+
+    Attributes:
+        serial: what tells it from every other one.
+    """
+
+    title: str
+    number: str
+    vendor: str
+    serial: str
+    device_uid: str
+
+
+def author(result: Stated) -> Author:
+    """The version that computed it, or would have; this node where none is known."""
+    if bundle := result.bundle:
+        facts = bundle.facts
+        return Author(facts.title, str(facts.number), facts.vendor, bundle.digest, bundle.device_uid)
+    node = derive_uid("node", result.institution)
+    return Author(MANUFACTURER, _RELEASE, MANUFACTURER, node, node)
+
+
+def shell(finding: Stated, sop_class: UID, kind: Kind, what: str) -> Dataset:
     """The header that every result of one input shares."""
-    facts = finding.bundle.facts
+    by = author(finding)
     dataset = Dataset()
     copy_identity(finding.source, dataset)
     date, moment = dicom_time(finding.created_at, offset_of(finding.source))
@@ -31,14 +57,14 @@ def shell(finding: Computed, sop_class: UID, kind: Kind, what: str) -> Dataset:
         put(dataset, keyword, date)
     for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
         put(dataset, keyword, moment)
-    end = f" v{facts.number} UNVERIFIED"
-    put(dataset, "SeriesDescription", f"AI {what}: {facts.title}"[: 64 - len(end)] + end)
+    end = f" v{by.number} UNVERIFIED"
+    put(dataset, "SeriesDescription", f"AI {what}: {by.title}"[: 64 - len(end)] + end)
     put(dataset, "InstanceNumber", "1")
     put(dataset, "InstitutionName", finding.institution[:64])
     put(dataset, "Manufacturer", MANUFACTURER)
-    put(dataset, "ManufacturerModelName", f"{facts.title}"[:64])
-    put(dataset, "SoftwareVersions", str(facts.number))
-    put(dataset, "DeviceSerialNumber", finding.bundle.digest)
+    put(dataset, "ManufacturerModelName", by.title[:64])
+    put(dataset, "SoftwareVersions", by.number)
+    put(dataset, "DeviceSerialNumber", by.serial)
     put(dataset, "ContributingEquipmentSequence", Sequence([_contribution(finding, date + moment)]))
     return dataset
 
@@ -66,15 +92,15 @@ def finish(result: Computed, made: Dataset, kind: Kind, what: str) -> ResultObje
     return ResultObject(kind, str(made.SOPInstanceUID), to_part10(made, made.file_meta.TransferSyntaxUID))
 
 
-def _contribution(finding: Computed, at: str) -> Dataset:
-    facts = finding.bundle.facts
+def _contribution(finding: Stated, at: str) -> Dataset:
+    by = author(finding)
     item = Dataset()
     put(item, "PurposeOfReferenceCodeSequence", Sequence([concept("109102", "DCM", "Processing Equipment")]))
-    put(item, "Manufacturer", facts.vendor[:64])
+    put(item, "Manufacturer", by.vendor[:64])
     put(item, "InstitutionName", finding.institution[:64])
-    put(item, "ManufacturerModelName", facts.title[:64])
-    put(item, "DeviceUID", finding.bundle.device_uid)
-    put(item, "SoftwareVersions", str(facts.number))
+    put(item, "ManufacturerModelName", by.title[:64])
+    put(item, "DeviceUID", by.device_uid)
+    put(item, "SoftwareVersions", by.number)
     put(item, "ContributionDateTime", at)
     put(item, "ContributionDescription", "Computed the AI result")
     return item

@@ -20,7 +20,7 @@ from pydicom.uid import UID, Comprehensive3DSRStorage
 from client.results.attributes import concept, evidence, put
 from client.results.confidence import Confidence
 from client.results.header import shell
-from client.results.result import Computed
+from client.results.result import Stated
 from models.coding import Coding
 
 SCHEME: Final = "99VIGIE"
@@ -49,13 +49,14 @@ def summary(*, positive: bool, partial: bool) -> CodedConcept:
     return codes.DCM.AllAlgorithmsSucceededWithFindings if positive else codes.DCM.AllAlgorithmsSucceededWithoutFindings
 
 
-def report_header(result: Computed, *, partial: bool = False) -> Dataset:
+def report_header(result: Stated, *, what: str = "Report", partial: bool = False) -> Dataset:
     """Everything of an unverified report but its evidence and its content.
 
     Args:
+        what: its series is called.
         partial: not all of the study was read.
     """
-    dataset = shell(result, Comprehensive3DSRStorage, "sr", "Report")
+    dataset = shell(result, Comprehensive3DSRStorage, "sr", what)
     put(dataset, "Modality", "SR")
     put(dataset, "SeriesNumber", "9901")
     put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
@@ -78,7 +79,21 @@ def report_header(result: Computed, *, partial: bool = False) -> Dataset:
     return dataset
 
 
-def observed_by(device_uid: str, title: str, number: int, vendor: str) -> ObservationContext:
+_PROCEDURES: Final = {
+    "CR": CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
+    "CT": CodedConcept("77477000", "SCT", "Computed tomography"),
+    "DX": CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
+    "MR": CodedConcept("113091000", "SCT", "Magnetic resonance imaging"),
+    "PT": CodedConcept("82918005", "SCT", "Positron emission tomography"),
+}
+
+
+def procedure(modality: str) -> CodedConcept:
+    """The procedure that is reported on, as far as the modality tells."""
+    return _PROCEDURES.get(modality, CodedConcept("363679005", "SCT", "Imaging procedure"))
+
+
+def observed_by(device_uid: str, title: str, number: int | str, vendor: str) -> ObservationContext:
     """The version as the device that observed (TID 1001 to 1004)."""
     device = DeviceObserverIdentifyingAttributes(
         uid=device_uid, name=f"{title} v{number}", manufacturer_name=vendor, model_name=title

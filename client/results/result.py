@@ -28,8 +28,8 @@ class Predecessor:
     series_uid: str
 
 
-class Computed(Protocol):
-    """What every result says of where it comes from; the scored radiograph and the outlined series are two."""
+class Stated(Protocol):
+    """What every object of ours says of where it comes from; one that no version computed names none."""
 
     @property
     def source(self) -> Dataset: ...
@@ -38,13 +38,20 @@ class Computed(Protocol):
     @property
     def revision(self) -> int: ...
     @property
-    def bundle(self) -> Bundle: ...
+    def bundle(self) -> Bundle | None: ...
     @property
     def institution(self) -> str: ...
     @property
     def created_at(self) -> float: ...
     @property
     def predecessor(self) -> Predecessor | None: ...
+
+
+class Computed(Stated, Protocol):
+    """What a version computed; the scored radiograph and the outlined series are two."""
+
+    @property
+    def bundle(self) -> Bundle: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ def derive_uid(kind: str, *parts: object) -> str:
     return f"2.25.{int.from_bytes(digest[:16])}"
 
 
-def uid_of(finding: Computed, kind: str) -> str:
+def uid_of(result: Stated, kind: str) -> str:
     """The UID of a result's object or series, the same each time it is made."""
-    return derive_uid(kind, finding.bundle.digest, finding.input_digest, finding.revision)
+    by = result.bundle.digest if result.bundle else ""
+    return derive_uid(kind, by, result.input_digest, result.revision)

@@ -40,6 +40,7 @@ from client.results.report import (
     observed_by,
     prediction_set,
     probability,
+    procedure,
     report_header,
     summary,
     visual_explanation,
@@ -72,7 +73,7 @@ def report(study: OutlinedStudy, made: Collection[str]) -> ResultObject:
         groups += [_group(outlined, number, one) for number, one in enumerate(outlined.found, 1)]
     report = MeasurementReport(
         observation_context=observed_by(study.bundle.device_uid, facts.title, facts.number, facts.vendor),
-        procedure_reported=_procedure(text_of(study.source, "Modality")),
+        procedure_reported=procedure(text_of(study.source, "Modality")),
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -102,17 +103,6 @@ def _evidence(outlined: Outlined, made: Collection[str]) -> Evidence:
         if (uid := uid_of(outlined, kind)) in made:
             read[uid_of(outlined, f"{kind}-series")] = [(str(sop_class), uid)]
     return read
-
-
-_PROCEDURES: Final = {
-    "CT": CodedConcept("77477000", "SCT", "Computed tomography"),
-    "MR": CodedConcept("113091000", "SCT", "Magnetic resonance imaging"),
-    "PT": CodedConcept("82918005", "SCT", "Positron emission tomography"),
-}
-
-
-def _procedure(modality: str) -> CodedConcept:
-    return _PROCEDURES.get(modality, CodedConcept("363679005", "SCT", "Imaging procedure"))
 
 
 def _by(outlined: Outlined) -> Any:

@@ -113,8 +113,8 @@ def override(site: Site, sop_uid: str, reason: Override, by: str) -> None:
 def remake(site: Site, sop_uid: str) -> None:
     """Make an object that could not be sent anew, after the node was mended.
 
-    A result is read again from its image, as a new revision, and what was made of the old one is dropped; a document
-    that a verdict made is made of that verdict again.
+    A result, or the word that there is none, is made by reading the study again, as a new revision, and what was made
+    of the old one is dropped; a document that a verdict made is made of that verdict again.
 
     Raises:
         NotFound: no such delivery.
@@ -129,7 +129,7 @@ def remake(site: Site, sop_uid: str) -> None:
         row = _found(connection, sop_uid)
         if row.state not in DEAD:
             raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
-        if row.study_state != "scored" or row.study_revision != row.revision:
+        if row.study_state not in ("scored", "refused", "failed") or row.study_revision != row.revision:
             raise Conflict("a newer revision of the study takes its place")
         if connection.execute(select(verdict.c.id).where(verdict.c.outcome_id == row.outcome_id)).first():
             raise Conflict("a clinician has judged this result: it cannot be made anew")

@@ -22,7 +22,7 @@ from models.errors import Conflict
 Why = Literal["failed", "refused", "recalled", "waiting", "never_came"]
 WHYS: Final[tuple[str, ...]] = get_args(Why)
 _WAITING_SECONDS: Final = 600.0  # longer than any study takes; then nobody reads, or nobody calls it complete
-_OUT_OF_USE: Final = frozenset(str(code) for code in Code) - {str(Code.SERIES_MISSING)}
+_OUT_OF_USE: Final = frozenset(str(code) for code in Code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,13 @@ def _here(connection: Connection, now: float) -> list[Missed]:
 
 
 def _could_have(reasons: Sequence[dict[str, Any]]) -> bool:
-    """Whether nothing but the state of files or node was against it; any clause of an intended use is a refusal."""
-    return _OUT_OF_USE.isdisjoint(reason["code"] for reason in reasons)
+    """Whether nothing but the state of files or node was against it; any clause of an intended use is a refusal.
+
+    A study that lacks a required series is within a version's use as far as it came (`pipeline.py` says so of no
+    other), whatever other versions have against it, so that it might have been read.
+    """
+    codes = {str(reason["code"]) for reason in reasons}
+    return str(Code.SERIES_MISSING) in codes or _OUT_OF_USE.isdisjoint(codes)
 
 
 def _reasons(row: Any) -> tuple[tuple[str, str], ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
@@ -39,7 +39,7 @@ class Reconciled:
 
     Attributes:
         label: name@number of the version.
-        found: its results, of every revision.
+        found: its results, of every revision, and its refusals of which the PACS was told.
         withdrawn: by this recall.
         without_document: of these, those of which nothing could be withdrawn in the PACS: no object was ever made of
             them, or its file is lost.
@@ -123,9 +123,15 @@ def reconcile(site: Site, held: versions.HeldVersion) -> Reconciled:
 
 
 def _count(site: Site, digest: str) -> int:
-    query = select(func.count()).where(outcome.c.version_digest == digest, outcome.c.kind == "scored")
+    query = select(func.count()).where(outcome.c.version_digest == digest, _spoken())
     with site.database.read() as connection:
         return int(connection.execute(query).scalar_one())
+
+
+def _spoken() -> Any:
+    """SQL: whether an outcome is a result, or a refusal that the PACS was told of."""
+    told = exists().where(delivery.c.outcome_id == outcome.c.id)
+    return or_(outcome.c.kind == "scored", and_(outcome.c.kind == "refused", told))
 
 
 def _actions(site: Site, digest: str) -> list[Any]:
@@ -139,7 +145,7 @@ def _remaining(site: Site, digest: str) -> Iterator[Sequence[Row[Any]]]:
     query = (
         select(outcome)
         .outerjoin(recall, recall.c.outcome_id == outcome.c.id)
-        .where(outcome.c.version_digest == digest, outcome.c.kind == "scored", recall.c.outcome_id.is_(None))
+        .where(outcome.c.version_digest == digest, _spoken(), recall.c.outcome_id.is_(None))
         .order_by(outcome.c.id)
         .limit(_TOGETHER)
     )
@@ -259,19 +265,25 @@ def _document(archive: Archive, made: Sequence[tuple[str, str]], title: Any, opi
 
 
 def unresolved() -> Any:
-    """SQL: who signed a result of the study that was recalled, where it was not judged again since; else null."""
-    of_study = outcome.alias("recalled")
-    again = (
-        select(verdict.c.id)
-        .where(verdict.c.study_uid == study.c.uid, verdict.c.created_at > recall.c.at)
-        .correlate(study, recall)
+    """SQL: who signed a result of the study that was recalled, and has not judged the study again since; else null.
+
+    Each signer has a verified report in the PACS, which nobody else can amend.
+    """
+    of_study, signed, later = outcome.alias("recalled"), verdict.alias("signed"), verdict.alias("later")
+    superseded = (
+        select(later.c.id)
+        .where(later.c.study_uid == signed.c.study_uid, later.c.reader == signed.c.reader, later.c.id > signed.c.id)
+        .where(or_(later.c.outcome_id == signed.c.outcome_id, later.c.created_at > recall.c.at))
+        .correlate(signed, recall)
     )
     return (
-        select(recall.c.signer)
+        select(func.replace(func.group_concat(signed.c.reader.distinct()), ",", ", "))
+        .select_from(recall)
         .join(of_study, of_study.c.id == recall.c.outcome_id)
-        .where(of_study.c.study_uid == study.c.uid, recall.c.action == "to_signer", ~again.exists())
+        .join(signed, signed.c.outcome_id == recall.c.outcome_id)
+        .where(of_study.c.study_uid == study.c.uid, recall.c.action == "to_signer")
+        .where(signed.c.created_at <= recall.c.at, signed.c.decision != str(Decision.REJECT), ~superseded.exists())
         .correlate(study)
-        .limit(1)
         .scalar_subquery()
     )
 

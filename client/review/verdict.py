@@ -7,6 +7,7 @@ by the same reader stands in place of theirs, and of several readers the highest
 
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -213,7 +214,7 @@ def record(
         inserted = connection.execute(insert(verdict).values(**values)).inserted_primary_key
         number = int(inserted[0]) if inserted else 0
         kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
-        documents = _documents(site, connection, kept, len(given) + 1)
+        documents = _documents(site, connection, kept, [read(row, revision) for row in given])
         for document in documents:
             digest = _archive(site.archive).store(document.content)
             connection.execute(
@@ -250,10 +251,11 @@ def remake_document(site: Site, sop_uid: str) -> None:
             raise NotFound("no such delivery")
         if row.state not in ("failed", "quarantined"):
             raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
-        given = connection.execute(
+        rows = connection.execute(
             select(verdict).where(verdict.c.outcome_id == row.outcome_id).order_by(verdict.c.id)
         ).all()
-        made = [_documents(site, connection, read(one, 0), number) for number, one in enumerate(given, 1)]
+        given = [read(one, 0) for one in rows]
+        made = [_documents(site, connection, one, given[:number]) for number, one in enumerate(given)]
         document = next((item for documents in made for item in documents if item.sop_uid == sop_uid), None)
         if document is None:
             raise Conflict("no verdict made this document")
@@ -312,22 +314,25 @@ def _present(connection: Connection, study_uid: str) -> Any:
     return present
 
 
-def _documents(site: Site, connection: Connection, given: Verdict, number: int) -> list[ResultObject]:
+def _documents(site: Site, connection: Connection, given: Verdict, before: Sequence[Verdict]) -> list[ResultObject]:
     """The verified report or the withdrawal; nothing where the result was never made an object of.
 
     Where a finding that was outlined is called absent, both: the report takes the place of the first one, and what was
     drawn of nothing is withdrawn.
+
+    Args:
+        before: the verdicts on the same result before this one, oldest first.
     """
     made = connection.execute(
-        select(delivery.c.kind, delivery.c.sha256)
+        select(delivery.c.kind, delivery.c.sop_uid, delivery.c.sha256)
         .where(delivery.c.outcome_id == given.outcome_id, delivery.c.kind.in_(COMPUTED))
         .order_by(literal_column("rowid"))
     ).all()
-    reports = [row.sha256 for row in made if row.kind == "sr"]
-    if not reports:
+    report = next((row for row in made if row.kind == "sr"), None)
+    if report is None:
         return []
     archive = _archive(site.archive)
-    first = archive.read(reports[0])
+    first = archive.read(report.sha256)
     positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
     facts = [
         (local("DECISION", "Reader's decision"), local(given.decision, given.decision.capitalize())),
@@ -336,17 +341,29 @@ def _documents(site: Site, connection: Connection, given: Verdict, number: int) 
     ]
     if given.reason is not None:
         facts.append((local("REASON", "Reason"), local(given.reason, given.reason.meaning)))
-    opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), number)
+    opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), len(before) + 1)
+    drawn = any(row.kind == "seg" for row in made)
     documents: list[ResultObject] = []
     if given.decision is not Decision.REJECT:
-        documents.append(verify(first, opinion))
-        outlined = any(row.kind == "seg" for row in made)
-        if not (outlined and given.answer is Answer.NEGATIVE):
+        gone = (
+            [row.sop_uid for row in made if row is not report] if any(_withdraws(one, drawn) for one in before) else []
+        )
+        documents.append(verify(first, opinion, gone))
+        if not _withdraws(given, drawn):
             return documents
-        made = [row for row in made if row.sha256 != reports[0]]
+        made = [row for row in made if row is not report]
     objects = [names(archive.read(row.sha256)) for row in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
     return [*documents, withdraw(first, objects, title, opinion)]
+
+
+def _withdraws(given: Verdict, drawn: bool) -> bool:
+    """Whether a verdict withdraws what was made beside the report; the report itself goes only with a rejection.
+
+    Args:
+        drawn: the version outlined something.
+    """
+    return given.decision is Decision.REJECT or (drawn and given.answer is Answer.NEGATIVE)
 
 
 @cache

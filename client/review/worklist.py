@@ -5,7 +5,6 @@ while any reader's last word on it is a rejection, else `verified`; what has no 
 """
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +62,18 @@ class Result:
     structures: tuple[str, ...]
     unread: tuple[str, ...]
     confidence: Confidence | None
+
+    @property
+    def call(self) -> str:
+        """What the AI says, in words: of a study that was read in part, never that a finding is not there."""
+        if self.positive:
+            return "positive"
+        return "not found in what was read" if self.unread else "negative"
+
+    @property
+    def shade(self) -> str:
+        """How that is shown: as an all-clear only where it is one."""
+        return "partial" if self.unread and not self.positive else self.call
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +234,7 @@ def patient_name(site: Site, uid: str) -> str:
 
 def facts_of(site: Site, digest: str) -> Facts | None:
     """What a version says of itself, to be shown; None where its folder is gone."""
-    try:
-        return _facts(site.versions / digest)
-    except (OSError, ValueError, KeyError):
-        return None
+    return versions.facts(site, digest)
 
 
 def readable_modalities(site: Site) -> set[str]:
@@ -407,11 +415,6 @@ def _png(pixels: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-@lru_cache(maxsize=64)
-def _facts(folder: Path) -> Facts:
-    return Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,8 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
@@ -10,7 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 from client.store import ledger
 from client.store.site import Site
 from client.store.tables import version
-from models.bundle import Bundle, verify
+from models.bundle import Bundle, Facts, verify
 from models.errors import NotFound
 from models.signing import load_trust
 
@@ -64,6 +66,14 @@ def held(site: Site, digest: str) -> Bundle | None:
     if find(site, digest) is None:
         return None
     return verify(site.versions / digest, load_trust(site.trust))
+
+
+def facts(site: Site, digest: str) -> Facts | None:
+    """What a version says of itself, unverified: to be shown, never to read by; None where its folder is gone."""
+    try:
+        return _facts(site.versions / digest)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def receive(site: Site, bundle: Bundle) -> HeldVersion:
@@ -168,3 +178,8 @@ def _trace(connection: Connection, event: str, digest: str, facts: dict[str, led
 
 def _held(row: Any) -> HeldVersion:
     return HeldVersion(row.digest, row.name, row.number, row.state, row.threshold, row.decision)
+
+
+@lru_cache(maxsize=64)
+def _facts(folder: Path) -> Facts:
+    return Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from client.arrival.gateway import Gateway
 from client.delivery import commitment
@@ -44,7 +44,7 @@ class Archive:
         entity = AE("PACS")
         entity.supported_contexts = AllStoragePresentationContexts
         entity.add_supported_context(StorageCommitmentPushModel)
-        self._entity = entity
+        self.entity = entity
         server = entity.start_server(
             ("127.0.0.1", 0),
             block=False,
@@ -298,3 +298,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_a_pacs_that_rejects_us_is_said_to_and_not_to_be_away(
+    site: Site,
+    archive: Archive,
+    node: Callable[..., Gateway],
+    scored: Callable[..., str],
+    eventually: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scored(objects=True)
+    with site.database.write() as connection:
+        connection.execute(update(delivery).values(state="sent", sent_at=1.0))
+    archive.entity.require_calling_aet = ["SOMEBODY"]
+    node()
+    said = f"rejects us, {site.config.ae_title}, calling it {archive.config.ae_title}: calling AE title not recognised"
+    eventually(lambda: said in caplog.text)
+    assert "cannot be reached" not in caplog.text

@@ -1,7 +1,11 @@
 """The loss of chance list: after every kind of fault, each study that could have been read and was not is on it."""
 
+import io
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -18,14 +22,21 @@ from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
 from client.inference import outcomes
+from client.inference.pipeline import Pipeline, Refused
+from client.inference.serving import Scoring
+from client.inference.study import Image, Study
+from client.inference.tensors import Tensors
 from client.review import missed, readers, verdict
 from client.review.recall import take_back
 from client.review.verdict import Answer, Decision, TruthTier
 from client.store import versions
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import announcement, outcome, study
 from configs.schema import PeerConfig
+from models.bundle import Bundle
 from models.errors import Conflict, NotFound
+from models.intended_use import Series
 from scripts.site_commands import app
 
 pytestmark = pytest.mark.integration
@@ -212,3 +223,36 @@ def test_after_an_outage_the_pacs_says_what_was_never_sent(
     finally:
         server.shutdown()
         site.database.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "listed"),
+    [({}, True), ({"ViewPosition": "LL"}, False), ({"BodyPartExamined": "HAND"}, False)],
+)
+def test_a_study_that_only_lacks_a_series_might_have_been_read(
+    site: Site, radiograph: Callable[..., Dataset], bundles: ModuleType, header: dict[str, str], listed: bool
+) -> None:
+    """One version wants two series, the other is for another body part: what each has against it is in the outcome."""
+    two = (Series(name="frontal", min_images=1), Series(name="second", min_images=1))
+    uses = (
+        bundles.CHEST.model_copy(update={"body_parts": ("FOOT",)}),
+        bundles.CHEST.model_copy(update={"required_series": two}),
+    )
+    serving = [
+        Scoring(Bundle(Path(), str(number) * 64, "vendor", bundles.facts(intended_use=use)), *(None,) * 2, 0.5)  # type: ignore[arg-type]
+        for number, use in enumerate(uses)
+    ]
+    image = radiograph(**header)
+    archive, file = Archive(site.archive), io.BytesIO()
+    image.save_as(file, enforce_file_format=True)
+    digest = archive.store(file.getvalue())
+    one = Image(str(image.SOPInstanceUID), str(image.SOPClassUID), digest, str(image.SeriesInstanceUID))
+    taken = Study(str(image.StudyInstanceUID), 1, 1, 1.0, (one,))
+    result = Pipeline(archive, Tensors(site.tensors, archive), lambda: serving, "").process(taken)
+    assert isinstance(result, Refused)
+    assert "body-part" in {reason.code for reason in result.reasons}
+    with site.database.write() as connection:
+        connection.execute(insert(study).values(uid=taken.uid, state="queued", received_at=1.0, touched_at=1.0))
+    known = versions.listed(site)[0].digest
+    assert outcomes.conclude(site, archive, taken, replace(result, version=known), lambda _: [])
+    assert why(site) == ({taken.uid: "refused"} if listed else {})

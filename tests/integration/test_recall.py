@@ -218,7 +218,11 @@ def test_a_signer_is_told_although_another_reader_rejected_the_result(
     [line] = worklist.page(site, status="recalled")
     assert line.uid == uid
     assert set(line.recalled.split(", ")) == {ADA, "Cyd Reader"}  # each has a verified report in the PACS
+    judge(site, uid, "Bob Reader", Decision.AGREE)  # who had signed nothing answers for nobody
     judge(site, uid, ADA, Decision.REJECT)
+    [line] = worklist.page(site, status="recalled")
+    assert line.recalled == "Cyd Reader"  # nobody else can amend what is signed
+    judge(site, uid, "Cyd Reader", Decision.CORRECT)
     assert worklist.counts(site)["recalled"] == 0
 
 

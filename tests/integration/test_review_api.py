@@ -337,3 +337,13 @@ def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role
     listed = http.get("/api/studies", headers=header, params={"state": "unverified", "limit": 50}).json()
     assert time.process_time() - start < 2
     assert (len(listed), listed[0]["uid"]) == (50, first)
+
+
+def test_a_study_that_was_read_in_part_is_never_called_negative(http: httpx.Client, site: Site, scored: Scored) -> None:
+    part, whole, found = scored(score=0.2, missing=1), scored(score=0.2), scored(score=0.9, missing=1)
+    sign_in(http, site)
+    listed = re.sub(r"\s+", " ", http.get("/").text)
+    for uid, said in ((part, "Not found in what was read"), (whole, "Negative"), (found, "Positive")):
+        assert re.search(rf'class="call [a-z]+" href="/studies/{uid}">{said}</a>', listed)
+        assert f"AI: {said.lower()}" in http.get(f"/studies/{uid}").text
+    assert "fill negative" not in http.get(f"/studies/{part}").text  # nor drawn as an all-clear

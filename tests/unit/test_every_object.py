@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
+from client.delivery.workitem import Place, discontinued, performed
 from client.dicom import series
 from client.inference.measure import measure
 from client.results import outlines
@@ -279,3 +280,15 @@ def test_without_a_zone_that_can_be_they_are_the_hospitals(score: Callable[..., 
         assert "TimezoneOffsetFromUTC" not in made.dataset
         found = set(moments(made.dataset, timezone(timedelta(hours=5, minutes=45))))
         assert found == {MADE_AT, SIGNED_AT} if made.kind == "verified" else found in ({MADE_AT}, {SIGNED_AT})
+
+
+@pytest.mark.usefixtures("far_from_home")
+def test_a_worklist_server_in_another_zone_is_told_the_moment_that_was_meant() -> None:
+    at = 1_700_000_000.25
+    for item in (
+        discontinued("2.25.1", ["crashed"], True, "VIGIE", at, at),
+        performed("2.25.1", "2.25.2", [], "VIGIE", at, at, Place("PACS")),
+    ):
+        [done] = item.UnifiedProcedureStepPerformedProcedureSequence
+        for moment in (done.PerformedProcedureStepStartDateTime, done.PerformedProcedureStepEndDateTime):
+            assert datetime.strptime(str(moment), "%Y%m%d%H%M%S.%f%z").timestamp() == at

@@ -320,3 +320,33 @@ def test_agreement_with_an_outline_withdraws_nothing(site: Site, concluded: Call
     first, signed = (next(one for kind, _, one in sent(site) if kind == which) for which in ("sr", "verified"))
     assert len(groups(signed)) == len(groups(first)) == 5
     assert [kind for kind, _, _ in sent(site) if kind == "kos"] == []
+
+
+@pytest.mark.parametrize("first", [Decision.CORRECT, Decision.REJECT])
+def test_what_was_withdrawn_is_in_no_later_report(site: Site, concluded: Callable[[int], str], first: Decision) -> None:
+    uid = concluded(1)
+    pictures = {sop_uid for kind, sop_uid, _ in sent(site) if kind != "sr"}
+    for name in ("Ada Lovelace", "Grace Hopper"):
+        readers.add(site, name, "clinician")
+    answer = Answer.NEGATIVE if first is Decision.CORRECT else Answer.NOT_ASSESSABLE
+    record(
+        site, uid, "Ada Lovelace", revision=1, decision=first, answer=answer, tier=TruthTier.AI_VISIBLE,
+        reason=Reason.SUBTLE,
+    )  # fmt: skip
+    record(
+        site, uid, "Grace Hopper", revision=1, decision=Decision.AGREE, answer=Answer.POSITIVE,
+        tier=TruthTier.AI_VISIBLE,
+    )  # fmt: skip
+
+    kind, sop_uid, signed = sent(site)[-1]
+    assert kind == "verified"
+    assert [one for one in pictures if one in text(signed)] == []
+    assert [group for group in groups(signed) if "111017" not in coded(group)] == []  # nothing is measured on it
+    finding = "52101004"
+    assert finding in [value for group in groups(signed) for value in coded(group).values()]
+    before = content(site, sop_uid)
+    assert conformity.examine(before).problems == ()
+    with site.database.write() as connection:
+        connection.execute(update(delivery).where(delivery.c.sop_uid == sop_uid).values(state="failed"))
+    remake_document(site, sop_uid)
+    assert content(site, sop_uid) == before
