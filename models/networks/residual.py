@@ -27,7 +27,7 @@ class Residual:
         stride: stride of the first convolution; the map is stride * 8 times coarser than the image.
     """
 
-    channels: tuple[int, int, int, int] = (24, 48, 96, 192)
+    channels: tuple[int, int, int, int] = (16, 48, 96, 192)
     blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
     groups: int = 8
     kernel: int = 7
@@ -47,7 +47,7 @@ class Residual:
     @classmethod
     def of(
         cls,
-        channels: Sequence[int] = (24, 48, 96, 192),
+        channels: Sequence[int] = (16, 48, 96, 192),
         blocks: Sequence[int] = (1, 1, 1, 1),
         groups: int = 8,
         kernel: int = 7,
