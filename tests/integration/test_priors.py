@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,17 +28,12 @@ from client.review import worklist
 from client.store.site import Site
 from client.store.tables import instance, prior, prior_search, study
 from configs.schema import PeerConfig
+from models.children import free_port
 
 pytestmark = pytest.mark.integration
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 Radiograph = Callable[..., Dataset]
 TODAY = {"PatientID": "P1", "IssuerOfPatientID": "NORTH", "StudyDate": "20240601"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,12 @@ from client.federation.supernode import SuperNodeSettings
 from client.store.database import Database
 from client.store.ledger import Ledger
 from models import flower_app, pki
-from models.children import Child
+from models.children import Child, free_port
 from server.superlink import RunState, SuperLink
 
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]
 FAKE_HOSPITAL = (sys.executable, str(SUPPORT / "fake_hospital.py"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
