@@ -79,10 +79,10 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
     eventually: Callable[..., Any],
 ) -> None:
     site = make_site(pacs=pacs.config, quiet_seconds=0.1)
-    images = [radiograph(0.2 + 0.012 * number) for number in range(50)]
+    images = [radiograph(0.2 + 0.02 * number) for number in range(30)]
     modality = Modality(images)
     node = run_node(site)
-    for enough in (5, 20):
+    for enough in (5, 15):
         sending = threading.Thread(target=modality.send, args=(node.dicom_port,))
         sending.start()
         eventually(lambda enough=enough: count(site, outcome) >= enough)
@@ -91,7 +91,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
         node.start()
     eventually(lambda: (modality.send(node.dicom_port), not modality.waiting)[1])
 
-    eventually(lambda: count(site, outcome) == 50, timeout=60)
+    eventually(lambda: count(site, outcome) == 30, timeout=60)
     eventually(lambda: count(site, delivery.select().where(delivery.c.state != "sent").subquery()) == 0, timeout=60)
     time.sleep(0.5)  # whatever is done twice would be done by now
     with site.database.read() as connection:
@@ -110,7 +110,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
     assert set(pacs.received) == {row.sop_uid for row in delivered}
     assert all(copies[0] == copy for copies in pacs.received.values() for copy in copies)
     assert site.ledger.first_break() is None
-    assert len(list(site.ledger.entries("outcome."))) == 50
+    assert len(list(site.ledger.entries("outcome."))) == 30
 
 
 def test_a_killed_worker_is_replaced_and_a_killed_parent_takes_its_worker_along(

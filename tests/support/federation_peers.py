@@ -40,6 +40,7 @@ class Hospital:
 
 class Federation:
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self._path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT / "coordinator")])
         self.folder = folder / "coordinator"
         pki.make_server(self.folder / "pki")
@@ -76,3 +77,7 @@ class Federation:
         for hospital in self.hospitals.values():
             hospital.child.stop()
         self.superlink.stop()
+        # or what later tests of this process start would find our coordinator too
+        os.environ.pop("PYTHONPATH")
+        if self._path is not None:
+            os.environ["PYTHONPATH"] = self._path
