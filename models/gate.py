@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from models.stats.noninferiority import Comparison, compare
 
@@ -90,7 +90,7 @@ def adoption(cases: Sequence[Case], margins: Margins) -> GateResult:
     ]
     if few:
         return GateResult(GateVerdict.SHADOW, tuple(few), sensitivity, specificity)
-    limit = float(norm.ppf(1 - margins.alpha))
+    limit = float(ndtri(1 - margins.alpha))
     reasons: list[GateReason] = []
     if sensitivity.z < limit:
         worse = sensitivity.z <= -limit

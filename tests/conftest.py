@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from client.inference.compiled import PACKAGE
 from client.inference.measured import packages
 from client.store import versions
+from client.store.database import Database
 from client.store.site import Site, create
 from configs.schema import PeerConfig, SiteConfig
 from models.bundle import Bundle
@@ -43,6 +45,10 @@ for _profile, _repeats in (("suite", True), ("search", False)):
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+# A server of the standard library, and so every gateway and PACS stand-in, looks twice a second whether it is to stop:
+# closing one in each test would be minutes of waiting.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 
 
 def _load(path: Path) -> ModuleType:
@@ -142,15 +148,33 @@ def _measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("measured")
 
 
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of this release; each hospital begins with a copy, for the migrations take a tenth of a second
+    and have tests of their own."""
+    database = Database(tmp_path_factory.mktemp("migrated") / "site.db")
+    database.migrate()
+    database.close()
+    return database.path
+
+
 @pytest.fixture
 def make_site(
-    tmp_path: Path, bundles: ModuleType, vendor_key: Ed25519PrivateKey, _sealed: Bundle, _measured: Path
+    tmp_path: Path,
+    bundles: ModuleType,
+    vendor_key: Ed25519PrivateKey,
+    _sealed: Bundle,
+    _measured: Path,
+    _migrated: Path,
 ) -> Callable[..., Site]:
     """Make a hospital: `make_site(adopted=True, **SiteConfig fields)`; it trusts the vendor and has free ports."""
 
     def make(name: str = "hospital", *, adopted: bool = True, **settings: Any) -> Site:
         values: dict[str, Any] = {"dicom_port": 0, "api_port": 0, "quiet_seconds": 0.3, "longest_quiet_seconds": 3.0}
         values |= settings
+        if not (database := tmp_path / name / "site.db").exists():
+            database.parent.mkdir(exist_ok=True)
+            shutil.copy(_migrated, database)
         site = create(tmp_path / name, SiteConfig(name=name, **values))
         if not site.measured.exists():
             site.measured.symlink_to(_measured, target_is_directory=True)
@@ -471,10 +495,11 @@ def eventually() -> Callable[..., Any]:
     """Wait until a condition gives something true, and return that."""
 
     def wait(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, 0.002
         while not (value := condition()):
             assert time.monotonic() < deadline, "it did not become true in time"
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
         return value
 
     return wait

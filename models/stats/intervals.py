@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri  # the same numbers as scipy.stats, which every node would import for long
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,8 +37,8 @@ def proportion(successes: int, trials: int, level: float = 0.95) -> Estimate:
     if trials == 0:
         return UNKNOWN
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
     return Estimate(successes / trials, low, high)
 
 
@@ -65,7 +65,7 @@ def auc(scores: Floats, positive: Bools, level: float = 0.95) -> Estimate:
     if area in (0.0, 1.0) or variance == 0.0:
         bound = proportion(round(area * min(m, n)), min(m, n), level)
         return Estimate(area, min(bound.low, area), max(bound.high, area))
-    z = float(norm.ppf(1 - (1 - level) / 2))
+    z = float(ndtri(1 - (1 - level) / 2))
     logit, spread = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))
     return Estimate(area, _expit(logit - spread), _expit(logit + spread))
 

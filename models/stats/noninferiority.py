@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from models.stats.intervals import Bools
 
@@ -48,7 +48,7 @@ def compare(old_right: Bools, new_right: Bools, patients: NDArray[np.str_], marg
     gained = int((new_right & ~old_right).sum())
     lost = int((old_right & ~new_right).sum())
     z = tango_z(gained, lost, n, margin) / math.sqrt(_design_effect(old_right, new_right, patients))
-    return Comparison(n, (gained - lost) / n, z, float(norm.sf(z)))
+    return Comparison(n, (gained - lost) / n, z, float(ndtr(-z)))
 
 
 def tango_z(gained: int, lost: int, n: int, margin: float) -> float:

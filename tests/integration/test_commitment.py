@@ -1,7 +1,6 @@
 """What the PACS confirms is committed, what it has lost is offered again, and nobody else's word changes anything."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -26,6 +25,7 @@ from client.store.site import Site
 from client.store.tables import commitment as transactions
 from client.store.tables import delivery
 from configs.schema import PeerConfig
+from models.children import free_port
 
 pytestmark = pytest.mark.integration
 FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
@@ -235,10 +235,7 @@ def test_nobody_gets_a_commitment_of_us(site: Site, archive: Archive) -> None:
 
 class Orthanc:
     def __init__(self, folder: Path, vigie: int) -> None:
-        with socket.socket() as first, socket.socket() as second:
-            for probe in (first, second):
-                probe.bind(("127.0.0.1", 0))
-            self.port, self.http = first.getsockname()[1], second.getsockname()[1]
+        self.port, self.http = free_port(), free_port()
         settings = {
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"),
@@ -292,12 +289,6 @@ def test_orthanc_confirms_what_it_keeps_and_is_refused_what_it_asks(
     finally:
         orthanc.process.terminate()
         orthanc.process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_pacs_that_rejects_us_is_said_to_and_not_to_be_away(

@@ -22,6 +22,7 @@ from client.dicom import decode
 from client.review import readers
 from client.store.site import Site
 from client.store.tables import instance, study
+from models.children import free_port
 
 Make = Callable[..., Dataset]
 Scored = Callable[..., str]
@@ -555,10 +556,7 @@ def test_orthanc_stores_here_and_finds_the_same(
     if plugin is None:
         missing = pytest.fail if os.environ.get("VIGIE_REQUIRE_PEERS") == "1" else pytest.skip
         missing("orthanc-dicomweb is not installed: scripts/install --peers")
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        ports = first.getsockname()[1], second.getsockname()[1]
+    ports = free_port(), free_port()
     here = {
         "Url": f"{dicomweb}/",
         "HttpHeaders": {"Authorization": f"Bearer {readers.add(site, 'Orthanc', 'device')}"},

@@ -1,7 +1,6 @@
 """Heat maps and contours reach the PACS like everything else, in the encoding that it takes."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -29,6 +28,7 @@ from client.store.site import Site
 from client.store.tables import delivery, outcome, study
 from configs.schema import PeerConfig, ResultsConfig
 from models.bundle import Bundle
+from models.children import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -90,12 +90,6 @@ def test_a_pacs_that_takes_no_compressed_map_gets_it_plain(
     received.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     assert np.array_equal(received.pixel_array, kept.pixel_array)
     site.database.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

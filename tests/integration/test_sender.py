@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from client.review.deadletters import resend
 from client.store.site import Site
 from client.store.tables import delivery, study
 from configs.schema import PeerConfig
+from models import children
 from models.errors import Conflict, NotFound
 
 FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
@@ -88,9 +88,7 @@ class Scp:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return children.free_port()
 
 
 @pytest.fixture
@@ -429,12 +427,7 @@ class Orthanc:
     """A real PACS, in memory of a folder, on free ports."""
 
     def __init__(self, folder: Path) -> None:
-        ports: list[int] = []
-        with socket.socket() as first, socket.socket() as second:
-            for probe in (first, second):
-                probe.bind(("127.0.0.1", 0))
-                ports.append(probe.getsockname()[1])
-        self.port, self.http = ports
+        self.port, self.http = children.free_port(), children.free_port()
         self._settings = folder / "orthanc.json"
         self._settings.write_text(
             json.dumps(

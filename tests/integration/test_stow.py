@@ -1,7 +1,6 @@
 """Results by STOW-RS: all of them, with an answer for each; one that is refused holds up no other."""
 
 import json
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -22,6 +21,7 @@ from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig
+from models.children import free_port
 
 pytestmark = pytest.mark.integration
 FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
@@ -297,10 +297,7 @@ def test_a_bad_request_is_an_objects_fault_one_by_one(
 def test_orthanc_keeps_what_is_stored_over_the_web_also_after_it_was_down(
     site: Site, scored: Scored, sender: Callable[..., Sender], tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
-        port, http = first.getsockname()[1], second.getsockname()[1]
+    port, http = free_port(), free_port()
     settings = {
         "StorageDirectory": str(tmp_path / "storage"),
         "IndexDirectory": str(tmp_path / "storage"),

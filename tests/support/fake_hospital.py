@@ -21,7 +21,10 @@ BASE = "b" * 64
 
 def open_border():
     site = Path(os.environ["VIGIE_SITE"])
-    behaviour = (site / "behaviour").read_text().strip()
+    # several words: one for each message
+    behaviour, *rest = (site / "behaviour").read_text().split()
+    if rest:
+        (site / "behaviour").write_text(" ".join(rest))
     return Border(Ledger(Database(site / "site.db")), lambda: handlers(site, behaviour))
 
 
@@ -49,7 +52,10 @@ def handlers(site, behaviour):
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "slow":
-                time.sleep(15)
+                # until it is told otherwise: nobody waits for more than the test needs
+                deadline = time.monotonic() + 60
+                while (site / "behaviour").read_text() == "slow" and time.monotonic() < deadline:
+                    time.sleep(0.05)
             case "extra":
                 update["weights"]["images"] = np.zeros(4, np.float32)
             case "not-finite":

@@ -2,8 +2,8 @@
 
 import json
 import os
-import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,12 @@ from client.federation.supernode import SuperNodeSettings
 from client.store.database import Database
 from client.store.ledger import Ledger
 from models import flower_app, pki
-from models.children import Child
+from models.children import Child, free_port
 from server.superlink import RunState, SuperLink
 
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]
 FAKE_HOSPITAL = (sys.executable, str(SUPPORT / "fake_hospital.py"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
@@ -47,6 +41,7 @@ class Hospital:
 
 class Federation:
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self._path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT / "coordinator")])
         self.folder = folder / "coordinator"
         pki.make_server(self.folder / "pki")
@@ -80,6 +75,10 @@ class Federation:
         return state, json.loads(path.read_text()) if path.exists() else None
 
     def stop(self) -> None:
-        for hospital in self.hospitals.values():
-            hospital.child.stop()
+        with ThreadPoolExecutor() as together:  # each takes its seconds
+            list(together.map(lambda hospital: hospital.child.stop(), self.hospitals.values()))
         self.superlink.stop()
+        # or what later tests of this process start would find our coordinator too
+        os.environ.pop("PYTHONPATH")
+        if self._path is not None:
+            os.environ["PYTHONPATH"] = self._path

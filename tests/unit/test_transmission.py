@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from client.arrival.reception import hand_over
 from client.delivery.transmission import Transmission
 from client.dicom import messages
+from models.children import free_port
 
 Script = Callable[[socket.socket], None]
 _RELEASE_RQ = b"\x05\0\0\0\0\x04\0\0\0\0"
@@ -283,12 +284,9 @@ def test_a_peer_that_takes_nothing_of_ours_is_there_and_takes_nothing():
 
 
 def test_nobody_listens():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
     ours = AE("NODE")
     ours.add_requested_context(SecondaryCaptureImageStorage)
-    transmission = Transmission(ours, "127.0.0.1", port, "PEER", None, 5.0)
+    transmission = Transmission(ours, "127.0.0.1", free_port(), "PEER", None, 5.0)
     assert not transmission.established
     assert not transmission.rejected
 

@@ -22,9 +22,15 @@ WEIGHTS = {
 def conduct(exchange, folder, name):
     waited = exchange.wait_for(exchange.registered(), 60)
     report = {"sites": waited, "exchanges": []}
-    {"round": one_round, "hostile": hostile, "empty": empty, "train": train, "late": late, "small": small}[
-        name.split("-")[0]
-    ](exchange, name, report)
+    {
+        "round": one_round,
+        "hostile": hostile,
+        "empty": empty,
+        "train": train,
+        "late": late,
+        "small": small,
+        "several": several,
+    }[name.split("-")[0]](exchange, name, report)
     path = folder / "retrainings" / name / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
@@ -61,6 +67,12 @@ def one_round(exchange, name, report):
 
 def train(exchange, name, report):
     ask(exchange, order(name), report)
+
+
+def several(exchange, name, report):
+    """As many rounds as the end of the name says."""
+    for number in range(int(name.split("-")[-1])):
+        ask(exchange, order(name, number), report)
 
 
 def late(exchange, name, report):
