@@ -137,7 +137,7 @@ def run(folder: Path) -> None:
         gateway = _gateway(site)
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
-        completion = Completion(site, gateway.intake.sending)
+        completion = Completion(site, gateway.intake.sending, gateway.intake.over)
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
             fetcher = Fetcher(site, gateway.take)

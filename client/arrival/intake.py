@@ -127,9 +127,14 @@ class NotKept(Exception):
 
 
 class Intake:
-    """The way of an instance into the hospital; shared by all doors of a node."""
+    """The way of an instance into the hospital; shared by all doors of a node.
+
+    Attributes:
+        over: set whenever an association or request ends.
+    """
 
     def __init__(self, site: Site) -> None:
+        self.over = threading.Event()
         self._site = site
         self._archive = Archive(site.archive)
         self._archive.sweep()
@@ -168,6 +173,7 @@ class Intake:
         """An association or request is over."""
         with self._lock:
             self._open.pop(sender, None)
+        self.over.set()
 
     def close(self) -> None:
         """Commit what has come in, and stop."""

@@ -39,9 +39,9 @@ from client.store.tables import delivery, instance, outcome, study
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 0.05  # an image that comes sooner after another is no pause
-_POLL_SECONDS: Final = 0.02
-_LONGEST_POLL_SECONDS: Final = 0.5  # an association ends without anybody having written anything
+_LOOK_SECONDS: Final = 0.05  # an image that comes sooner after another over the same association is no pause
+_POLL_SECONDS: Final = 0.01
+_LONGEST_POLL_SECONDS: Final = 0.5
 _TOGETHER: Final = 500
 _MOST_SERIES: Final = 8  # of a study, that are asked how urgent it is
 
@@ -89,7 +89,8 @@ class Receiving:
             waiting: dict[str, tuple[object, float]] = {}
             rows: list[Any] = []
             for row in connection.execute(query.where(study.c.state == "receiving")):
-                if quiet_since < row.touched_at <= now + 1:  # later than that: the clock was set back
+                # more is coming, and is looked at together; later than now: the clock was set back
+                if row.uid in sending and quiet_since < row.touched_at <= now + 1:
                     waiting[row.uid] = (None, row.touched_at + _LOOK_SECONDS)
                 else:
                     rows.append(row)
@@ -242,10 +243,16 @@ class Receiving:
 
 
 class Completion:
-    """A thread that looks a few times a second while something comes in, until it is closed."""
+    """A thread that looks a few times a second while something comes in, until it is closed.
 
-    def __init__(self, site: Site, sending: Callable[[], Set[str]]) -> None:
+    Args:
+        sending: the studies that open associations have sent of last.
+        ended: set when an association is over, which nobody writes down and which may complete a study.
+    """
+
+    def __init__(self, site: Site, sending: Callable[[], Set[str]], ended: threading.Event) -> None:
         self._site = site
+        self._ended = ended
         self._census = Census(site) if site.config.pacs.query else None
         self._receiving = Receiving(site, census=self._census)
         self._sending = sending
@@ -262,11 +269,12 @@ class Completion:
     def _run(self) -> None:
         with closing(Watch(self._site.database)) as watch:
             while not self._stop.is_set():
+                self._ended.clear()  # before it is asked who is sending: an end after that is another one
                 try:
                     self._receiving.complete(self._sending())
                 except Exception as error:  # noqa: BLE001  # supervised: a locked database passes, the next turn tries
                     log.error("completion failed: %s", type(error).__name__)
-                watch.wait(self._stop, _POLL_SECONDS, self._receiving.pause())
+                watch.wait(self._stop, _POLL_SECONDS, self._receiving.pause(), self._ended)
 
 
 def _series(connection: Connection, uids: Sequence[str]) -> dict[str, list[Series]]:

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +24,11 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import insert, select
 
+from client.arrival import receive
 from client.arrival.census import Census
 from client.arrival.completeness import MOST_HABITS, Basis, Bounds
 from client.arrival.gateway import Gateway
-from client.arrival.receive import Receiving
+from client.arrival.receive import Completion, Receiving
 from client.inference import outcomes
 from client.inference.objects import objects
 from client.inference.panel import Panel
@@ -153,6 +155,27 @@ def test_a_step_that_began_before_the_images_holds_the_study_until_all_that_it_l
         # the association is open, and may stay so all day
         assert receiving.complete(gateway.intake.sending()) == 1
     assert row_of(site, uid).completed_by == Basis.ANNOUNCED
+
+
+def test_a_study_that_is_all_here_is_called_complete_when_its_association_ends(
+    site: Site,
+    gateway: Gateway,
+    radiograph: Callable[..., Dataset],
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # nobody looks by the clock: what completes it is the end of the association, which nobody writes down
+    monkeypatch.setattr(receive, "_LOOK_SECONDS", 600.0)
+    monkeypatch.setattr(receive, "_LONGEST_POLL_SECONDS", 600.0)
+    image = radiograph()
+    step = generate_uid()
+    with closing(Completion(site, gateway.intake.sending, gateway.intake.over)):
+        with calling(gateway) as association:
+            create(association, begun(image.StudyInstanceUID), step)
+            change(association, ended([image]), step)
+            store(association, image)
+            assert row_of(site, image.StudyInstanceUID).state == "receiving"
+        eventually(lambda: row_of(site, image.StudyInstanceUID).state == "queued")
 
 
 def test_a_step_that_is_given_up_holds_nobody(site: Site, gateway: Gateway, radiograph: Callable[..., Dataset]) -> None:
