@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select
 from client.dicom import decode
 from client.inference.acquisition import Acquisition
 from client.inference.scope import InScope, check, missing_series
+from client.inference.spacing import unasked
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import instance, version
@@ -62,13 +63,15 @@ class Required:
     def _use(self, digest: str) -> IntendedUse | None:
         try:
             said: Any = json.loads((self._site.versions / digest / "configs" / "metadata.json").read_text())
-            return Facts.model_validate(said["vigie"]).intended_use
+            return unasked(Facts.model_validate(said["vigie"]).intended_use)
         except (KeyError, OSError, TypeError, ValidationError, ValueError) as error:
             log.warning("version %s: its intended use cannot be read (%s)", digest[:12], type(error).__name__)
             return None
 
     def _series(self, connection: Connection, study_uid: str) -> list[tuple[Acquisition, int]]:
-        """Of each series that can be read its first image, which stands for the others, and how many there are."""
+        """Of each series that can be read its first image, which stands for the others in all but how far apart they
+        lie, and how many there are.
+        """
         grouped = (
             select(func.min(instance.c.id).label("first"), func.count().label("images"))
             .where(instance.c.study_uid == study_uid, ~instance.c.conflicting)

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from client.dicom import series
 from client.inference.acquisition import Acquisition
 from models.errors import InvalidStudy
-from models.intended_use import IntendedUse
+from models.intended_use import IntendedUse, Range
 
 _QUANTITY: Final = "SpacingBetweenSlices"
 _SAME: Final = 1e-3  # mm: planes that lie closer show one place, as phases and echoes do
@@ -32,6 +32,16 @@ _DIGITS: Final = 3  # of a millimetre; what is beyond them is rounding of the po
 def asked(use: IntendedUse) -> bool:
     """Whether an intended use has a clause for it."""
     return any(limit.quantity == _QUANTITY for part in (use, *use.required_series) for limit in part.ranges)
+
+
+def unasked(use: IntendedUse) -> IntendedUse:
+    """The same intended use without a clause for it: for whoever has one plane of a series and has to wait for more."""
+
+    def kept(limits: Sequence[Range]) -> tuple[Range, ...]:
+        return tuple(limit for limit in limits if limit.quantity != _QUANTITY)
+
+    required = tuple(one.model_copy(update={"ranges": kept(one.ranges)}) for one in use.required_series)
+    return use.model_copy(update={"ranges": kept(use.ranges), "required_series": required})
 
 
 def by_positions(images: Sequence[tuple[Dataset, Acquisition]]) -> list[Acquisition]:

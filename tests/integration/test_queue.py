@@ -43,7 +43,7 @@ from client.store.tables import delivery, outcome, study
 from client.store.tables import priority as priority_table
 from configs.schema import ResultsConfig, SenderConfig, UrgencyConfig
 from models.bundle import Bundle
-from models.intended_use import Series
+from models.intended_use import Range, Series
 
 pytestmark = pytest.mark.integration
 
@@ -498,9 +498,10 @@ def test_a_study_waits_for_the_series_that_the_version_requires_but_not_for_ever
 ) -> None:
     use = volumes.facts().intended_use
     two = tuple(Series(name=name, modalities=("CT",), min_images=3) for name in ("before", "after"))
-    take_in(
-        site, volumes.build(tmp_path / "two", vendor_key, intended_use=use.model_copy(update={"required_series": two}))
-    )
+    # which one plane cannot answer, and the headers do not state
+    apart = (*use.ranges, Range(quantity="SpacingBetweenSlices", high=5.0))
+    needs = use.model_copy(update={"required_series": two, "ranges": apart})
+    take_in(site, volumes.build(tmp_path / "two", vendor_key, intended_use=needs))
     first = volumes.series(count=4)
     second = volumes.series(count=4, StudyInstanceUID=first[0].StudyInstanceUID)
     alone, film = volumes.series(count=4), radiograph()
