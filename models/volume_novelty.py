@@ -166,7 +166,10 @@ def features(voxels: NDArray[np.generic], spacing: Sequence[float], hounsfield: 
     """
     steps = tuple(slice(None, None, math.ceil(side / _SAMPLED)) for side in voxels.shape)
     sampled = np.asarray(voxels[steps], np.float32)
-    planes = [np.asarray(np.take(voxels, side // 2, axis=axis), np.float32) for axis, side in enumerate(voxels.shape)]
+    depth, height, width = (side // 2 for side in voxels.shape)
+    # views: numpy's take would copy all of a turned volume first
+    middle = (voxels[depth], voxels[:, height], voxels[:, :, width])
+    planes = [np.asarray(plane, np.float32) for plane in middle]
     if not all(bool(np.isfinite(one).all()) for one in (sampled, *planes)):
         return None
     low, high = (_AIR, _METAL) if hounsfield else (float(one) for one in np.percentile(sampled, (1, 99)))
