@@ -6,6 +6,7 @@
     models/weights.npz        what is retrained; a version may have none
     docs/README.md            the model card
     models/novelty.npz        refuses images unlike its training cohort's; a version may have none
+    models/volume_novelty.npz the same of a version that outlines in volumes
     reference/                an input and what the version answers to it: the self test
     manifest.json             path → SHA-256 of every file above
     signature.json            who signed the manifest's digest
@@ -39,10 +40,13 @@ from models.segmentation import Segmentation
 from models.signing import Trusted, holds
 from models.stats.calibration import Calibration
 from models.validation import told
+from models.volume_novelty import VolumeNovelty
+from models.volume_novelty import load as load_volume_novelty
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 NOVELTY = "models/novelty.npz"
+VOLUME_NOVELTY = "models/volume_novelty.npz"
 WEIGHTS = "models/weights.npz"
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
 
@@ -133,6 +137,15 @@ class Bundle:
         """
         path = self.folder / NOVELTY
         return load_novelty(path) if path.exists() else None
+
+    def read_volume_novelty(self) -> VolumeNovelty | None:
+        """The check of a volume against the training cohort, None where the version ships none.
+
+        Raises:
+            BundleRefused: the file is no such check.
+        """
+        path = self.folder / VOLUME_NOVELTY
+        return load_volume_novelty(path) if path.exists() else None
 
     @property
     def preprocessing(self) -> list[dict[str, Any]]:

@@ -10,13 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import NOVELTY, WEIGHTS, Bundle, Facts, seal
+from models.bundle import NOVELTY, VOLUME_NOVELTY, WEIGHTS, Bundle, Facts, seal
 from models.errors import ConfigurationError, ExportMismatch
 from models.export import export_onnx, parity, volume_parity
 from models.intended_use import problems
 from models.novelty import Novelty, load
 from models.preprocessing import Preprocessing
 from models.training import get_weights, scores
+from models.volume_novelty import VolumeNovelty
+from models.volume_novelty import load as load_volume_novelty
 
 
 def pack(
@@ -71,6 +73,7 @@ def pack_segmentation(
     key: Ed25519PrivateKey,
     signer: str,
     network: nn.Module | None = None,
+    novelty: VolumeNovelty | None = None,
 ) -> Bundle:
     """Describe and sign a version that outlines in volumes, from an ONNX file as vendors have one.
 
@@ -80,6 +83,7 @@ def pack_segmentation(
         onnx: takes `image` (n, 1, *window), gives `logits` (n, channels, *window), float32.
         network: what the file was exported from, of the architecture that the facts name; its weights then travel
             along, and a hospital may compute it with PyTorch where that is faster.
+        novelty: refuses volumes unlike the training cohort's; the card says whether there is one.
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
@@ -100,8 +104,21 @@ def pack_segmentation(
     if network is not None:
         volume_parity(network, expected, reference)
         np.savez(folder / WEIGHTS, allow_pickle=False, **get_weights(network))
-    _describe(folder, facts, preprocessing, card)
+    if novelty is not None:
+        novelty.save(folder / VOLUME_NOVELTY)
+        load_volume_novelty(folder / VOLUME_NOVELTY)  # what no hospital could load is not signed
+    _describe(folder, facts, preprocessing, f"{card.rstrip()}\n\n{_refused(novelty)}\n")
     return seal(folder, key, signer)
+
+
+def _refused(novelty: VolumeNovelty | None) -> str:
+    what = (
+        "A series whose size, intensities or middle planes are unlike the training volumes', beyond a distance of "
+        f"{novelty.limit:.2f} (1 is where the oddest twentieth of held-out training patients begins)"
+        if novelty
+        else "Nothing: the version ships no check of them, and takes a series' headers at their word"
+    )
+    return f"**Refused by its voxels.** {what}."
 
 
 def _logits(path: Path, reference: NDArray[np.float32], facts: Facts) -> NDArray[np.float32]:

@@ -18,14 +18,14 @@ from pydicom.dataset import FileDataset
 
 from client.dicom import decode, series
 from client.inference.measure import Growth, Measured, grown, measure
-from client.inference.scope import Reason
-from client.inference.segment import Mask, segment
+from client.inference.scope import Code, Reason, unfamiliar_volume
+from client.inference.segment import Mask, segment, upright
 from client.inference.study import Image, Study, study_day
 from client.results.outlined import Outlined
 from models.errors import InvalidStudy
 
 if TYPE_CHECKING:
-    from client.dicom.series import Files, Plane, Stack
+    from client.dicom.series import Files, Plane, Stack, Volume
     from client.inference.ahead import Reading
     from client.inference.serving import Outlining
 
@@ -72,7 +72,8 @@ def outline(
         not be read.
 
     Raises:
-        InvalidStudy: no series could be read; the first one's reason.
+        InvalidStudy: no series could be read. The reason is `novel-image` where that is one series' reason, for then
+            another version may read it; else the first one's.
     """
     made: list[Outlined] = []
     problems: list[InvalidStudy] = []
@@ -86,6 +87,7 @@ def outline(
             if all(plane.localizer for plane in planes):
                 continue
             volume = series.read(series.stack(planes), files, reading.planes)
+            _require_familiar(volume, version)
             mask = segment(
                 volume, version.declared, version.preprocessing, version.threshold, version.engine.predict, heat_maps
             )
@@ -98,10 +100,23 @@ def outline(
         growth = _growth(volume.stack, found, priors(study.uid, version.bundle.facts.name))
         made.append(_outlined(study, volume.stack, mask, pixels, found, growth, version, institution))
     if not made:
+        problems.sort(key=lambda problem: problem.reason != Code.NOVEL_IMAGE)
         raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")
     reasons = dict.fromkeys((*lacking, *(Reason(error.reason, str(error)) for error in problems)))
     made.sort(key=lambda one: (-one.positive, -one.score))  # the first report is the one that a reader signs
     return tuple(replace(one, partial=bool(reasons)) for one in made), tuple(reasons)
+
+
+def _require_familiar(volume: Volume, version: Outlining) -> None:
+    """Before anything is computed of it.
+
+    Raises:
+        InvalidStudy: the volume is unlike those that the version was trained on.
+    """
+    if version.novelty is None:
+        return  # straightening a tilted volume is not for nothing
+    if reason := unfamiliar_volume(version.novelty, *upright(volume, version.declared)):
+        raise InvalidStudy(reason.code, reason.text)
 
 
 def _by_series(fitting: Iterable[tuple[Image, FileDataset]]) -> dict[str, list[tuple[Image, FileDataset]]]:

@@ -136,5 +136,6 @@ def load(site: Site, digest: str) -> Serving:
     preprocessing = Preparation(bundle.preprocessing, Measured(site.measured), threads, volumes=declared is not None)
     preprocessing.settle()
     if declared is not None:
-        return Outlining(bundle, VolumeEngine(bundle, declared, threads, folder), preprocessing, declared, threshold)
+        engine = VolumeEngine(bundle, declared, threads, folder)
+        return Outlining(bundle, engine, preprocessing, declared, threshold, bundle.read_volume_novelty())
     return Scoring(bundle, Engine(bundle, threads, folder), preprocessing, threshold, bundle.read_novelty())

@@ -26,8 +26,19 @@ from models.anatomy import (
 )
 from models.intended_use import Clauses, IntendedUse, Quantity, Range, Series
 from models.novelty import Novelty
+from models.volume_novelty import VolumeNovelty
 
-__all__ = ["Acquisition", "Code", "InScope", "OutOfScope", "Reason", "check", "missing_series", "unfamiliar"]
+__all__ = [
+    "Acquisition",
+    "Code",
+    "InScope",
+    "OutOfScope",
+    "Reason",
+    "check",
+    "missing_series",
+    "unfamiliar",
+    "unfamiliar_volume",
+]
 
 _SHOWN = 64
 _MOST_SHOWN = 4  # values of a range
@@ -175,10 +186,26 @@ def unfamiliar(novelty: Novelty | None, tensor: NDArray[np.float32]) -> Reason |
         novelty: the version's own check, None where it ships none.
         tensor: (1, h, w), preprocessed as the version declares.
     """
-    distance = novelty.distance(tensor) if novelty else 0.0
-    if novelty is None or distance <= novelty.limit:
+    return _unlike("image", novelty.distance(tensor), novelty.limit) if novelty else None
+
+
+def unfamiliar_volume(
+    novelty: VolumeNovelty | None, voxels: NDArray[np.generic], spacing: Sequence[float]
+) -> Reason | None:
+    """Why a series is not outlined although its headers fit; as `unfamiliar`.
+
+    Args:
+        novelty: the version's own check, None where it ships none.
+        voxels: (a, b, c) along the axes that the version declares, in the modality's unit.
+        spacing: mm between voxels, per axis.
+    """
+    return _unlike("series", novelty.distance(voxels, spacing), novelty.limit) if novelty else None
+
+
+def _unlike(what: str, distance: float, limit: float) -> Reason | None:
+    if distance <= limit:
         return None
-    text = f"the image is unlike those the version was trained on: distance {distance:.2f}, limit {novelty.limit:.2f}"
+    text = f"the {what} is unlike those the version was trained on: distance {distance:.2f}, limit {limit:.2f}"
     return Reason(Code.NOVEL_IMAGE, text)
 
 

@@ -57,6 +57,16 @@ class _Grid:
         return view.transpose(np.argsort(self.order))
 
 
+def upright(volume: Volume, declared: Segmentation) -> tuple[NDArray[Any], tuple[float, float, float]]:
+    """A volume as the network sees it but for its spacing and intensities.
+
+    Returns:
+        The voxels along the declared axes, straightened where the gantry was tilted; mm between them, per axis.
+    """
+    grid = _grid(volume.stack, declared)
+    return grid.turned(straighten(volume.voxels, volume.stack)[0]), grid.spacing
+
+
 def segment(
     volume: Volume,
     declared: Segmentation,

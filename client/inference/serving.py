@@ -9,6 +9,7 @@ from models.bundle import Bundle
 from models.novelty import Novelty
 from models.preprocessing import Preprocessing
 from models.segmentation import Segmentation
+from models.volume_novelty import VolumeNovelty
 
 if TYPE_CHECKING:  # whoever only asks what serves has no use for an engine
     from client.inference.engine import Engine
@@ -38,6 +39,7 @@ class Outlining:
     Attributes:
         declared: its grid, windows and labels.
         threshold: of a voxel's probability.
+        novelty: refuses volumes unlike the version's training cohort; None where it ships no such check.
     """
 
     bundle: Bundle
@@ -45,6 +47,7 @@ class Outlining:
     preprocessing: Preprocessing
     declared: Segmentation
     threshold: float
+    novelty: VolumeNovelty | None = None
 
 
 Serving = Scoring | Outlining
