@@ -333,6 +333,9 @@ class Instance:
             self.problem = error.reason
         except (OSError, SQLAlchemyError, FutureTimeout) as error:
             self.problem = _problem(error)
+        except MALFORMED as error:  # what nobody foresaw in one image must not end the association of the next
+            log.error("an instance could not be looked at: %s", type(error).__name__)
+            self.problem = "not-dicom"
 
 
 def read_header(stream: BinaryIO, syntax: UID) -> Header:

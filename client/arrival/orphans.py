@@ -1,12 +1,12 @@
-"""Removes files of the archive that nothing refers to: of a node that was killed between a file's name and its entry.
+"""Puts aside what nothing in the archive refers to: files of a node that was killed between file and entry.
 
-Nobody was told that such an image is kept, so its sender sends it again. A database that was brought back from a backup
-refers to as little of what came after it, and that was acknowledged: so only those files go after which other images
-were entered within minutes, as they are where a node is started again and goes on; and none where there are many.
+Nobody was told that such an image is kept, so its sender sends it again. But a database that was brought back from a
+backup refers to as little of what came after it, and that was acknowledged: so nothing is deleted. Files go to the
+archive's folder `lost`, where a person finds and may send them again; where there are many, a database is missing
+rather than some entries, and they are left where they are.
 
-Only what was written an hour ago or more is looked at, and it is taken out of the way before it is asked for once more:
-whoever stores the same bytes meanwhile writes them anew, under the name that is free then, and an entry that was made
-meanwhile gets its file back.
+Only what was written an hour ago or more is looked at, and an entry that was made while it was put aside gets its file
+back.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 _OLD_SECONDS: Final = 3600.0
 _FOLDERS: Final = 16  # of 256, whose files are held in memory together
 _MOST: Final = 256  # of a node that was killed some times; those of a lost database are more
-_SOON_SECONDS: Final = 600.0
-_ASIDE: Final = ".swept"
+_TOGETHER: Final = 500
+LOST: Final = "lost"
 
 
 class Orphans:
@@ -47,7 +47,7 @@ class Orphans:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, with every file either where it was or gone for good."""
+        """Stop, with every file in one of its two places."""
         self._stop.set()
         self._thread.join()
 
@@ -57,6 +57,7 @@ class Orphans:
 
     def _run(self) -> None:
         try:
+            self._bring_back(sorted((self._archive.folder / LOST).glob("*.dcm")))
             found: list[Path] = []
             for first in range(0, 256, _FOLDERS):
                 prefixes = [f"{number:02x}" for number in range(first, first + _FOLDERS)]
@@ -65,9 +66,9 @@ class Orphans:
             if self._stop.is_set():
                 return
             if len(found) > _MOST:
-                log.error("nothing refers to more than %d files of the archive: none is removed", _MOST)
-            elif removed := self._remove(found):
-                log.warning("%d files of the archive were removed: nothing referred to them", removed)
+                log.error("nothing refers to more than %d files of the archive: none is put aside", _MOST)
+            elif lost := self._put_aside(found):
+                log.warning("%d files that nothing referred to are in the archive's folder %s", lost, LOST)
         except (OSError, SQLAlchemyError) as error:
             log.warning("the archive was not swept: %s", type(error).__name__)
 
@@ -78,8 +79,7 @@ class Orphans:
                     if self._stop.is_set():
                         return
                     path = Path(entry.path)
-                    unknown = path.suffix == ".dcm" and _digest(path) not in known and self._old(path)
-                    if unknown or path.suffix == _ASIDE:  # put there by a process that was killed over it
+                    if path.suffix == ".dcm" and _digest(path) not in known and self._old(path):
                         yield path
 
     def _old(self, path: Path) -> bool:
@@ -88,35 +88,30 @@ class Orphans:
         except FileNotFoundError:
             return False
 
-    def _remove(self, paths: Sequence[Path]) -> int:
-        """Take them out of the way, and bring back what is new, or has an entry after all."""
-        aside: list[Path] = []
+    def _put_aside(self, paths: Sequence[Path]) -> int:
+        """Move them, and bring back what has an entry after all."""
+        folder = self._archive.folder / LOST
+        if paths:
+            folder.mkdir(exist_ok=True)
+        moved: list[Path] = []
         for path in paths:
-            if path.suffix == _ASIDE or self._went_on(path):
-                taken = path.with_suffix(_ASIDE)
-                with contextlib.suppress(FileNotFoundError):
-                    path.rename(taken)
-                    aside.append(taken)
-        referred = self._referring([taken.stem for taken in aside])
-        removed = 0
-        for taken in aside:
-            if taken.stem in referred or not self._old(taken):
-                with contextlib.suppress(FileExistsError):  # it was stored again
-                    os.link(taken, taken.with_suffix(".dcm"))
-            else:
-                removed += 1
-            taken.unlink()
-        return removed
+            with contextlib.suppress(FileNotFoundError):
+                moved.append(path.rename(folder / path.name))
+        return len(moved) - self._bring_back(moved)
 
-    def _went_on(self, path: Path) -> bool:
-        """Whether images were entered soon after a file was written."""
-        try:
-            written = path.stat().st_mtime
-        except FileNotFoundError:
-            return False
-        query = select(instance.c.id).where(instance.c.received_at.between(written, written + _SOON_SECONDS)).limit(1)
-        with self._site.database.read() as connection:
-            return connection.execute(query).first() is not None
+    def _bring_back(self, paths: Sequence[Path]) -> int:
+        """Those of the files put aside that have an entry after all, or again; how many."""
+        count = 0
+        for start in range(0, len(paths), _TOGETHER):
+            some = paths[start : start + _TOGETHER]
+            referred = self._referring([path.stem for path in some])
+            for path in some:
+                if path.stem in referred:
+                    with contextlib.suppress(FileExistsError):  # it was stored again
+                        os.link(path, self._archive.path(path.stem))
+                    path.unlink()
+                    count += 1
+        return count
 
     def _referred(self, first: str, beyond: str) -> set[bytes]:
         tables = (delivery, instance)

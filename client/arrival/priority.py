@@ -16,6 +16,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from client.arrival.urgency import Rules, Sender, Urgency, most_urgent, understood
 from client.dicom import decode
+from client.dicom.malformed import MALFORMED
+from client.inference.frames import items
 from client.store import ledger
 from client.store.site import Site
 from client.store.tables import priority, study
@@ -61,7 +63,7 @@ def stated_in(path: Path) -> Urgency | None:
     """As `stated`, of a stored file; of one that cannot be read nothing is known."""
     try:
         return stated(decode.read_header(path))
-    except (InvalidStudy, OSError):
+    except (InvalidStudy, *MALFORMED):
         return None
 
 
@@ -133,7 +135,7 @@ def told(connection: Connection, site: Site, study_uid: str, calling_ae: str) ->
 
 
 def _words(header: Dataset) -> Iterator[str]:
-    for item in (header, *(header.get(_SEQUENCE) or ())):
+    for item in (header, *items(header, _SEQUENCE)):
         for keyword in _KEYWORDS:
             value = item.get(keyword)
             yield "" if value is None else str(value).strip(" \0")

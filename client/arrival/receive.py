@@ -31,6 +31,7 @@ from client.arrival.completeness import (
 from client.arrival.procedure_steps import announced, changed
 from client.arrival.required import Required
 from client.arrival.urgency import Urgency
+from client.dicom.malformed import MALFORMED
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.database import Watch
@@ -96,9 +97,35 @@ class Receiving:
                     rows.append(row)
             ready: list[_Ready] = []
             for start in range(0, len(rows), _TOGETHER):
-                ready += self._look(connection, rows[start : start + _TOGETHER], sending, now, waiting)
+                ready += self._looked(connection, rows[start : start + _TOGETHER], sending, now, waiting)
         self._waiting = waiting
         return self._queue(ready) if ready else 0
+
+    def _looked(
+        self,
+        connection: Connection,
+        rows: Sequence[Row[Any]],
+        sending: Set[str],
+        now: float,
+        waiting: dict[str, tuple[object, float]],
+    ) -> list[_Ready]:
+        """As `_look`; where that falls over one study, the others do not wait for it, and it is read after the longest
+        quiet time there is, so that it has an outcome.
+        """
+        try:
+            return self._look(connection, rows, sending, now, waiting)
+        except MALFORMED as error:
+            if len(rows) > 1:
+                alone = (self._looked(connection, [row], sending, now, waiting) for row in rows)
+                return [one for found in alone for one in found]
+            (row,) = rows
+            until = row.touched_at + self._bounds.longest
+            if now >= until:
+                key = self._site.study_key(row.uid)
+                log.error("study %s cannot be looked at (%s): it is read as it is", key, type(error).__name__)
+                return [_Ready(row, Basis.QUIET, 0)]
+            waiting[row.uid] = (None, until)
+            return []
 
     def pause(self) -> float:
         """Seconds until a study that waits is due by the clock; at most some tenths."""

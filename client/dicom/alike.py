@@ -41,6 +41,10 @@ _PLANAR: Final = 0x00280006
 _PHOTOMETRIC: Final = 0x00280004
 # how it is encapsulated (offset tables, total length), trailing padding, and what is compared in another way
 _ENCODING: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC, _PIXELS, _PLANAR, _PHOTOMETRIC})
+# written with as much padding as one likes
+_TEXT: Final = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
 # what a colour transformation makes of each other; told apart by the pixels, decoded to RGB
 _COLOURS: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 
@@ -71,15 +75,23 @@ def _same(one: DataElement, other: DataElement) -> bool:
     if one.VR == other.VR == "SQ":
         items = list(zip_longest(one.value, other.value))
         return all(a is not None and b is not None and _same_elements(a, b) for a, b in items)
-    return _encoded(one) == _encoded(other)
+    first, second = _encoded(one), _encoded(other)
+    if {one.VR, other.VR} <= _TEXT:
+        return first.rstrip(b" \0") == second.rstrip(b" \0")
+    return first == second or _padded(first, second) or _padded(second, first)
+
+
+def _padded(odd: bytes, even: bytes) -> bool:
+    """Whether they differ by the one byte that makes a length even; more of them may be a number, or pixels."""
+    return len(odd) % 2 == 1 and even in (odd + b"\0", odd + b" ")
 
 
 def _encoded(element: DataElement) -> bytes:
-    """The value alone, in implicit little endian, where what has no known type is as it came."""
+    """The value alone, in implicit little endian; text, which pydicom has decoded, in UTF-8, which loses no letter."""
     buffer: Any = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, True
-    write_data_element(buffer, element, ["iso8859", "utf8"] if element.VR == "UN" else None)
-    return buffer.getvalue()[8:].rstrip(b" \0")
+    write_data_element(buffer, element, ["ISO_IR 192"])
+    return buffer.getvalue()[8:]
 
 
 def _same_pixels(one: FileDataset, other: FileDataset) -> bool:
@@ -94,17 +106,26 @@ def _same_pixels(one: FileDataset, other: FileDataset) -> bool:
     if max(sizes) > MAX_PIXELS:
         return False
     plain = [_plain(dataset) for dataset in (one, other)]
-    if None not in plain and plain[0] == plain[1]:
-        return True
+    if None not in plain and photometric[0] == photometric[1]:
+        return plain[0] == plain[1]
     pairs = zip_longest(_frames(one), _frames(other))
     return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
 
 
 def _plain(dataset: FileDataset) -> bytes | None:
-    """The stored pixels, where two files with the same bytes have the same picture; None where decoding must tell."""
+    """The stored pixels, where two files with the same bytes have the same picture; None where decoding must tell.
+
+    All of them, or None: what is cut off in a black border is not the whole image.
+    """
     syntax: UID = dataset.file_meta.TransferSyntaxUID
-    little = syntax.is_little_endian and not syntax.is_encapsulated
-    return bytes(dataset.PixelData).rstrip(b"\0") if little and _PLANAR not in dataset else None
+    if syntax.is_encapsulated or not syntax.is_little_endian or _PLANAR in dataset:
+        return None
+    if dataset.PhotometricInterpretation == "YBR_FULL_422" or int(dataset.BitsAllocated) % 8:
+        return None
+    count = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
+    length = count * int(dataset.get("NumberOfFrames") or 1) * int(dataset.BitsAllocated) // 8
+    pixels = bytes(dataset.PixelData)
+    return pixels[:length] if length <= len(pixels) <= length + 1 else None
 
 
 def _frames(dataset: FileDataset) -> Iterator[np.ndarray[Any, Any]]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     union_all,
     update,
@@ -39,7 +40,7 @@ from client.results.result import Predecessor, ResultObject
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, recall, study, version
+from client.store.tables import delivery, instance, outcome, recall, study, verdict, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | No
         .join(outcome, outcome.c.id == delivery.c.outcome_id)
         .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
         .where(delivery.c.kind == "sr", delivery.c.state.in_(_AT_THE_PACS))
+        .where(~_withdrawn())
         .order_by(outcome.c.revision.desc())
         .limit(1)
     )
@@ -249,6 +251,15 @@ def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | No
     except (AttributeError, InvalidDicomError, OSError) as error:
         log.warning("study %s: no earlier report is named: %s", site.study_key(taken.uid), type(error).__name__)
         return None
+
+
+def _withdrawn() -> ColumnElement[bool]:
+    """Whether the PACS was told not to show an outcome's report: a later one does not name it."""
+    recalled = select(recall.c.outcome_id).where(
+        recall.c.outcome_id == outcome.c.id, recall.c.action.in_(("withdrawn", "already_withdrawn"))
+    )
+    rejected = select(verdict.c.id).where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject")
+    return or_(recalled.exists(), rejected.exists())
 
 
 def retry(site: Site, study_uid: str) -> None:

@@ -6,15 +6,17 @@ it is of the kind of examination that an adopted version reads (modality, SOP cl
 an earlier result of it stands in the PACS.
 """
 
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pydicom.dataset import Dataset
 
 from client.dicom import decode
+from client.dicom.person import several
 from client.inference.acquisition import Acquisition
 from client.inference.pipeline import Failed, Files, Refused
 from client.inference.scope import Code, OutOfScope, Reason, check
@@ -74,6 +76,8 @@ class Refusals:
         if any(reason.code == _NOBODYS for reason in reasons):
             return None
         bundles, uses = self._panel()
+        if several(self._pictures(study.images)):
+            return None  # before anybody could see that it is of two people, reading it failed
         headers, meant = self._headers(study.images, uses)
         if not headers or not (meant or predecessor or self._wanted == "all"):
             return None
@@ -102,6 +106,14 @@ class Refusals:
         except BundleRefused:
             known = [versions.facts(self._site, held.digest) for held in versions.panel(self._site)]
             return (), [facts.intended_use for facts in known if facts]
+
+    def _pictures(self, images: Sequence[Image]) -> Iterator[Dataset]:
+        """The headers of a study's images that can be read; reports beside them say of the patient what they like."""
+        for image in images:
+            with contextlib.suppress(InvalidStudy):
+                header = decode.read_header(self._files.path(image.sha256))
+                if header.get("Rows") and header.get("Columns"):
+                    yield header
 
     def _headers(self, images: Sequence[Image], uses: Sequence[IntendedUse]) -> tuple[list[Dataset], bool]:
         """A header of each series, first one that a version was meant for; and whether there is such a series."""

@@ -43,6 +43,7 @@ class TruthTier(StrEnum):
 
 _RANK: Final = {tier: rank for rank, tier in enumerate(TruthTier)}
 _SERIES_UID: Final = 0x0020000E
+_TAKEN_BACK: Final = ("withdrawn", "already_withdrawn")
 _BLIND: Final = (TruthTier.SINGLE_READER, TruthTier.BLIND_CONSENSUS)
 
 
@@ -192,7 +193,7 @@ def record(
         if present.revision != revision:
             raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
         if connection.execute(
-            select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action == "withdrawn")
+            select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action.in_(_TAKEN_BACK))
         ).first():
             raise Conflict("the version that said this was recalled, and the result withdrawn")
         check(bool(present.positive), decision, answer, tier, reason, mode)

@@ -23,7 +23,7 @@ from sqlalchemy import insert, select
 from client.arrival import room
 from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
-from client.arrival.orphans import Orphans
+from client.arrival.orphans import LOST, Orphans
 from client.arrival.receive import Receiving
 from client.doctor import examine
 from client.inference import outcomes
@@ -257,32 +257,29 @@ def test_a_full_queue_takes_emergencies_up_to_a_second_bound(
 # ---------------------------------------------------------------- what a kill leaves behind
 
 
-def test_files_without_an_entry_are_swept_and_no_acknowledged_image_is(
+def test_files_without_an_entry_are_put_aside_and_come_back_with_one(
     site: Site, gateway: Gateway, radiograph: Make
 ) -> None:
     kept = radiograph()
     assert send(gateway, kept) == [0]
     archive = Archive(site.archive)
-    old = time.time() - 7200
-    orphan, lost, fresh = archive.store(b"orphan"), archive.store(b"after a backup"), archive.store(b"being entered")
+    orphan, fresh = archive.store(b"orphan"), archive.store(b"being entered")
     os.utime(archive.path(orphan), (time.time() - 300, time.time() - 300))
-    os.utime(archive.path(lost), (old, old))
-    aside = archive.path("ab" * 32).with_suffix(".swept")
     (row,) = rows(site, instance)
-    archive.path(row.sha256).rename(archive.path(row.sha256).with_suffix(".swept"))  # killed over it
-    aside.write_bytes(b"as well")
-    os.utime(aside, (old, old))
+    lost = site.archive / LOST
+    lost.mkdir(exist_ok=True)
+    archive.path(row.sha256).rename(lost / f"{row.sha256}.dcm")  # the database was away, and is back
 
-    sweep = Orphans(site, archive, old_seconds=60.0)
-    sweep.wait()
+    Orphans(site, archive, old_seconds=60.0).wait()
 
-    assert {path.stem for path in files(site)} == {row.sha256, lost, fresh}
+    assert {path.stem for path in files(site) if path.parent != lost} == {row.sha256, fresh}
+    assert [path.read_bytes() for path in lost.iterdir()] == [b"orphan"]
     assert archive.read(row.sha256).endswith(kept.PixelData)
     assert send(gateway, kept) == [0]
     assert len(rows(site, instance)) == 1
 
 
-def test_an_image_that_is_stored_while_its_orphan_is_swept_stays(
+def test_an_image_that_is_stored_while_its_orphan_is_put_aside_stays(
     site: Site, gateway: Gateway, radiograph: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert send(gateway, radiograph()) == [0]
@@ -316,7 +313,9 @@ def test_an_image_that_is_stored_while_its_orphan_is_swept_stays(
     assert path.read_bytes() == b"orphan"
 
 
-def test_what_a_lost_database_knew_is_not_swept(site: Site, gateway: Gateway, radiograph: Make, caplog: Any) -> None:
+def test_what_a_lost_database_knew_stays_where_it_is(
+    site: Site, gateway: Gateway, radiograph: Make, caplog: Any
+) -> None:
     assert send(gateway, radiograph()) == [0]
     archive = Archive(site.archive)
     past = time.time() - 300
@@ -327,7 +326,7 @@ def test_what_a_lost_database_knew_is_not_swept(site: Site, gateway: Gateway, ra
     sweep = Orphans(site, archive, old_seconds=60.0)
     sweep.wait()
     assert len(files(site)) == 301
-    assert "none is removed" in caplog.text
+    assert "none is put aside" in caplog.text
 
 
 def test_the_pages_mark_a_study_of_which_an_image_was_left_out(

@@ -17,11 +17,12 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
-from sqlalchemy import event, func, select, update
+from sqlalchemy import Connection, event, func, select, update
 
 from client.arrival import priority, room
 from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
+from client.arrival.priority import stated_in
 from client.arrival.receive import Receiving
 from client.arrival.required import Required
 from client.arrival.urgency import Turns, Urgency
@@ -482,6 +483,35 @@ def test_a_worker_reads_ahead_while_nothing_else_waits(
         assert Receiving(site, AT_ONCE).complete() == 1
         eventually(lambda: count(site, outcome) == 1)
     assert reader.ahead.size == 0
+
+
+def test_a_study_that_cannot_be_looked_at_holds_up_no_other_and_is_read(
+    site: Site, gateway: Gateway, radiograph: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, good = radiograph(), radiograph()
+    assert store(gateway, odd, good) == [0, 0]
+    here = Required.here
+
+    def fall(self: Required, connection: Connection, study_uid: str) -> bool | None:
+        if study_uid == odd.StudyInstanceUID:
+            raise AttributeError("what nobody foresaw")
+        return here(self, connection, study_uid)
+
+    monkeypatch.setattr(Required, "here", fall)
+    assert Receiving(site, Bounds(0.0, longest=0.0)).complete() == 2
+    assert (row_of(site, odd).state, row_of(site, good).state) == ("queued", "queued")
+
+
+@pytest.mark.parametrize("vr", ["LO", "OB", "US"])
+def test_something_else_where_the_request_belongs_says_nothing_of_urgency(
+    site: Site, gateway: Gateway, radiograph: Make, tmp_path: Path, vr: str
+) -> None:
+    odd, good = radiograph(), radiograph()
+    odd.add_new(0x00400275, vr, {"LO": "nonsense", "OB": b"nonsense", "US": 7}[vr])
+    odd.save_as(tmp_path / "odd.dcm", enforce_file_format=True)
+    assert stated_in(tmp_path / "odd.dcm") is None
+    assert store(gateway, odd, good) == [0, 0]
+    assert Receiving(site, AT_ONCE).complete() == 2
 
 
 # ---------------------------------------------------------------- required series

@@ -133,6 +133,37 @@ def test_what_lost_something_or_cannot_be_read_is_another(image: Dataset, tmp_pa
     assert not alike(first, tmp_path / "absent.dcm")
 
 
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [
+        ("PatientName", "鈴木^太郎", "山田^花子"),
+        ("PatientID", "患者一", "患者二"),
+        ("PixelPaddingValue", 0, 32),
+        ("SmallestImagePixelValue", 0, 8192),
+    ],
+)
+def test_other_letters_and_numbers_are_another_image(
+    image: Dataset, tmp_path: Path, keyword: str, one: object, other: object
+) -> None:
+    image.SpecificCharacterSet = "ISO_IR 192"
+    setattr(image, keyword, one)
+    first = written(image, tmp_path / "first.dcm")
+    setattr(image, keyword, other)
+    assert not alike(first, written(image, tmp_path / "second.dcm"))
+
+
+def test_an_image_that_is_cut_in_its_black_border_is_not_the_whole_one(image: Dataset, tmp_path: Path) -> None:
+    pixels = image.pixel_array.copy()
+    pixels[-8:] = 0
+    image.PixelData = pixels.tobytes()
+    whole = written(image, tmp_path / "whole.dcm")
+    image.PixelData = pixels[:-4].tobytes()
+    cut = written(image, tmp_path / "cut.dcm")
+    assert not alike(cut, whole)
+    assert not alike(whole, cut)
+    assert alike(whole, whole)
+
+
 def test_a_decoder_that_falls_over_answers_nothing_and_the_next_question_is_answered(
     image: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
