@@ -79,7 +79,18 @@ def local(value: str, meaning: str) -> Coding:
     return Coding(value=value[:16].upper(), scheme=SCHEME, meaning=meaning)
 
 
-def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = ()) -> ResultObject:
+def verified_as(header: Dataset, number: int) -> tuple[str, str, str]:
+    """SOP class, SOP instance and series UID of the report that an opinion makes.
+
+    Args:
+        header: of the unverified report.
+        number: of the opinion.
+    """
+    parts = (header.SOPInstanceUID, number)
+    return str(header.SOPClassUID), derive_uid("verified", *parts), derive_uid("verified-series", *parts)
+
+
+def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = (), earlier: Many[int] = ()) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
     Where that is negative and segments were measured, the report names neither these nor any picture of them: the
@@ -89,19 +100,19 @@ def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = ()) -> R
     Args:
         first: the unverified report as it was made, a Part 10 file.
         withdrawn: SOP instance UIDs of what an earlier opinion has withdrawn.
+        earlier: numbers of the same reader's opinions whose reports it takes the place of, too.
     """
     border = first.index(_CONTENT)
     dataset = pydicom.dcmread(io.BytesIO(first[:border]))
     content = first[border + len(_CONTENT) : -len(_END_OF_SEQUENCE)]
-    predecessor = [(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))]
-    put(
-        dataset,
-        "PredecessorDocumentsSequence",
-        evidence(str(dataset.StudyInstanceUID), {str(dataset.SeriesInstanceUID): predecessor}),
-    )
-    parts = (dataset.SOPInstanceUID, opinion.number)
-    put(dataset, "SOPInstanceUID", derive_uid("verified", *parts))
-    put(dataset, "SeriesInstanceUID", derive_uid("verified-series", *parts))
+    predecessors = {str(dataset.SeriesInstanceUID): [(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))]}
+    for number in earlier:
+        sop_class, sop_uid, series = verified_as(dataset, number)
+        predecessors[series] = [(sop_class, sop_uid)]
+    put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), predecessors))
+    _, sop_uid, series = verified_as(dataset, opinion.number)
+    put(dataset, "SOPInstanceUID", sop_uid)
+    put(dataset, "SeriesInstanceUID", series)
     put(dataset, "SeriesNumber", "9903")
     put(dataset, "SeriesDescription", str(dataset.SeriesDescription).replace("UNVERIFIED", "VERIFIED"))
     _dated(dataset, opinion.at)
@@ -131,13 +142,16 @@ def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = ()) -> R
     return ResultObject("verified", str(dataset.SOPInstanceUID), to_part10(dataset) + tree)
 
 
-def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, opinion: Opinion) -> ResultObject:
+def withdraw(
+    first: bytes, objects: Many[tuple[str, str, str]], title: Coding, opinion: Opinion, earlier: Many[int] = ()
+) -> ResultObject:
     """A key object selection that tells the PACS not to show the objects of a result that was rejected or found wrong.
 
     Args:
         first: the unverified report; whose study it is and what it stands for are read from its header.
         objects: (SOP class UID, SOP instance UID, series UID) of everything that is withdrawn.
         title: `QUALITY` or `SAFETY`.
+        earlier: numbers of the opinions whose verified reports are withdrawn with them.
     """
     header = pydicom.dcmread(io.BytesIO(first[: first.index(_CONTENT)]))
     dataset = Dataset()
@@ -155,6 +169,7 @@ def withdraw(first: bytes, objects: Many[tuple[str, str, str]], title: Coding, o
     put(dataset, "ReferencedPerformedProcedureStepSequence", Sequence([]))
     _dated(dataset, opinion.at)
     series: dict[str, list[tuple[str, str]]] = {}
+    objects = [*objects, *(verified_as(header, number) for number in earlier)]
     for sop_class, sop_uid, series_uid in objects:
         series.setdefault(series_uid, []).append((sop_class, sop_uid))
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), series))

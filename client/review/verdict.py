@@ -349,13 +349,26 @@ def _documents(site: Site, connection: Connection, given: Verdict, before: Seque
         gone = (
             [row.sop_uid for row in made if row is not report] if any(_withdraws(one, drawn) for one in before) else []
         )
-        documents.append(verify(first, opinion, gone))
+        documents.append(verify(first, opinion, gone, _signed_before(given, before)))
         if not _withdraws(given, drawn):
             return documents
         made = [row for row in made if row is not report]
     objects = [names(archive.read(row.sha256)) for row in made]
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
-    return [*documents, withdraw(first, objects, title, opinion)]
+    own = _signed_before(given, before) if given.decision is Decision.REJECT else ()
+    return [*documents, withdraw(first, objects, title, opinion, own)]
+
+
+def _signed_before(given: Verdict, before: Sequence[Verdict]) -> list[int]:
+    """The numbers of the reader's own opinions whose reports stand verified: those since they last rejected the result.
+
+    What another reader signed is theirs to take back.
+    """
+    numbers: list[int] = []
+    for number, one in enumerate(before, 1):
+        if one.reader == given.reader:
+            numbers = [] if one.decision is Decision.REJECT else [*numbers, number]
+    return numbers
 
 
 def _withdraws(given: Verdict, drawn: bool) -> bool:

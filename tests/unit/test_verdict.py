@@ -9,6 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select, update
 
+from client.results.conformity import examine
 from client.review import readers
 from client.review.readers import Role
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, check, history, record, standing
@@ -179,6 +180,48 @@ def test_a_rejection_withdraws_report_and_picture(ready: Site, scored: Scored, r
         if "ReferencedSOPSequence" in item
     }
     assert named == {made["sr"].SOPInstanceUID, made["sc"].SOPInstanceUID}
+
+
+def test_a_reader_s_reports_take_each_other_s_place_and_go_with_their_rejection(ready: Site, scored: Scored) -> None:
+    uid = scored(objects=True)
+    give(ready, uid)
+    give(ready, uid, decision=Decision.CORRECT, answer=Answer.NEGATIVE, reason=Reason.OVERLAP)
+    give(ready, uid, "Grace Hopper")
+    first, second, other = (dataset for kind, dataset in sent(ready) if kind == "verified")
+    made = dict(sent(ready))
+    assert predecessors(second) == {made["sr"].SOPInstanceUID, first.SOPInstanceUID}
+    assert predecessors(other) == {made["sr"].SOPInstanceUID}  # what another one signed is theirs
+
+    give(ready, uid, decision=Decision.REJECT, answer=Answer.NOT_ASSESSABLE, reason=Reason.WRONG_PATIENT)
+    withdrawn = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in dict(sent(ready))["kos"].ContentSequence
+        if "ReferencedSOPSequence" in item
+    }
+    assert withdrawn == {made[kind].SOPInstanceUID for kind in ("sr", "sc")} | {
+        first.SOPInstanceUID,
+        second.SOPInstanceUID,
+    }
+
+    give(ready, uid)
+    last = [dataset for kind, dataset in sent(ready) if kind == "verified"][-1]
+    assert predecessors(last) == {made["sr"].SOPInstanceUID}  # and no report that was withdrawn
+    assert not any(examine(content).problems for content in contents(ready))
+
+
+def predecessors(report: Dataset) -> set[str]:
+    return {
+        named.ReferencedSOPInstanceUID
+        for series in report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+        for named in series.ReferencedSOPSequence
+    }
+
+
+def contents(site: Site) -> list[bytes]:
+    with site.database.read() as connection:
+        return [
+            Archive(site.archive).read(digest) for digest in connection.execute(select(delivery.c.sha256)).scalars()
+        ]
 
 
 def test_no_such_study(ready: Site) -> None:
