@@ -115,6 +115,7 @@ class StudyOut(_Model):
     priors: str
     recalled: str
     conflicting: str
+    earlier: str
 
 
 class DeliveryState(_Model):
@@ -469,6 +470,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "priors": line.priors,
         "recalled": line.recalled,
         "conflicting": line.conflicting,
+        "earlier": line.earlier,
     }
 
 

@@ -5,7 +5,7 @@ while any reader's last word on it is a rejection, else `verified`; what has no 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,18 @@ from client.review.verdict import Verdict, history, read, standing
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, patient, prior, prior_search, study, verdict, version
+from client.store.tables import (
+    delivery,
+    instance,
+    outcome,
+    patient,
+    prior,
+    prior_search,
+    recall,
+    study,
+    verdict,
+    version,
+)
 from models.bundle import Facts
 from models.errors import InvalidStudy, NotFound
 
@@ -88,6 +99,7 @@ class Line:
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
             where there are none.
+        earlier: what a result of it said before images came that were not read, in words; empty where there is none.
     """
 
     uid: str
@@ -104,6 +116,7 @@ class Line:
     priors: str
     recalled: str
     conflicting: str = ""
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +265,30 @@ def card_of(site: Site, digest: str) -> str:
 
 
 def _urgency() -> Any:
-    return case((and_(study.c.state == "scored", outcome.c.positive), outcome.c.score), else_=0.0)
+    """The score of a positive study; of one that is not read as it is now, that of the result it had before."""
+    before = select(_EARLIER.c.score).where(_EARLIER.c.id == _earlier(), _EARLIER.c.positive).scalar_subquery()
+    return case(
+        (and_(study.c.state == "scored", outcome.c.positive), outcome.c.score),
+        (study.c.state != "scored", func.coalesce(before, 0.0)),
+        else_=0.0,
+    )
+
+
+_EARLIER: Final = outcome.alias("earlier")
+
+
+def _earlier() -> Any:
+    """SQL: the last result that a study had before images came which were not read, and that was not withdrawn."""
+    known = outcome.alias("known")
+    rejected = verdict.alias("rejecting")
+    return (
+        select(func.max(known.c.id))
+        .where(known.c.study_uid == study.c.uid, known.c.kind == "scored", study.c.state != "scored")
+        .where(~exists().where(recall.c.outcome_id == known.c.id, recall.c.action != "to_signer"))
+        .where(~exists().where(rejected.c.outcome_id == known.c.id, rejected.c.decision == "reject"))
+        .correlate(study)
+        .scalar_subquery()
+    )
 
 
 def _status() -> Any:
@@ -323,6 +359,7 @@ def _lines() -> Select[Any]:
             .scalar_subquery()
             .label("priors_here"),
             unresolved().label("recalled"),
+            _earlier().label("earlier"),
         )
     )
 
@@ -333,6 +370,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
     if shown:
         for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(shown))):
             given.setdefault(row.outcome_id, []).append(read(row, 0))
+    before = _said_before(connection, [row.earlier for row in rows if row.earlier is not None])
     lines: list[Line] = []
     for row in rows:
         last = standing(given.get(row.outcome_id, []))
@@ -370,9 +408,29 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 priors.described(row.search_state, row.search_problem, row.priors_here),
                 row.recalled or "",
                 left_out(row.conflicting) if row.conflicting else "",
+                before.get(row.earlier, ""),
             )
         )
     return lines
+
+
+def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, str]:
+    """What results said before images came that were not read, in words."""
+    if not outcomes:
+        return {}
+    signed: dict[int, list[Verdict]] = {}
+    for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(outcomes))):
+        signed.setdefault(row.outcome_id, []).append(read(row, 0))
+    query = select(outcome, version.c.name, version.c.number).outerjoin(
+        version, version.c.digest == outcome.c.version_digest
+    )
+    found: dict[int, str] = {}
+    for row in connection.execute(query.where(outcome.c.id.in_(outcomes))):
+        said = "positive" if row.positive else "nothing found"
+        last = standing(signed.get(row.id, []))
+        by = f"; {last[0].reader} answered {last[0].answer}".replace("_", " ") if last else ""
+        found[row.id] = f"Before later images came: {said}, {row.score:.2f} ({row.name}@{row.number}){by}"
+    return found
 
 
 def _absent(row: Any) -> Iterator[str]:

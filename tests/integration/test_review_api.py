@@ -347,3 +347,30 @@ def test_a_study_that_was_read_in_part_is_never_called_negative(http: httpx.Clie
         assert re.search(rf'class="call [a-z]+" href="/studies/{uid}">{said}</a>', listed)
         assert f"AI: {said.lower()}" in http.get(f"/studies/{uid}").text
     assert "fill negative" not in http.get(f"/studies/{part}").text  # nor drawn as an all-clear
+
+
+def test_a_positive_stays_in_view_when_a_later_image_cannot_be_read(
+    http: httpx.Client, as_role: Any, site: Site, scored: Scored
+) -> None:
+    weaker = scored(score=0.6)
+    known, taken_back = scored(score=0.97), scored(score=0.99)
+    header = as_role("clinician", "Grace Hopper")
+    assert http.post(f"/api/studies/{known}/verdicts", json=AGREE, headers=header).status_code < 300
+    assert http.post(f"/api/studies/{taken_back}/verdicts", json=REJECT, headers=header).status_code < 300
+    for uid in (known, taken_back):
+        with site.database.write() as connection:
+            connection.execute(update(study).where(study.c.uid == uid).values(state="refused", revision=2))
+            refused = {"kind": "refused", "reasons": [{"code": "truncated", "text": "cut off"}], "created_at": 2.0}
+            connection.execute(insert(outcome).values(study_uid=uid, revision=2, **refused))
+
+    listed = http.get("/api/studies", headers=header).json()
+    assert [line["uid"] for line in listed] == [known, weaker, taken_back]
+    said = listed[0]["earlier"]
+    assert "positive, 0.97" in said
+    assert "Grace Hopper answered positive" in said
+    assert [line["earlier"] for line in listed[1:]] == ["", ""]
+    rest = http.get("/api/studies", headers=header, params={"after": known}).json()
+    assert [line["uid"] for line in rest] == [weaker, taken_back]
+    sign_in(http, site)
+    assert "earlier result" in http.get("/", params={"state": "refused"}).text
+    assert said in http.get(f"/studies/{known}").text
