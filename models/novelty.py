@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -87,15 +88,7 @@ def load(path: Path) -> Novelty:
     Raises:
         BundleRefused: not the arrays that it takes, or a check that refuses its own cohort's mean or accepts noise.
     """
-    names = _shapes(1).keys()
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise BundleRefused(f"{path.name} has more than {_LARGEST_FILE} bytes")
-        # opened here: numpy leaves a file open that is no archive
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float32) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleRefused(f"{path.name} is no readable novelty check ({type(error).__name__})") from error
+    arrays = read_arrays(path, _shapes(1), _LARGEST_FILE)
     width = arrays["inner_bias"].shape
     if len(width) != 1 or any(arrays[name].shape != shape for name, shape in _shapes(width[0]).items()):
         raise BundleRefused(f"{path.name} holds arrays of other shapes than a novelty check's")
@@ -106,6 +99,28 @@ def load(path: Path) -> Novelty:
     if check.distance(check.typical[None]) > check.limit or check.distance(noise) <= check.limit:
         raise BundleRefused(f"{path.name} refuses its cohort's own mean, or accepts noise")
     return check
+
+
+def read_arrays(path: Path, names: Iterable[str], largest: int) -> dict[str, Floats]:
+    """Read named arrays from an .npz file, of any shapes.
+
+    Args:
+        largest: bytes that the file may have.
+
+    Returns:
+        float32, by name.
+
+    Raises:
+        BundleRefused: too large, no such file, or not with these names.
+    """
+    try:
+        if path.stat().st_size > largest:
+            raise BundleRefused(f"{path.name} has more than {largest} bytes")
+        # opened here: numpy leaves a file open that is no archive
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            return {name: np.asarray(file[name], np.float32) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleRefused(f"{path.name} is no readable novelty check ({type(error).__name__})") from error
 
 
 def thumbnails(images: NDArray[np.floating]) -> Floats:

@@ -19,7 +19,6 @@ Multivariate Analysis 88 (2004).
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +121,7 @@ def load(path: Path) -> VolumeNovelty:
         BundleRefused: not the arrays that it takes, or a check that refuses its own cohort's mean or accepts noise.
     """
     names = ("limit", "hounsfield", "typical", *(f"{group}_{name}" for group in GROUPS for name in Spread.__slots__))
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise BundleRefused(f"{path.name} has more than {_LARGEST_FILE} bytes")
-        # opened here: numpy leaves a file open that is no archive
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float32) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleRefused(f"{path.name} is no readable novelty check ({type(error).__name__})") from error
+    arrays = novelty.read_arrays(path, names, _LARGEST_FILE)
     if any(arrays[name].shape != shape for name, shape in _shapes(arrays).items()):
         raise BundleRefused(f"{path.name} holds arrays of other shapes than a novelty check's")
     positive = [arrays[f"{group}_{name}"] for group in GROUPS for name in ("scale", "variances", "rest", "unit")]

@@ -38,8 +38,9 @@ class Comparison:
         if not self._turn.acquire(timeout=self._answer_seconds):
             return False
         try:
-            # one that was idle may be ending just now
-            answer = self._asked(first, second, until) or self._asked(first, second, until)
+            answer = self._asked(first, second, until)
+            if not answer and time.monotonic() < until:  # one that was idle may have been ending just then
+                answer = self._asked(first, second, until)
         finally:
             self._turn.release()
         if not answer:

@@ -45,6 +45,8 @@ Status = Literal["receiving", "queued", "refused", "failed", "unverified", "veri
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 MOST: Final = 500
 
+_EARLIER: Final = outcome.alias("earlier")
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -272,9 +274,6 @@ def _urgency() -> Any:
         (study.c.state != "scored", func.coalesce(before, 0.0)),
         else_=0.0,
     )
-
-
-_EARLIER: Final = outcome.alias("earlier")
 
 
 def _earlier() -> Any:
