@@ -8,8 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fake_hospital import CANARY
 from federation_peers import ROOT, Federation
 

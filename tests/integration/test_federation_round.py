@@ -1,14 +1,11 @@
 """A whole retraining's messages over a live SuperLink, and what a hospital's ledger says of them."""
 
 import stat
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from federation_peers import Federation
 
 from client.federation.supernode import COMMAND

@@ -16,15 +16,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import alone
 import numpy as np
 import psutil
 import pytest
-from pydicom import dcmread
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-import alone
 import wire
 from needles import SIGNATURES, Needles
+from pydicom import dcmread
 
 from client.store.archive import Archive
 from client.store.site import Site

@@ -130,9 +130,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_parent_takes_its_worker_along(
 
 def test_it_stops_in_seconds(site: Site, run_node: Callable[..., Any]) -> None:
     node = run_node(site)
-    began = time.monotonic()
-    assert node.stop() == 0
-    assert time.monotonic() - began < 5
+    assert node.stop(timeout=10.0) == 0  # what Docker gives before it kills
     assert not (site.folder / "node.json").exists()
 
 

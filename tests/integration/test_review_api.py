@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cost import relative
 from sqlalchemy import insert, select, update
 
 from client.review import readers
@@ -293,8 +294,6 @@ def test_what_came_with_an_image_is_shown_as_text(http: httpx.Client, site: Site
 
 
 def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role: Any, scored: Scored) -> None:
-    import time
-
     first = scored()
     with site.database.write() as connection:
         key = connection.execute(select(patient.c.key)).scalar_one()
@@ -333,9 +332,17 @@ def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role
             ],
         )
     header = as_role("clinician")
-    start = time.process_time()
-    listed = http.get("/api/studies", headers=header, params={"state": "unverified", "limit": 50}).json()
-    assert time.process_time() - start < 2
+    listed: list[Any] = []
+
+    def asked() -> None:
+        params = {"state": "unverified", "limit": 50}
+        listed[:] = http.get("/api/studies", headers=header, params=params).json()
+
+    def every_one() -> None:
+        with site.database.read() as connection:
+            connection.execute(select(study, outcome).join(outcome, outcome.c.study_uid == study.c.uid)).all()
+
+    assert relative(asked, every_one, turns=3) < 1  # a quarter of it
     assert (len(listed), listed[0]["uid"]) == (50, first)
 
 
