@@ -75,8 +75,9 @@ class VerdictOut(_Model):
 
 
 class ResultOut(_Model):
-    """A scored study's present result; `positive` is score against threshold, `confidence` what the score means."""
+    """What a version said of a revision; `positive` is score against threshold, `confidence` what the score means."""
 
+    revision: int
     score: float
     threshold: float
     positive: bool
@@ -99,7 +100,7 @@ class ReasonOut(_Model):
 
 
 class StudyOut(_Model):
-    """One study of the worklist."""
+    """One study of the worklist; `before`: what its result was before images came that were not read, and stands."""
 
     uid: str
     patient_id: str
@@ -115,6 +116,7 @@ class StudyOut(_Model):
     priors: str
     recalled: str
     conflicting: str
+    before: ResultOut | None
     earlier: str
 
 
@@ -248,7 +250,7 @@ def health() -> dict[str, str]:
 
 @routes.get("/studies")
 def studies(site: ThisSite, state: str = "", q: str = "", limit: int = 100, after: str = "") -> list[StudyOut]:
-    """A page of the worklist, most urgent first."""
+    """A page of the worklist, most urgent first; `state=to_read` gives what a reader has to answer."""
     return [StudyOut(**_line(line)) for line in worklist.page(site, status=state, q=q, limit=limit, after=after)]
 
 
@@ -440,7 +442,6 @@ def _problem(status: int, code: str, message: str, headers: Mapping[str, str] | 
 
 
 def _line(line: worklist.Line) -> dict[str, Any]:
-    result = line.result
     return {
         "uid": line.uid,
         "patient_id": line.patient_id,
@@ -451,27 +452,18 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "received_at": line.received_at,
         "urgency": Urgency(line.urgency),
         "reasons": [ReasonOut(code=code, text=text) for code, text in line.reasons],
-        "result": result
-        and ResultOut(
-            score=result.score,
-            threshold=result.threshold,
-            positive=result.positive,
-            version=result.version,
-            version_digest=result.version_digest,
-            engine=result.engine,
-            prepared_by=result.prepared_by,
-            chosen=result.chosen,
-            structures=result.structures,
-            unread=result.unread,
-            confidence=result.confidence,
-            at=result.at,
-        ),
+        "result": line.result and _result(line.result),
         "verified_by": line.verified_by,
         "priors": line.priors,
         "recalled": line.recalled,
         "conflicting": line.conflicting,
+        "before": line.before and _result(line.before),
         "earlier": line.earlier,
     }
+
+
+def _result(result: worklist.Result) -> ResultOut:
+    return ResultOut(**{name: getattr(result, name) for name in ResultOut.model_fields})
 
 
 def _verdict(given: Verdict) -> VerdictOut:

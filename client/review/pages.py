@@ -31,7 +31,7 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # the page shows the AI's answer, so that what is read blind cannot be entered here
 _TIERS: Final = (TruthTier.AI_VISIBLE, TruthTier.REPORT, TruthTier.FOLLOW_UP, TruthTier.BIOPSY)
-_TABS: Final = ("unverified", "verified", "withdrawn", "recalled", "refused", "failed", "queued")
+_TABS: Final = ("to_read", "verified", "withdrawn", "recalled", "refused", "failed", "queued")
 
 router = APIRouter(include_in_schema=False)
 
@@ -67,9 +67,9 @@ ThisReader = Annotated[Reader, Depends(signed_in)]
 
 @router.get("/")
 def worklist_page(
-    request: Request, site: ThisSite, reader: ThisReader, state: str = "unverified", q: str = "", after: str = ""
+    request: Request, site: ThisSite, reader: ThisReader, state: str = "to_read", q: str = "", after: str = ""
 ) -> Response:
-    """The worklist, most urgent first; unread studies unless another tab is asked for."""
+    """The worklist, most urgent first; what is to be read unless another tab is asked for."""
     lines = worklist.page(site, status=state, q=q, limit=51, after=after)
     return _page(
         request,
@@ -89,7 +89,7 @@ def worklist_page(
 def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -> Response:
     """One study: image, map, score against threshold, version, verdicts and the form for one more."""
     detail = worklist.one(site, uid)
-    result = detail.line.result
+    result = detail.line.shown
     facts = worklist.facts_of(site, result.version_digest) if result else None
     return _page(
         request,
@@ -101,8 +101,7 @@ def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -
         facts=facts,
         card=worklist.card_of(site, result.version_digest) if result else "",
         patient=worklist.patient_name(site, uid),
-        mapped=any(kind == "sc" for kind, _state, _why in detail.deliveries),
-        may_judge=reader.role is Role.CLINICIAN and result is not None,
+        may_judge=reader.role is Role.CLINICIAN and detail.line.judged,
         tiers=_TIERS,
         reasons=tuple(Reason),
         csrf=_csrf(request),
@@ -134,7 +133,7 @@ def give_verdict(
         reader.name,
         revision=revision,
         decision=decision,
-        answer=_answer(decision, line.result is not None and line.result.positive, answer),
+        answer=_answer(decision, line.shown is not None and line.shown.positive, answer),
         tier=tier,
         reason=_reason(decision, reason),
     )

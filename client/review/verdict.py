@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, literal_column, select, update
 
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
+from client.review import earlier
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
@@ -307,10 +308,13 @@ def _present(connection: Connection, study_uid: str) -> Any:
     row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
         raise NotFound("no such study here")
-    present = connection.execute(
-        select(outcome).where(outcome.c.study_uid == study_uid, outcome.c.revision == row.revision)
-    ).first()
-    if row.state != "scored" or present is None or present.kind != "scored":
+    asked = select(outcome).join(study, study.c.uid == outcome.c.study_uid).where(study.c.uid == study_uid)
+    if row.state in earlier.JUDGED_IN:
+        asked = asked.where(outcome.c.id == earlier.last(), outcome.c.positive)
+    else:
+        asked = asked.where(outcome.c.revision == row.revision, study.c.state == "scored")
+    present = connection.execute(asked).first()
+    if present is None or present.kind != "scored":
         raise Conflict(f"the study is {row.state}: there is no result to judge")
     return present
 

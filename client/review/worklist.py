@@ -1,11 +1,12 @@
 """What there is to read, most urgent first, and all that is known of one study.
 
 A study's status is derived: `unverified` until a clinician has said something about its present result, `withdrawn`
-while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state.
+while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state. To read is what
+is unverified, and what is not read as it is now while the positive result that it had before is unanswered.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from client.dicom import decode
 from client.inference.study import left_out
 from client.results import heatmap
 from client.results.confidence import Confidence
+from client.review import earlier
 from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
 from client.store import versions
@@ -33,7 +35,6 @@ from client.store.tables import (
     patient,
     prior,
     prior_search,
-    recall,
     study,
     verdict,
     version,
@@ -50,9 +51,10 @@ _EARLIER: Final = outcome.alias("earlier")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A scored study's present result.
+    """A scored study's present result, or the one that it had before.
 
     Attributes:
+        revision: of the study that was read.
         engine: what computed it.
         prepared_by: what preprocessed it, program and release.
         chosen: why this version read it.
@@ -62,6 +64,7 @@ class Result:
     """
 
     outcome_id: int
+    revision: int
     score: float
     threshold: float
     positive: bool
@@ -101,7 +104,9 @@ class Line:
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
             where there are none.
-        earlier: what a result of it said before images came that were not read, in words; empty where there is none.
+        before: the result that it had before images came that were not read, where that still stands.
+        earlier: what that said, and who answered it, in words; empty where there is none.
+        answered: who answered it and what; empty where nobody did.
     """
 
     uid: str
@@ -118,24 +123,41 @@ class Line:
     priors: str
     recalled: str
     conflicting: str = ""
+    before: Result | None = None
     earlier: str = ""
+    answered: str = ""
+
+    @property
+    def shown(self) -> Result | None:
+        """The result that a reader sees and judges: the present one, else the one before."""
+        return self.result or self.before
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is something to judge: an earlier result only where it is positive, since nobody is to sign an
+        all-clear of a study that was not read, and only while no new result is on its way."""
+        if self.before is not None:
+            return self.before.positive and self.status in earlier.JUDGED_IN
+        return self.result is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One study with its verdicts, oldest first, and what became of its objects."""
+    """One study with its verdicts, oldest first, and what became of its objects; `pictured`: the result that is shown
+    has a picture of its map."""
 
     line: Line
     verdicts: tuple[Verdict, ...]
     deliveries: tuple[tuple[str, str, str], ...]
+    pictured: bool
 
 
 def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: str = "") -> list[Line]:
     """A page of the worklist: positives by falling score, then the longest waiting.
 
     Args:
-        status: one of `STATUSES`, `scored` for all that have a result, `recalled` for those whose signer has to look
-            at them again, or empty for all.
+        status: one of `STATUSES`, `to_read` for what a reader has to answer, `scored` for all that have a result,
+            `recalled` for those whose signer has to look at them again, or empty for all.
         q: accession number, or the start of a patient or study identifier.
         limit: at most `MOST`.
         after: the UID of the last study of the page before.
@@ -145,7 +167,9 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
     """
     query = _lines()
     state = _status()
-    if status == "scored":
+    if status == "to_read":
+        query = query.where(_to_read())
+    elif status == "scored":
         query = query.where(study.c.state == "scored")
     elif status == "recalled":
         query = query.where(unresolved().is_not(None))
@@ -161,7 +185,7 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
                 study.c.uid.startswith(q, autoescape=True),
             )
         )
-    order = (-_urgency(), study.c.received_at, study.c.uid)
+    order = _order()
     with site.database.read() as connection:
         if after:
             place = connection.execute(
@@ -175,13 +199,15 @@ def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: 
 
 
 def counts(site: Site) -> dict[str, int]:
-    """How many studies have each status, and how many wait for their signer after a recall."""
+    """How many studies have each status, are to be read, and wait for their signer after a recall."""
     state = _status()
     with site.database.read() as connection:
         rows = connection.execute(_joined(select(state.label("status"), func.count().label("n"))).group_by(state)).all()
         recalled = connection.execute(select(func.count()).select_from(study).where(unresolved().is_not(None)))
-        waiting = int(recalled.scalar_one())
-    return dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows} | {"recalled": waiting}
+        kept = connection.execute(select(func.count()).select_from(study).where(earlier.unanswered()))
+        found = dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows}
+        overlapping = {"to_read": found["unverified"] + int(kept.scalar_one()), "recalled": int(recalled.scalar_one())}
+    return found | overlapping
 
 
 def one(site: Site, uid: str) -> Detail:
@@ -196,22 +222,27 @@ def one(site: Site, uid: str) -> Detail:
             raise NotFound("no such study here")
         line = _read(connection, rows)[0]
         sent = connection.execute(
-            select(delivery.c.kind, delivery.c.state, delivery.c.problem)
+            select(delivery.c.outcome_id, delivery.c.kind, delivery.c.state, delivery.c.problem)
             .join(outcome, outcome.c.id == delivery.c.outcome_id)
             .where(outcome.c.study_uid == uid)
             .order_by(delivery.c.outcome_id, delivery.c.kind)
         ).all()
-        return Detail(line, tuple(history(connection, uid)), tuple((row.kind, row.state, row.problem) for row in sent))
+        pictured = line.shown is not None and (line.shown.outcome_id, "sc") in {
+            (row.outcome_id, row.kind) for row in sent
+        }
+        said = tuple((row.kind, row.state, row.problem) for row in sent)
+        return Detail(line, tuple(history(connection, uid)), said, pictured)
 
 
 def next_uid(site: Site) -> str | None:
     """The most urgent study that nobody has judged."""
-    lines = page(site, status="unverified", limit=1)
-    return lines[0].uid if lines else None
+    judged = or_(_status() == "unverified", and_(study.c.state.in_(earlier.JUDGED_IN), earlier.unanswered()))
+    with site.database.read() as connection:
+        return connection.execute(_joined(select(study.c.uid)).where(judged).order_by(*_order()).limit(1)).scalar()
 
 
 def map_png(site: Site, uid: str) -> bytes:
-    """The picture of the map as it went to the PACS.
+    """The picture of the map as it went to the PACS; of a study that is not read as it is now, the one before.
 
     Raises:
         NotFound: no such study, or it has no such picture.
@@ -225,7 +256,7 @@ def image_png(site: Site, uid: str) -> bytes:
     Raises:
         NotFound: no such study, or its image cannot be shown.
     """
-    result = one(site, uid).line.result
+    result = one(site, uid).line.shown
     if result is None:
         raise NotFound("there is no result, so no image it rests on")
     try:
@@ -266,9 +297,13 @@ def card_of(site: Site, digest: str) -> str:
         return ""
 
 
+def _order() -> tuple[Any, ...]:
+    return -_urgency(), study.c.received_at, study.c.uid
+
+
 def _urgency() -> Any:
     """The score of a positive study; of one that is not read as it is now, that of the result it had before."""
-    before = select(_EARLIER.c.score).where(_EARLIER.c.id == _earlier(), _EARLIER.c.positive).scalar_subquery()
+    before = select(_EARLIER.c.score).where(_EARLIER.c.id == earlier.standing(), _EARLIER.c.positive).scalar_subquery()
     return case(
         (and_(study.c.state == "scored", outcome.c.positive), outcome.c.score),
         (study.c.state != "scored", func.coalesce(before, 0.0)),
@@ -276,18 +311,8 @@ def _urgency() -> Any:
     )
 
 
-def _earlier() -> Any:
-    """SQL: the last result that a study had before images came which were not read, and that was not withdrawn."""
-    known = outcome.alias("known")
-    rejected = verdict.alias("rejecting")
-    return (
-        select(func.max(known.c.id))
-        .where(known.c.study_uid == study.c.uid, known.c.kind == "scored", study.c.state != "scored")
-        .where(~exists().where(recall.c.outcome_id == known.c.id, recall.c.action != "to_signer"))
-        .where(~exists().where(rejected.c.outcome_id == known.c.id, rejected.c.decision == "reject"))
-        .correlate(study)
-        .scalar_subquery()
-    )
+def _to_read() -> Any:
+    return or_(_status() == "unverified", earlier.unanswered())
 
 
 def _status() -> Any:
@@ -358,7 +383,7 @@ def _lines() -> Select[Any]:
             .scalar_subquery()
             .label("priors_here"),
             unresolved().label("recalled"),
-            _earlier().label("earlier"),
+            earlier.standing().label("earlier"),
         )
     )
 
@@ -373,24 +398,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
     lines: list[Line] = []
     for row in rows:
         last = standing(given.get(row.outcome_id, []))
-        result = None
-        if row.state == "scored":
-            result = Result(
-                row.outcome_id,
-                row.score,
-                row.threshold,
-                row.positive,
-                f"{row.name}@{row.number}",
-                row.version_digest,
-                row.input_digest,
-                row.engine,
-                row.prepared_by,
-                row.created_at,
-                row.chosen_text,
-                _structures(row.measurements),
-                tuple(dict.fromkeys((*_absent(row), *(reason["text"] for reason in row.reasons)))),
-                Confidence.model_validate(row.confidence) if row.confidence else None,
-            )
+        result = _result(row, _absent(row)) if row.state == "scored" else None
+        kept = before.get(row.earlier)
         lines.append(
             Line(
                 row.uid,
@@ -407,28 +416,49 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 priors.described(row.search_state, row.search_problem, row.priors_here),
                 row.recalled or "",
                 left_out(row.conflicting) if row.conflicting else "",
-                before.get(row.earlier, ""),
+                *(kept or (None, "", "")),
             )
         )
     return lines
 
 
-def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, str]:
-    """What results said before images came that were not read, in words."""
+def _result(row: Any, absent: Iterable[str] = ()) -> Result:
+    return Result(
+        row.outcome_id,
+        row.revision,
+        row.score,
+        row.threshold,
+        row.positive,
+        f"{row.name}@{row.number}",
+        row.version_digest,
+        row.input_digest,
+        row.engine,
+        row.prepared_by,
+        row.created_at,
+        row.chosen_text,
+        _structures(row.measurements),
+        tuple(dict.fromkeys((*absent, *(reason["text"] for reason in row.reasons)))),
+        Confidence.model_validate(row.confidence) if row.confidence else None,
+    )
+
+
+def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, tuple[Result, str, str]]:
+    """Results from before images came that were not read: with what they said, and who answered it, in words."""
     if not outcomes:
         return {}
     signed: dict[int, list[Verdict]] = {}
     for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(outcomes))):
         signed.setdefault(row.outcome_id, []).append(read(row, 0))
-    query = select(outcome, version.c.name, version.c.number).outerjoin(
+    query = select(outcome, outcome.c.id.label("outcome_id"), version.c.name, version.c.number).outerjoin(
         version, version.c.digest == outcome.c.version_digest
     )
-    found: dict[int, str] = {}
+    found: dict[int, tuple[Result, str, str]] = {}
     for row in connection.execute(query.where(outcome.c.id.in_(outcomes))):
-        said = "positive" if row.positive else "nothing found"
+        result = _result(row, ("images that came later have not been read",))  # so that it is no all-clear of the study
         last = standing(signed.get(row.id, []))
-        by = f"; {last[0].reader} answered {last[0].answer}".replace("_", " ") if last else ""
-        found[row.id] = f"Before later images came: {said}, {row.score:.2f} ({row.name}@{row.number}){by}"
+        answered = f"{last[0].reader} answered {last[0].answer}".replace("_", " ") if last else ""
+        said = f"Before later images came: {result.call}, {result.score:.2f} ({result.version})"
+        found[row.id] = (result, f"{said}; {answered or 'nobody has answered it'}", answered)
     return found
 
 
@@ -454,12 +484,13 @@ def _structure(label: dict[str, Any]) -> str:
 
 
 def _picture(site: Site, uid: str) -> pydicom.Dataset:
+    shown = one(site, uid).line.shown
+    if shown is None:
+        raise NotFound("there is no result of this study, so no picture of a map")
     query = (
         select(delivery.c.sha256)
-        .join(outcome, outcome.c.id == delivery.c.outcome_id)
-        .join(study, and_(study.c.uid == outcome.c.study_uid, study.c.revision == outcome.c.revision))
-        .where(study.c.uid == uid, delivery.c.kind == "sc")
-        .order_by(literal_column("delivery.rowid"))  # of several series the first, which is the one to look at first
+        .where(delivery.c.outcome_id == shown.outcome_id, delivery.c.kind == "sc")
+        .order_by(literal_column("rowid"))  # of several series the first, which is the one to look at first
     )
     with site.database.read() as connection:
         row = connection.execute(query).first()

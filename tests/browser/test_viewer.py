@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,39 +32,22 @@ Scored = Callable[..., str]
 
 
 @pytest.fixture
-def page(site: Site, served: str) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
+def page(page: Any, sign_in: Callable[..., None]) -> Any:
+    """A reader's page that may open the viewer."""
     if not viewer.installed():
         problem = f"no OHIF at {viewer.folder()}: scripts/install --viewer, or VIGIE_OHIF"
         if os.environ.get("VIGIE_REQUIRE_PEERS") == "1":
             pytest.fail(problem, pytrace=False)
         pytest.skip(problem)
-    drawing = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path="/usr/bin/chromium", args=drawing)
-        opened = browser.new_page(base_url=served, viewport={"width": 1400, "height": 900})
-        opened.set_default_timeout(90_000)
-        # a first visit's dialog and guided tour would cover the images
-        opened.add_init_script(
-            "sessionStorage.setItem('investigationalUseDialog', 'hidden');"
-            "localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))"
-        )
-        opened.complaints = []
-        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.on("console", lambda said: opened.complaints.append(said.text) if said.type == "error" else None)
-        opened.strangers = []
-        opened.on("request", lambda asked: _note(opened, asked.url, served))
-        opened.goto("/login")
-        opened.fill("#token", readers.add(site, "Ada Lovelace", "clinician"))
-        opened.keyboard.press("Enter")
-        opened.wait_for_selector("h1, table, .empty")
-        yield opened
-        browser.close()
-
-
-def _note(page: Any, url: str, served: str) -> None:
-    if not url.startswith((served, "data:", "blob:")):
-        page.strangers.append(url)
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.set_default_timeout(90_000)
+    # a first visit's dialog and guided tour would cover the images
+    page.add_init_script(
+        "sessionStorage.setItem('investigationalUseDialog', 'hidden');"
+        "localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))"
+    )
+    sign_in()
+    return page
 
 
 def picture(page: Any, name: str) -> Any:
@@ -166,6 +149,21 @@ def grey(r: Any, g: Any, b: Any) -> Any:
     return (abs(r - 128) < 6) & (abs(g - 128) < 6) & (abs(b - 128) < 6)
 
 
+def lies_at(page: Any, name: str, series: str, eventually: Callable[..., Any]) -> tuple[float, ...]:
+    """Where what an opened study's series draws lies over its image: (left, right, top, bottom), in image pixels."""
+    page.get_by_text(series).first.wait_for()
+    eventually(lambda: shown_at(picture(page, f"viewer-{name}")[:, 300:], grey), 60)
+    page.get_by_text(series).first.dblclick()
+    eventually(lambda: shown_at(picture(page, f"viewer-{name}-overlaid")[:, 300:], red), 60)
+    screen = picture(page, f"viewer-{name}-overlaid")[:, 300:]
+    image, drawn = shown_at(screen, grey), shown_at(screen, red)
+    assert image is not None
+    assert drawn is not None
+    pixel = (image[1] - image[0]) / 64
+    left, top = image[0], image[3] - 64 * pixel  # a question of the viewer's covers the image's upper edge
+    return (*((x - left) / pixel for x in drawn[:2]), *((y - top) / pixel for y in drawn[2:]))
+
+
 @pytest.mark.peers("chromium")
 def test_a_reader_sees_images_results_and_segmentations(
     page: Any,
@@ -207,18 +205,7 @@ def test_a_reader_sees_images_results_and_segmentations(
     eventually(film_is_shown, 60)
 
     page.goto(f"/viewer/viewer?StudyInstanceUIDs={scan[0].StudyInstanceUID}")
-    page.get_by_text("AI Nodule UNVERIFIED").first.wait_for()
-    eventually(lambda: shown_at(picture(page, "viewer-scan")[:, 300:], grey), 60)
-    page.get_by_text("AI Nodule UNVERIFIED").first.dblclick()
-    eventually(lambda: shown_at(picture(page, "viewer-segment")[:, 300:], red), 60)
-    screen = picture(page, "viewer-segment")[:, 300:]
-    image, overlay = shown_at(screen, grey), shown_at(screen, red)
-    assert image is not None
-    assert overlay is not None
-    pixel = (image[1] - image[0]) / 64
-    left, top = image[0], image[3] - 64 * pixel  # a question of the viewer's covers the image's upper edge
-    places = ((overlay[0] - left) / pixel, (overlay[1] - left) / pixel, (overlay[2] - top) / pixel)
-    assert np.allclose((*places, (overlay[3] - top) / pixel), (8, 24, 16, 32), atol=0.6)
+    assert np.allclose(lies_at(page, "scan", "AI Nodule UNVERIFIED", eventually), (8, 24, 16, 32), atol=0.6)
 
     assert page.complaints == []
     assert page.strangers == []  # nothing is loaded from elsewhere, and nobody is told
@@ -255,16 +242,7 @@ def test_contours_lie_over_the_image_and_no_object_of_ours_keeps_a_study_from_op
     page.goto(f"/viewer/viewer?StudyInstanceUIDs={scan[0].StudyInstanceUID}")
     for one in made:
         page.get_by_text(str(one.SeriesDescription)).first.wait_for()
-    eventually(lambda: shown_at(picture(page, "viewer-planning")[:, 300:], grey), 60)
-    page.get_by_text("AI Structures: Nodule v1 UNVERIFIED").first.dblclick()
-    eventually(lambda: shown_at(picture(page, "viewer-contours")[:, 300:], red), 60)
-    screen = picture(page, "viewer-contours")[:, 300:]
-    image, line = shown_at(screen, grey), shown_at(screen, red)
-    assert image is not None
-    assert line is not None
-    pixel = (image[1] - image[0]) / 64
-    left, top = image[0], image[3] - 64 * pixel
-    places = ((line[0] - left) / pixel, (line[1] - left) / pixel, (line[2] - top) / pixel, (line[3] - top) / pixel)
+    places = lies_at(page, "planning", "AI Structures: Nodule v1 UNVERIFIED", eventually)
     assert np.allclose(places, (8, 24, 16, 32), atol=0.6)
     assert page.complaints == []
     assert page.strangers == []

@@ -1,15 +1,12 @@
 """A clinician at the keyboard, in a real browser: sign in, open the most urgent study, give a verdict."""
 
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
 from client.results.confidence import Confidence
-from client.review import readers
 from client.review.recall import take_back
 from client.review.verdict import history
 from client.store.site import Site
@@ -19,46 +16,23 @@ pytestmark = pytest.mark.peers("chromium")
 Scored = Callable[..., str]
 
 
-@pytest.fixture
-def page(served: str) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        opened = browser.new_page(base_url=served, viewport={"width": 1440, "height": 900})
-        opened.complaints = []
-        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.on("console", lambda said: opened.complaints.append(said.text) if said.type == "error" else None)
-        yield opened
-        browser.close()
-
-
-def picture(page: Any, name: str) -> None:
-    """Keep a screenshot where VIGIE_SCREENSHOTS says."""
-    if folder := os.environ.get("VIGIE_SCREENSHOTS"):
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
-
-
-def test_a_verdict_by_keyboard(page: Any, site: Site, scored: Scored) -> None:
+def test_a_verdict_by_keyboard(
+    page: Any, site: Site, scored: Scored, sign_in: Callable[..., None], picture: Callable[[str], None]
+) -> None:
     urgent = scored(score=0.93, objects=True, accession="A-URGENT", patient_id="P-1001")
     second = scored(score=0.61, objects=True, accession="A-SECOND", patient_id="P-1002")
     calm = scored(score=0.2, objects=True, accession="A-CALM", patient_id="P-1003")
-    token = readers.add(site, "Ada Lovelace", "clinician")
-
-    page.goto("/")
-    picture(page, "login")
-    page.fill("#token", token)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("tbody tr")
+    sign_in()
     assert page.locator("tbody tr").count() == 3
     assert "A-URGENT" in page.locator("tbody tr").first.inner_text()
-    picture(page, "worklist")
+    picture("worklist")
 
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/studies/{urgent}")
     assert page.locator(".status").first.inner_text().lower() == "unverified"
     assert page.evaluate("document.getElementById('map').naturalWidth") > 0
-    picture(page, "study")
+    picture("study")
     page.keyboard.press("o")
     page.locator("#shown", has_text="Original image").wait_for()
     assert page.evaluate("document.getElementById('map').decode().then(() => true)")
@@ -69,7 +43,7 @@ def test_a_verdict_by_keyboard(page: Any, site: Site, scored: Scored) -> None:
 
     page.keyboard.press("c")
     page.select_option("#reason", "overlap")
-    picture(page, "correct")
+    picture("correct")
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/studies/{calm}")
     with site.database.read() as connection:
@@ -81,12 +55,11 @@ def test_a_verdict_by_keyboard(page: Any, site: Site, scored: Scored) -> None:
     assert page.complaints == []
 
 
-def test_a_correction_without_a_reason_is_not_sent(page: Any, site: Site, scored: Scored) -> None:
+def test_a_correction_without_a_reason_is_not_sent(
+    page: Any, site: Site, scored: Scored, sign_in: Callable[..., None]
+) -> None:
     uid = scored(score=0.93, objects=True)
-    page.goto("/")
-    page.fill("#token", readers.add(site, "Ada Lovelace", "clinician"))
-    page.keyboard.press("Enter")
-    page.wait_for_selector("tbody tr")
+    sign_in()
     page.goto(f"/studies/{uid}")
     page.keyboard.press("c")
     page.keyboard.press("Enter")
@@ -95,7 +68,9 @@ def test_a_correction_without_a_reason_is_not_sent(page: Any, site: Site, scored
         assert history(connection, uid) == []
 
 
-def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(page: Any, site: Site, scored: Scored) -> None:
+def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(
+    page: Any, scored: Scored, sign_in: Callable[..., None], picture: Callable[[str], None]
+) -> None:
     known = {"source": "site", "level": 0.9, "positives": 34, "negatives": 51}
     clear = Confidence(probability=0.87, answers=("positive",), **known)
     torn = Confidence(probability=0.46, answers=("positive", "negative"), **known)
@@ -103,11 +78,8 @@ def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(page: Any, site
     scored(score=0.93, objects=True, accession="A-CLEAR", confidence=clear)
     uid = scored(score=0.61, objects=True, accession="A-TORN", confidence=torn, missing=2)
     new = scored(score=0.58, objects=True, accession="A-NEW", confidence=none)
-    page.goto("/")
-    page.fill("#token", readers.add(site, "Ada Lovelace", "clinician"))
-    page.keyboard.press("Enter")
-    page.wait_for_selector("tbody tr")
-    picture(page, "confidence-worklist")
+    sign_in()
+    picture("confidence-worklist")
     rows = [page.locator("tbody tr").nth(number).inner_text().lower() for number in range(3)]
     assert "87 %" in rows[0]
     assert "uncertain" not in rows[0]
@@ -117,18 +89,20 @@ def test_a_reader_sees_how_sure_a_result_is_and_what_it_rests_on(page: Any, site
     assert "%" not in rows[2]
     page.goto(f"/studies/{uid}")
     said = page.locator("aside").inner_text()
-    picture(page, "confidence-study")
+    picture("confidence-study")
     assert "uncertain: positive or negative" in said
     assert "34 positive and 51 negative validated patients of this hospital" in said
     assert "40 % of them have the finding: where it is rarer, it is less likely than said" in said
     assert "2 images were expected, 0 came" in said
     page.goto(f"/studies/{new}")
-    picture(page, "confidence-none")
+    picture("confidence-none")
     assert "No calibration yet: 3 positive and 40 negative patients" in page.locator("aside").inner_text()
     assert page.complaints == []
 
 
-def test_it_sees_what_was_not_read_and_reads_it_again(page: Any, site: Site, scored: Scored) -> None:
+def test_it_sees_what_was_not_read_and_reads_it_again(
+    page: Any, site: Site, scored: Scored, sign_in: Callable[..., None], picture: Callable[[str], None]
+) -> None:
     scored(objects=True, accession="A-RECALLED")
     take_back(site, "brightness@1", "IT")
     with site.database.write() as connection:
@@ -147,12 +121,10 @@ def test_it_sees_what_was_not_read_and_reads_it_again(page: Any, site: Site, sco
             connection.execute(
                 insert(outcome).values(study_uid=uid, revision=1, kind=state, reasons=reasons, created_at=at)
             )
-    page.goto("/")
-    page.fill("#token", readers.add(site, "IT", "it"))
-    page.keyboard.press("Enter")
+    sign_in("it", "IT")
     page.click("text=Not read")
     page.wait_for_selector("tbody tr")
-    picture(page, "missed")
+    picture("missed")
     assert page.locator("tbody tr").count() == 3  # the view is outside the intended use: nothing was missed
     assert "A-view" not in page.inner_text("main")
     page.click("text=Read all 3 again")
