@@ -55,7 +55,7 @@ def states(site: Site, scored: Scored) -> dict[str, str]:
         for number, (name, score) in enumerate(scores.items())
     }
     for name in ("signed", "all"):
-        said = {"decision": Decision.AGREE, "answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
+        said: dict[str, Any] = {"decision": Decision.AGREE, "answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
         record(site, made[name], GRACE, revision=1, **said)
     not_read(site, made["refused"], "refused", TRUNCATED)
     not_read(site, made["failed"], "failed", "the process ended 3 times while it read this study")
