@@ -30,7 +30,6 @@ from models import children
 from models.errors import Conflict, NotFound
 
 FAST = Pace(first=0.05, longest=0.2, poll=0.05, answer=5.0)
-Scored = Callable[..., str]
 
 
 class Scp:
@@ -87,341 +86,274 @@ class Scp:
         self._server.shutdown()
 
 
-@pytest.fixture
-def free_port() -> int:
-    return children.free_port()
+class Sending:
+    """A hospital that has results, its sender, and the PACS stand-ins that they go to."""
 
+    def __init__(self, site: Site, scored: Callable[..., str], eventually: Callable[..., Any]) -> None:
+        self.site = site
+        self.wait = eventually
+        self._scored = scored
+        self._scps: list[Scp] = []
+        self._senders: list[Sender] = []
 
-@pytest.fixture
-def sender(site: Site) -> Iterator[Callable[..., Sender]]:
-    started: list[Sender] = []
+    def results(self, number: int = 1) -> list[str]:
+        """Put studies there, each with a report and a picture that are to be sent; their UIDs."""
+        return [self._scored(objects=True) for _ in range(number)]
 
-    def start(port: int, **settings: Any) -> Sender:
-        site.config.pacs = PeerConfig("127.0.0.1", port, "PACS")
-        made = Sender(site, **({"pace": FAST} | settings))
-        started.append(made)
+    def start(self, port: int, **settings: Any) -> Sender:
+        """Send what there is to the PACS at a port."""
+        self.site.config.pacs = PeerConfig("127.0.0.1", port, "PACS")
+        made = Sender(self.site, **({"pace": FAST} | settings))
+        self._senders.append(made)
         made.start()
         return made
 
-    yield start
-    for made in started:
-        made.stop()
+    def pacs(self, port: int = 0, **said: Any) -> Scp:
+        """A PACS that is closed at the end of the test."""
+        self._scps.append(Scp(port, **said))
+        return self._scps[-1]
+
+    def close(self) -> None:
+        for made in self._scps:
+            made.close()
+        for sender in self._senders:
+            sender.stop()
+
+    def states(self) -> dict[str, int]:
+        query = select(delivery.c.state, func.count().label("n")).group_by(delivery.c.state)
+        with self.site.database.read() as connection:
+            return {row.state: row.n for row in connection.execute(query)}
+
+    def becomes(self, **states: int) -> None:
+        """Wait until so many objects are in these states, and none in another."""
+        self.wait(lambda: self.states() == states)
+
+    def one(self, kind: str = "sr") -> Any:
+        """The only delivery of a kind."""
+        with self.site.database.read() as connection:
+            return connection.execute(select(delivery).where(delivery.c.kind == kind)).one()
+
+    def row(self, sop_uid: str) -> Any:
+        with self.site.database.read() as connection:
+            return connection.execute(select(delivery).where(delivery.c.sop_uid == sop_uid)).one()
+
+    def problem(self) -> str:
+        """What is said of some delivery."""
+        with self.site.database.read() as connection:
+            return connection.execute(select(delivery.c.problem).limit(1)).scalar_one()
+
+    def away(self, **settings: Any) -> tuple[Sender, int]:
+        """Start a sender to a port where nobody is, and wait until it says so."""
+        port = children.free_port()
+        made = self.start(port, **settings)
+        self.wait(lambda: self.problem() == "the PACS cannot be reached")
+        return made, port
 
 
-def states(site: Site) -> dict[str, int]:
-    query = select(delivery.c.state, func.count().label("n")).group_by(delivery.c.state)
-    with site.database.read() as connection:
-        return {row.state: row.n for row in connection.execute(query)}
+@pytest.fixture
+def sending(site: Site, scored: Callable[..., str], eventually: Callable[..., Any]) -> Iterator[Sending]:
+    made = Sending(site, scored, eventually)
+    yield made
+    made.close()
 
 
-def one(site: Site, kind: str = "sr") -> Any:
-    with site.database.read() as connection:
-        return connection.execute(select(delivery).where(delivery.c.kind == kind)).one()
-
-
-def test_a_pacs_that_is_down_and_comes_back_gets_everything_once(
-    site: Site, scored: Scored, sender: Callable[..., Sender], free_port: int, eventually: Callable[..., Any]
-) -> None:
-    for _ in range(10):
-        scored(objects=True)
-    sender(free_port, max_attempts=2)
-    eventually(lambda: one_problem(site) == "the PACS cannot be reached")
+def test_a_pacs_that_is_down_and_comes_back_gets_everything_once(sending: Sending) -> None:
+    sending.results(10)
+    _, port = sending.away(max_attempts=2)
     time.sleep(1.0)  # far more pauses than attempts: absence must not cost any
-    assert states(site) == {"pending": 20}
-    pacs = Scp(free_port)
-    try:
-        eventually(lambda: states(site) == {"sent": 20})
-        assert len(pacs.count) == 20
-        assert set(pacs.count.values()) == {1}
-        assert pacs.associations == 1
-    finally:
-        pacs.close()
-    assert len(list(site.ledger.entries("delivery.sent"))) == 20
+    assert sending.states() == {"pending": 20}
+    pacs = sending.pacs(port)
+    sending.becomes(sent=20)
+    assert len(pacs.count) == 20
+    assert set(pacs.count.values()) == {1}
+    assert pacs.associations == 1
+    assert len(list(sending.site.ledger.entries("delivery.sent"))) == 20
 
 
-def test_a_pacs_that_accepts_and_hangs_up_costs_no_attempt(
-    site: Site,
-    scored: Scored,
-    sender: Callable[..., Sender],
-    eventually: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pacs_that_accepts_and_hangs_up_costs_no_attempt(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = StoreCarrier._begin
 
     def and_wait(self: StoreCarrier) -> Transmission:
         transmission = begin(self)
         if pacs.hangs_up:  # it has, before the first object is offered
-            eventually(lambda: not transmission.established)
+            sending.wait(lambda: not transmission.established)
         return transmission
 
     monkeypatch.setattr(StoreCarrier, "_begin", and_wait)
     # it takes not every kind, which is no reason why it hangs up
-    pacs = Scp(contexts=[build_context(Comprehensive3DSRStorage), build_context(SecondaryCaptureImageStorage)])
+    pacs = sending.pacs(contexts=[build_context(Comprehensive3DSRStorage), build_context(SecondaryCaptureImageStorage)])
     pacs.hangs_up = True
-    try:
-        scored(objects=True)
-        sender(pacs.port, max_attempts=1)
-        eventually(lambda: pacs.associations >= 3)
-        assert states(site) == {"pending": 2}
-        pacs.hangs_up = False
-        eventually(lambda: states(site) == {"sent": 2})
-    finally:
-        pacs.close()
+    sending.results()
+    sending.start(pacs.port, max_attempts=1)
+    sending.wait(lambda: pacs.associations >= 3)
+    assert sending.states() == {"pending": 2}
+    pacs.hangs_up = False
+    sending.becomes(sent=2)
 
 
-def test_the_association_is_opened_while_objects_are_made(
-    site: Site,
-    scored: Scored,
-    sender: Callable[..., Sender],
-    free_port: int,
-    eventually: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_association_is_opened_while_objects_are_made(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.delivery.sender._LINGER_SECONDS", 60.0)  # however long making them takes here
-    away = sender(free_port)
+    port = children.free_port()
+    away = sending.start(port)
     away.expect()  # nobody is there: that shows when there is something to send
-    pacs = Scp(free_port)
-    try:
-        eventually(lambda: (away.expect(), pacs.associations)[1] >= 1)
-        before = pacs.associations
-        scored(objects=True)
-        eventually(lambda: states(site) == {"sent": 2})
-        assert pacs.associations == before
-    finally:
-        pacs.close()
+    pacs = sending.pacs(port)
+    sending.wait(lambda: (away.expect(), pacs.associations)[1] >= 1)
+    before = pacs.associations
+    sending.results()
+    sending.becomes(sent=2)
+    assert pacs.associations == before
 
 
 @pytest.mark.parametrize("reason", ["called AE title not recognised", "calling AE title not recognised"])
-def test_a_pacs_that_rejects_us_is_said_to(
-    site: Site,
-    scored: Scored,
-    sender: Callable[..., Sender],
-    free_port: int,
-    eventually: Callable[..., Any],
-    reason: str,
-) -> None:
-    scored(objects=True)
-    sender(free_port, max_attempts=2)
-    eventually(lambda: one_problem(site) == "the PACS cannot be reached")
+def test_a_pacs_that_rejects_us_is_said_to(sending: Sending, reason: str) -> None:
+    sending.results()
+    _, port = sending.away(max_attempts=2)
     only = {"require_called_aet": True} if reason.startswith("called") else {"require_calling_aet": ["SOMEBODY"]}
-    pacs = Scp(free_port, title="OTHER", **only)
-    try:
-        said = f"the PACS rejects us, {site.config.ae_title}, calling it PACS: {reason}"
-        eventually(lambda: one_problem(site) == said)
-        assert one(site).attempts == 0
-        pacs.entity.require_called_aet, pacs.entity.require_calling_aet = False, []
-        eventually(lambda: states(site) == {"sent": 2})
-    finally:
-        pacs.close()
+    pacs = sending.pacs(port, title="OTHER", **only)
+    said = f"the PACS rejects us, {sending.site.config.ae_title}, calling it PACS: {reason}"
+    sending.wait(lambda: sending.problem() == said)
+    assert sending.one().attempts == 0
+    pacs.entity.require_called_aet, pacs.entity.require_calling_aet = False, []
+    sending.becomes(sent=2)
 
 
-def one_problem(site: Site) -> str:
-    with site.database.read() as connection:
-        return connection.execute(select(delivery.c.problem).limit(1)).scalar_one()
+def test_a_refused_object_is_put_aside_and_holds_up_nothing(sending: Sending) -> None:
+    pacs = sending.pacs()
+    sending.results()
+    refused = sending.one().sop_uid
+    pacs.statuses[refused] = 0xC000
+    sending.start(pacs.port, max_attempts=3)
+    sending.becomes(sent=1, failed=1)
+    row = sending.one()
+    assert (row.state, row.attempts, row.problem) == ("failed", 3, "status C000")
+    assert pacs.count[refused] == 3
+    del pacs.statuses[refused]
+    resend(sending.site, refused)
+    sending.becomes(sent=2)
+    with pytest.raises(Conflict):
+        resend(sending.site, refused)
+    with pytest.raises(NotFound):
+        resend(sending.site, "1.2.3")
 
 
-def test_a_refused_object_is_put_aside_and_holds_up_nothing(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
-    try:
-        scored(objects=True)
-        refused = one(site).sop_uid
-        pacs.statuses[refused] = 0xC000
-        sender(pacs.port, max_attempts=3)
-        eventually(lambda: states(site) == {"sent": 1, "failed": 1})
-        row = one(site)
-        assert (row.state, row.attempts, row.problem) == ("failed", 3, "status C000")
-        assert pacs.count[refused] == 3
-        del pacs.statuses[refused]
-        resend(site, refused)
-        eventually(lambda: states(site) == {"sent": 2})
-        with pytest.raises(Conflict):
-            resend(site, refused)
-        with pytest.raises(NotFound):
-            resend(site, "1.2.3")
-    finally:
-        pacs.close()
-
-
-def test_a_pacs_out_of_resources_is_waited_for(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
+def test_a_pacs_out_of_resources_is_waited_for(sending: Sending) -> None:
+    pacs = sending.pacs()
     pacs.full = True
-    try:
-        for _ in range(3):
-            scored(objects=True)
-        sender(pacs.port, max_attempts=2)
-        eventually(lambda: len(pacs.offered) >= 16)  # more than all attempts of all objects
-        assert states(site) == {"pending": 6}
-        assert one_problem(site) in ("", "the PACS cannot take it just now: status A700")
-        with site.database.read() as connection:
-            assert set(connection.execute(select(delivery.c.attempts)).scalars()) == {0}
-        assert pacs.associations == 1
-        pacs.full = False
-        eventually(lambda: states(site) == {"sent": 6})
-    finally:
-        pacs.close()
+    sending.results(3)
+    sending.start(pacs.port, max_attempts=2)
+    sending.wait(lambda: len(pacs.offered) >= 16)  # more than all attempts of all objects
+    assert sending.states() == {"pending": 6}
+    assert sending.problem() in ("", "the PACS cannot take it just now: status A700")
+    with sending.site.database.read() as connection:
+        assert set(connection.execute(select(delivery.c.attempts)).scalars()) == {0}
+    assert pacs.associations == 1
+    pacs.full = False
+    sending.becomes(sent=6)
 
 
-def test_one_object_without_room_holds_up_no_other_and_is_put_aside_in_the_end(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
-    try:
-        scored(objects=True)
-        refused = one(site).sop_uid
-        pacs.statuses[refused] = 0xA701
-        sender(pacs.port, max_attempts=2)
-        eventually(lambda: pacs.count.get(refused, 0) >= 6)  # nothing else of its kind: it may be the PACS
-        assert states(site) == {"sent": 1, "pending": 1}
-        for attempts in (1, 2):
-            before = pacs.count[refused]
-            eventually(lambda before=before: pacs.count[refused] > before)
-            scored(objects=True)
-            eventually(lambda attempts=attempts: by_uid(site, refused).attempts == attempts)
-        eventually(lambda: states(site) == {"sent": 5, "failed": 1})
-        assert by_uid(site, refused).problem == "the PACS cannot take it just now: status A701"
-    finally:
-        pacs.close()
+def test_one_object_without_room_holds_up_no_other_and_is_put_aside_in_the_end(sending: Sending) -> None:
+    pacs = sending.pacs()
+    sending.results()
+    refused = sending.one().sop_uid
+    pacs.statuses[refused] = 0xA701
+    sending.start(pacs.port, max_attempts=2)
+    sending.wait(lambda: pacs.count.get(refused, 0) >= 6)  # nothing else of its kind: it may be the PACS
+    assert sending.states() == {"sent": 1, "pending": 1}
+    for attempts in (1, 2):
+        before = pacs.count[refused]
+        sending.wait(lambda before=before: pacs.count[refused] > before)
+        sending.results()
+        sending.wait(lambda attempts=attempts: sending.row(refused).attempts == attempts)
+    sending.becomes(sent=5, failed=1)
+    assert sending.row(refused).problem == "the PACS cannot take it just now: status A701"
 
 
-def by_uid(site: Site, sop_uid: str) -> Any:
-    with site.database.read() as connection:
-        return connection.execute(select(delivery).where(delivery.c.sop_uid == sop_uid)).one()
-
-
-def test_emergencies_go_first_then_what_was_due_first_and_pictures_before_their_report(
-    site: Site, scored: Scored, sender: Callable[..., Sender], free_port: int, eventually: Callable[..., Any]
-) -> None:
-    uids = [scored(objects=True) for _ in range(5)]
+def test_emergencies_go_first_then_what_was_due_first_and_pictures_before_their_report(sending: Sending) -> None:
+    uids = sending.results(5)
     due = {uids[0]: ("routine", 300.0), uids[1]: ("urgent", 200.0), uids[2]: ("routine", 100.0)}
     due |= {uids[3]: ("emergency", 900.0), uids[4]: ("emergency", 800.0)}
-    with site.database.write() as connection:
+    with sending.site.database.write() as connection:
         for uid, (urgency, at) in due.items():
             connection.execute(update(study).where(study.c.uid == uid).values(urgency=urgency, due_at=at))
-    sender(free_port)
-    eventually(lambda: one_problem(site) == "the PACS cannot be reached")
-    pacs = Scp(free_port)
-    try:
-        eventually(lambda: states(site) == {"sent": 10})
-        studies = [uids[number] for number in (4, 3, 2, 1, 0)]
-        kinds = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
-        assert pacs.order == [(uid, kind) for uid in studies for kind in kinds]
-    finally:
-        pacs.close()
+    _, port = sending.away()
+    pacs = sending.pacs(port)
+    sending.becomes(sent=10)
+    studies = [uids[number] for number in (4, 3, 2, 1, 0)]
+    kinds = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
+    assert pacs.order == [(uid, kind) for uid in studies for kind in kinds]
 
 
-def test_a_kind_that_the_pacs_leaves_unanswered_holds_up_no_other_kind(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
+def test_a_kind_that_the_pacs_leaves_unanswered_holds_up_no_other_kind(sending: Sending) -> None:
+    pacs = sending.pacs()
     pacs.silent_on = str(SecondaryCaptureImageStorage)
-    try:
-        for _ in range(6):
-            scored(objects=True)
-        sender(pacs.port, pace=Pace(first=0.05, longest=30.0, poll=0.05, answer=0.5))
-        eventually(lambda: len(pacs.order) == 6)
-        assert {kind for _, kind in pacs.order} == {Comprehensive3DSRStorage}
-        last = len(pacs.offered) - pacs.offered[::-1].index(str(Comprehensive3DSRStorage))
-        assert pacs.offered[:last].count(str(SecondaryCaptureImageStorage)) <= 2  # not each of the six
-        pacs.silent_on = ""
-        eventually(lambda: states(site) == {"sent": 12})
-    finally:
-        pacs.close()
+    sending.results(6)
+    sending.start(pacs.port, pace=Pace(first=0.05, longest=30.0, poll=0.05, answer=0.5))
+    sending.wait(lambda: len(pacs.order) == 6)
+    assert {kind for _, kind in pacs.order} == {Comprehensive3DSRStorage}
+    last = len(pacs.offered) - pacs.offered[::-1].index(str(Comprehensive3DSRStorage))
+    assert pacs.offered[:last].count(str(SecondaryCaptureImageStorage)) <= 2  # not each of the six
+    pacs.silent_on = ""
+    sending.becomes(sent=12)
 
 
-def test_a_warning_is_a_success_with_a_note(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
-    try:
-        scored(objects=True)
-        pacs.statuses[one(site).sop_uid] = 0xB000
-        sender(pacs.port)
-        eventually(lambda: states(site) == {"sent": 2})
-        assert one(site).problem == "status B000"
-    finally:
-        pacs.close()
+def test_a_warning_is_a_success_with_a_note(sending: Sending) -> None:
+    pacs = sending.pacs()
+    sending.results()
+    pacs.statuses[sending.one().sop_uid] = 0xB000
+    sending.start(pacs.port)
+    sending.becomes(sent=2)
+    assert sending.one().problem == "status B000"
 
 
-@pytest.mark.parametrize("contexts", [["1.2.840.10008.5.1.4.1.1.7"], [Verification]])
-def test_a_kind_that_the_pacs_does_not_take_is_put_aside(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any], contexts: list[str]
-) -> None:
-    from pynetdicom import build_context
-
-    pacs = Scp(contexts=[build_context(uid) for uid in contexts])
-    try:
-        scored(objects=True)
-        sender(pacs.port, max_attempts=2)
-        eventually(lambda: one(site).state == "failed")
-        assert "does not take" in one(site).problem
-        eventually(lambda: one(site, "sc").state == ("sent" if contexts[0].endswith("1.1.7") else "failed"))
-    finally:
-        pacs.close()
+@pytest.mark.parametrize("context", [SecondaryCaptureImageStorage, Verification])
+def test_a_kind_that_the_pacs_does_not_take_is_put_aside(sending: Sending, context: str) -> None:
+    pacs = sending.pacs(contexts=[build_context(context)])
+    sending.results()
+    sending.start(pacs.port, max_attempts=2)
+    sending.wait(lambda: sending.one().state == "failed")
+    assert "does not take" in sending.one().problem
+    picture = "sent" if context == SecondaryCaptureImageStorage else "failed"
+    sending.wait(lambda: sending.one("sc").state == picture)
 
 
-def test_an_object_that_breaks_the_association_holds_up_nothing(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
-    try:
-        scored(objects=True)
-        poison = one(site).sop_uid
-        pacs.abort_on.add(poison)
-        for _ in range(3):
-            scored(objects=True)
-        sender(pacs.port, max_attempts=2)
-        eventually(lambda: states(site) == {"sent": 7, "failed": 1})
-    finally:
-        pacs.close()
+def test_an_object_that_breaks_the_association_holds_up_nothing(sending: Sending) -> None:
+    pacs = sending.pacs()
+    sending.results()
+    pacs.abort_on.add(sending.one().sop_uid)
+    sending.results(3)
+    sending.start(pacs.port, max_attempts=2)
+    sending.becomes(sent=7, failed=1)
 
 
-def test_a_missing_file_is_put_aside(
-    site: Site, scored: Scored, sender: Callable[..., Sender], eventually: Callable[..., Any]
-) -> None:
-    pacs = Scp()
-    try:
-        scored(objects=True)
-        with site.database.write() as connection:
-            connection.execute(update(delivery).where(delivery.c.kind == "sr").values(sha256="0" * 64))
-        sender(pacs.port, max_attempts=2)
-        eventually(lambda: states(site) == {"sent": 1, "failed": 1})
-        assert "missing" in one(site).problem
-    finally:
-        pacs.close()
+def test_a_missing_file_is_put_aside(sending: Sending) -> None:
+    sending.results()
+    with sending.site.database.write() as connection:
+        connection.execute(update(delivery).where(delivery.c.kind == "sr").values(sha256="0" * 64))
+    sending.start(sending.pacs().port, max_attempts=2)
+    sending.becomes(sent=1, failed=1)
+    assert "missing" in sending.one().problem
 
 
-def test_kill_9_loses_nothing_and_repeats_the_same_object(
-    site: Site, scored: Scored, eventually: Callable[..., Any], sender: Callable[..., Sender]
-) -> None:
-    pacs = Scp()
-    try:
-        for _ in range(15):
-            scored(objects=True)
-        program = (
-            "import sys, pathlib; from client.store.site import Site; from client.delivery.sender import Sender, Pace; "
-            "from configs.schema import PeerConfig; site = Site(pathlib.Path(sys.argv[1])); "
-            "site.config.pacs = PeerConfig('127.0.0.1', int(sys.argv[2]), 'PACS'); "
-            "Sender(site, Pace(poll=0.05)).run()"
-        )
-        root = str(Path(__file__).parents[2])
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(site.folder), str(pacs.port)], env=os.environ | {"PYTHONPATH": root}
-        )
-        eventually(lambda: len(pacs.count) >= 5)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert states(site).get("pending", 0) > 0
-        sender(pacs.port)
-        eventually(lambda: states(site) == {"sent": 30})
-        assert len(pacs.count) == 30
-        # only what had no answer written down yet at the kill was offered twice, under the same UID
-        assert max(pacs.count.values()) <= 2
-    finally:
-        pacs.close()
+def test_kill_9_loses_nothing_and_repeats_the_same_object(sending: Sending) -> None:
+    pacs = sending.pacs()
+    sending.results(15)
+    program = (
+        "import sys, pathlib; from client.store.site import Site; from client.delivery.sender import Sender, Pace; "
+        "from configs.schema import PeerConfig; site = Site(pathlib.Path(sys.argv[1])); "
+        "site.config.pacs = PeerConfig('127.0.0.1', int(sys.argv[2]), 'PACS'); "
+        "Sender(site, Pace(poll=0.05)).run()"
+    )
+    arguments = [sys.executable, "-c", program, str(sending.site.folder), str(pacs.port)]
+    process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    sending.wait(lambda: len(pacs.count) >= 5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert sending.states().get("pending", 0) > 0
+    sending.start(pacs.port)
+    sending.becomes(sent=30)
+    assert len(pacs.count) == 30
+    # only what had no answer written down yet at the kill was offered twice, under the same UID
+    assert max(pacs.count.values()) <= 2
 
 
 class Orthanc:
@@ -472,35 +404,29 @@ class Orthanc:
 
 
 @pytest.mark.peers("Orthanc")
-def test_orthanc_gets_everything_also_after_it_was_down(
-    site: Site, scored: Scored, sender: Callable[..., Sender], tmp_path: Path, eventually: Callable[..., Any]
-) -> None:
+def test_orthanc_gets_everything_also_after_it_was_down(sending: Sending, tmp_path: Path) -> None:
     orthanc = Orthanc(tmp_path)
     try:
-        uids = [scored(objects=True) for _ in range(3)]
-        sender(orthanc.port)
+        uids = sending.results(3)
+        sending.start(orthanc.port)
         time.sleep(0.5)
-        assert states(site) == {"pending": 6}
+        assert sending.states() == {"pending": 6}
         orthanc.start()
-        eventually(lambda: states(site) == {"sent": 6})
+        sending.becomes(sent=6)
         orthanc.stop()
-        uids += [scored(objects=True) for _ in range(2)]
+        uids += sending.results(2)
         orthanc.start()
-        eventually(lambda: states(site) == {"sent": 10})
+        sending.becomes(sent=10)
         assert orthanc.get("/statistics")["CountInstances"] == 10
-        found = {
-            orthanc.get(f"/studies/{study}")["MainDicomTags"]["StudyInstanceUID"] for study in orthanc.get("/studies")
-        }
+        found = {orthanc.get(f"/studies/{one}")["MainDicomTags"]["StudyInstanceUID"] for one in orthanc.get("/studies")}
         assert found == set(uids)
     finally:
         orthanc.stop()
 
 
-def test_stopping_is_quick_while_the_pacs_is_away(
-    scored: Scored, sender: Callable[..., Sender], free_port: int, eventually: Callable[..., Any], caplog: Any
-) -> None:
-    scored(objects=True)
-    running = sender(free_port, pace=replace(FAST, first=600.0, longest=600.0))
-    eventually(lambda: "results wait for it" in caplog.text)
+def test_stopping_is_quick_while_the_pacs_is_away(sending: Sending, caplog: Any) -> None:
+    sending.results()
+    running = sending.start(children.free_port(), pace=replace(FAST, first=600.0, longest=600.0))
+    sending.wait(lambda: "results wait for it" in caplog.text)
     running.stop(timeout=60.0)  # a tenth of the pause it is in
     assert running not in threading.enumerate()

@@ -23,7 +23,7 @@ SAID: dict[str, dict[str, Any]] = {
     "correct": {"decision": Decision.CORRECT, "reason": Reason.OVERLAP},
     "reject": {"decision": Decision.REJECT, "answer": Answer.NOT_ASSESSABLE, "reason": Reason.ARTEFACT},
 }
-AGREE = SAID["agree"] | {"answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
+AGREE: dict[str, Any] = SAID["agree"] | {"answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
 EVENTS = st.lists(st.sampled_from([*READ, *NOT_READ, *SAID, "recall"]), max_size=6)
 
 
