@@ -170,7 +170,8 @@ def try_(
     def tell(study: TriedStudy) -> None:
         score = [] if study.score is None else [f"{study.score:.3f}"]
         what = ", ".join((*score, *(reason.code for reason in study.reasons)))
-        print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
+        first = study.files[0] if study.files else f"study {study.study}"
+        print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {first}", flush=True)
         for one in study.objects:
             if one.problems:
                 print(f"         {one.kind} would be kept back: {'; '.join(one.problems)}", flush=True)
