@@ -492,8 +492,9 @@ def _model(_site: Site, panel: Panel) -> Check:
         members = panel.members()
     except BundleRefused as error:
         advice = (
-            "every study is refused until then: restore its folder under versions/ from the backup, or take it out of"
-            " service with `vigie site retire` or `rollback`; an unknown signer: put their .pub into trust/"
+            "every study fails once the node loads it, at its next start at the latest, and is not lost: restore its"
+            " folder under versions/ from the backup, or take it out of service with `vigie site retire` or `rollback`;"
+            " an unknown signer: put their .pub into trust/; then `vigie site missed --again all` reads what failed"
         )
         return Check("model", False, str(error), advice)
     if not members:
