@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
@@ -60,6 +61,27 @@ def alike(first: Path, second: Path) -> bool:
             return _same_elements(one, other) and _same_pixels(one, other)
     except (*MALFORMED, InvalidDicomError):
         return False
+
+
+def differences(first: Path, second: Path) -> tuple[str, ...]:
+    """The names of the elements in which two Part 10 files differ, a private one's as its tag; no value.
+
+    Pixels differ where they are not known to be the same.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            one, other = dcmread(first), dcmread(second)
+            tags = sorted({*_compared(one), *_compared(other)})
+            found = [tag for tag in tags if not (tag in one and tag in other and _same(one[tag], other[tag]))]
+            names = [keyword_for_tag(tag) or str(tag) for tag in found]
+    except (*MALFORMED, InvalidDicomError):
+        return ("what cannot be read",)
+    try:
+        same = _same_pixels(one, other)
+    except MALFORMED:
+        same = False
+    return (*names, *(() if same else ("PixelData",)))
 
 
 def _same_elements(one: Dataset, other: Dataset) -> bool:
