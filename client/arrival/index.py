@@ -171,8 +171,8 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
 
     The same image encoded in another way was sent again, and is entered no second time. A second instance with the same
     UID and other content is kept apart: it is never scored and changes no study's state, because nobody can say here
-    which of the two is right. A result of our own that the PACS sends back is not a new image of the study, or every
-    result would be answered with another one.
+    which of the two is right; a person can (`conflicts.py`). A result of our own that the PACS sends back is not a new
+    image of the study, or every result would be answered with another one.
     """
     now = time.time()
     if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
