@@ -34,6 +34,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from sqlalchemy import Column, func, select
 from sqlalchemy.exc import DatabaseError
 
+from client.arrival.index import unsettled
 from client.cores import allowed
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
 from client.delivery.ups import Away, Worklist
@@ -445,12 +446,12 @@ def _studies(site: Site) -> Check:
 
 
 def _conflicting(site: Site) -> Check:
-    """Images with the UID of another one that differs: of the two, the one that came first is read."""
+    """Images with the UID of another one that differs, the one that came first being read until a person chooses."""
     query = select(
         func.count().label("images"),
         func.count(instance.c.study_uid.distinct()).label("studies"),
         func.max(instance.c.received_at).label("newest"),
-    ).where(instance.c.conflicting)
+    ).where(unsettled())
     with site.database.read() as connection:
         row = connection.execute(query).one()
     if not row.images:
@@ -460,7 +461,10 @@ def _conflicting(site: Site) -> Check:
     found = f"{row.images} of {of}, the last on {day:%Y-%m-%d}: each has the UID of another one that differs"
     if time.time() - row.newest > _RECENT_SECONDS:
         return Check("images left out", True, found)
-    advice = "the worklist marks these studies; find the device that gives two images one UID, or sends changed ones"
+    advice = (
+        "vigie site conflicts lists them: say which copies stand; and find the device that gives two images one UID, or"
+        " sends changed ones"
+    )
     return Check("images left out", False, found, advice)
 
 
@@ -492,8 +496,9 @@ def _model(_site: Site, panel: Panel) -> Check:
         members = panel.members()
     except BundleRefused as error:
         advice = (
-            "every study is refused until then: restore its folder under versions/ from the backup, or take it out of"
-            " service with `vigie site retire` or `rollback`; an unknown signer: put their .pub into trust/"
+            "every study fails once the node loads it, at its next start at the latest, and is not lost: restore its"
+            " folder under versions/ from the backup, or take it out of service with `vigie site retire` or `rollback`;"
+            " an unknown signer: put their .pub into trust/; then `vigie site missed --again all` reads what failed"
         )
         return Check("model", False, str(error), advice)
     if not members:

@@ -170,7 +170,8 @@ def try_(
     def tell(study: TriedStudy) -> None:
         score = [] if study.score is None else [f"{study.score:.3f}"]
         what = ", ".join((*score, *(reason.code for reason in study.reasons)))
-        print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {study.files[0]}", flush=True)
+        first = study.files[0] if study.files else f"study {study.study}"
+        print(f"{study.outcome:<8} {what:<40} {len(study.files):>4} files  {first}", flush=True)
         for one in study.objects:
             if one.problems:
                 print(f"         {one.kind} would be kept back: {'; '.join(one.problems)}", flush=True)
@@ -410,6 +411,90 @@ def recall(
     if not told.exact:
         print("THE FIGURES DO NOT AGREE: run it again", file=sys.stderr)
         sys.exit(1)
+
+
+conflicts_app = typer.Typer(
+    invoke_without_command=True,
+    help="Images that came with the UID of another one that differs, and which of the copies stands. "
+    "Example: vigie site conflicts --folder node",
+)
+app.add_typer(conflicts_app, name="conflicts")
+
+
+@conflicts_app.callback()
+def conflicts(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")] = Path(),
+    of: Annotated[str, typer.Option(help="only of this study or image: its UID, or the accession number")] = "",
+    every: Annotated[bool, typer.Option("--all", help="those too that somebody has settled")] = False,
+    most: Annotated[int, typer.Option(help="list so many, the newest")] = 50,
+) -> None:
+    """List the images that came with the UID of another one that differs: who sent each copy, when, which can be
+    decoded, and in what they differ. `vigie site conflicts keep` says which stands.
+
+    Example: vigie site conflicts --folder node --of A1234
+    """
+    import time
+
+    from client.arrival.conflicts import listed, look_at
+    from client.review.worklist import one as study_of
+
+    if context.invoked_subcommand is not None:
+        return
+    site = _opened(folder)
+    found = listed(site, of, settled=every)
+    last = ""
+    for clash in look_at(site, found[:most]):
+        for uid, accession in clash.studies.items():
+            if uid != last:
+                print(f"study {uid}  accession {accession or '-'}  {study_of(site, uid).line.status}")
+            last = uid
+        print(f"  image {clash.sop_uid}  {'settled' if clash.settled else 'nobody has said which copy stands'}")
+        for copy in clash.copies:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(copy.at))
+            size = "no file" if copy.size is None else f"{copy.size:,} bytes"
+            decodes = (copy.looked.problem if copy.looked else "") or "decodes"
+            print(
+                f"    {copy.digest[:12]}  {'stands' if copy.stands else 'apart':<6}  {when}  {copy.calling_ae:<16}"
+                f"  {size:>16}  {decodes}"
+            )
+            if copy.looked and copy.looked.differs:
+                print(f"{'':18}differs from the first in {', '.join(copy.looked.differs)}")
+    if len(found) > most:
+        print(f"and {len(found) - most} more: --most {len(found)} lists them all, --of those of one study")
+    if not found:
+        print("none" if every else "none that nobody has settled; --all lists those too")
+    elif not every:
+        print("say which stands: vigie site conflicts keep --folder … IMAGE-OR-STUDY-UID first|last|readable|DIGEST")
+
+
+@conflicts_app.command()
+def keep(
+    folder: Folder,
+    of: Annotated[str, typer.Argument(help="UID of an image, or of a study: of each of its images that has copies")],
+    which: Annotated[
+        str,
+        typer.Argument(help="the copy to stand: first, last (that came), readable (the only one), or its digest"),
+    ],
+) -> None:
+    """Say which copy of an image stands; the other stays, kept apart, and another choice can be made later.
+
+    A study that has a result is read again with what stands now: its new result names the one before.
+
+    Example: vigie site conflicts keep --folder node 1.2.840.113619.2.55 readable
+    """
+    from client.arrival.conflicts import keep as let_stand
+
+    done = let_stand(_opened(folder), of, which)
+    if not done.chosen:
+        print(f"{done.before} images stand so already: nothing is changed")
+    for again in done.studies:
+        means = {
+            "read-again": f"is read again, as revision {again.revision}",
+            "still-coming": "is read when all of it is here",
+            "prior": "is an earlier study, and not read",
+        }
+        print(f"study {again.study_uid} {means[again.done]}")
 
 
 @app.command()

@@ -21,7 +21,7 @@ LONGEST_HOLD_SECONDS: Final = 30.0
 MOST_HABITS: Final = 1024
 # a study of slices from a sender that nobody knows is waited for so many times `quiet_seconds`
 _UNKNOWN: Final = 20.0
-_INCOMPLETE: Final = 30.0  # and one with holes
+_INCOMPLETE: Final = 30.0  # and one with holes, or perhaps with some
 # a modality of single images ends its examination soon after it sent them, and is not waited for like a scanner
 _RADIOGRAPH_STEP_SECONDS: Final = 10.0
 _SHORTEST_SECONDS: Final = 0.5
@@ -50,6 +50,7 @@ class Basis(StrEnum):
     COUNTED = "counted"  # the PACS that sends it has no more
     ASSOCIATION_OPEN = "association-open"  # an association that sent for it last is open
     HOLES = "holes"  # numbers, or an acquisition's count, say that images are missing
+    UNSURE = "unsure"  # an acquisition's count can be read as met and as not met
     SINGLE = "single"  # each image stands for itself: projections, multi-frame objects
     CONTIGUOUS = "contiguous"  # the numbers of each series run from 1 without a hole
     QUIET = "quiet"  # nothing but the quiet
@@ -261,30 +262,57 @@ def missing(facts: Facts) -> int:
 
 
 def lacking(series: Sequence[Series]) -> int:
-    """How many images series lack of those that they state, at least.
+    """How many images series lack of those that they state, at least; 0 where that cannot be told."""
+    return sum(one.missing for one in _counted(series))
 
-    The number is of an acquisition (PS3.3 C.7.6.1.1), and one that is reconstructed into several series is one: there
-    it is held against their images together. Many scanners write the size of the series, though. Where one series of an
-    acquisition alone has as many, that is how it is meant, and each of the others lacks what it lacks. Where none has,
-    and some of them together have just as many, nothing is missing; others may be made of these.
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What the series of one acquisition prove by the number that they state.
+
+    Attributes:
+        missing: images that are not here, whatever the number is meant to count.
+        unsure: none is proven to be missing, and some are by one of the meanings.
     """
-    acquisitions: dict[tuple[int | None, int], list[int]] = {}
+
+    missing: int
+    unsure: bool
+
+
+def _counted(series: Sequence[Series]) -> list[_Count]:
+    """The acquisitions of a study, as far as their series state a number.
+
+    A series without an AcquisitionNumber may be of any acquisition that states the same number, so it is held in favour
+    of each.
+    """
+    acquisitions: dict[int, dict[int | None, list[int]]] = {}
     for one in _stacks(series):
-        if one.stated is not None:
-            acquisitions.setdefault((one.acquisition, one.stated), []).append(one.instances)
-    return sum(_lacking(stated, instances) for (_, stated), instances in acquisitions.items())
+        if one.stated is not None and one.stated > 0:
+            acquisitions.setdefault(one.stated, {}).setdefault(one.acquisition, []).append(one.instances)
+    found: list[_Count] = []
+    for stated, groups in acquisitions.items():
+        nobodys = groups.pop(None, [])
+        found += [_count(stated, [*one, *nobodys]) for one in groups.values()] or [_count(stated, nobodys)]
+    return found
 
 
-def _lacking(stated: int, instances: Sequence[int]) -> int:
-    each = sum(max(0, stated - some) for some in instances)
-    if max(instances) >= stated:
-        return each
+def _count(stated: int, instances: Sequence[int]) -> _Count:
+    """Hold a number against the series that state it.
+
+    ImagesInAcquisition is the number of images that resulted from the acquisition (PS3.3 C.7.6.1.1), and three meanings
+    of that are in use: all its series together, beside which others may be made of these; each series for itself; and
+    the series that the others are made of, whose number they carry on. What is missing by all three is missing. The
+    first is the one that asks for least: some of the series, as many as fit, are the acquisition. Where these are as
+    many as it states, only another meaning can tell that a shorter series is cut, and which one holds nobody says.
+    """
     together = {0}
     for some in instances:
         together |= {others + some for others in together if others + some <= stated}
-    if stated in together:
-        return 0
-    return stated - sum(instances) if sum(instances) < stated else each
+    if max(instances) > stated > max(together):
+        return _Count(
+            0, unsure=any(some < stated for some in instances)
+        )  # one alone has more: it counts something else
+    return _Count(stated - max(together), unsure=max(together) == stated and any(some < stated for some in instances))
 
 
 def _stacks(series: Sequence[Series]) -> list[Series]:
@@ -296,8 +324,11 @@ def _structure(series: Sequence[Series]) -> Basis:
     stacks = _stacks(series)
     if not stacks:
         return Basis.SINGLE
-    if lacking(stacks) or any(_has_gaps(one) for one in stacks):
+    counts = _counted(stacks)
+    if any(one.missing for one in counts) or any(_has_gaps(one) for one in stacks):
         return Basis.HOLES
+    if any(one.unsure for one in counts):
+        return Basis.UNSURE
     return Basis.CONTIGUOUS if all(_runs_from_one(one) for one in stacks) else Basis.QUIET
 
 
@@ -359,7 +390,7 @@ class Patience:
             start = 0.0
         elif basis in (Basis.SINGLE, Basis.COUNTED):
             start = bounds.quiet
-        elif basis is Basis.HOLES:
+        elif basis in (Basis.HOLES, Basis.UNSURE):
             start = doubted = min(longest, _INCOMPLETE * bounds.quiet)
         elif basis is Basis.EXPECTED_MISSING:
             start = doubted = longest

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -171,8 +171,8 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
 
     The same image encoded in another way was sent again, and is entered no second time. A second instance with the same
     UID and other content is kept apart: it is never scored and changes no study's state, because nobody can say here
-    which of the two is right. A result of our own that the PACS sends back is not a new image of the study, or every
-    result would be answered with another one.
+    which of the two is right; a person can (`conflicts.py`). A result of our own that the PACS sends back is not a new
+    image of the study, or every result would be answered with another one.
     """
     now = time.time()
     if connection.execute(_OURS, {"key": arrival.sop_uid}).first():
@@ -222,6 +222,19 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     return Filed.CONFLICTING if conflicting else Filed.NEW
 
 
+def unsettled() -> ColumnElement[bool]:
+    """SQL: whether an instance is kept apart and nobody has said yet which of those with its UID stands.
+
+    Of images that came, the first one stands. So one that stands and was entered after others of its UID was chosen by
+    a person (`conflicts.py`), who knew of these; what comes after that waits for another word.
+    """
+    chosen = instance.alias("chosen")
+    later = select(chosen.c.id).where(
+        chosen.c.sop_uid == instance.c.sop_uid, ~chosen.c.conflicting, chosen.c.id > instance.c.id
+    )
+    return and_(instance.c.conflicting, ~later.correlate(instance).exists())
+
+
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:
     """Make or reopen the study of an arrival; returns its revision."""
     row = connection.execute(_STUDY, {"key": arrival.study_uid}).first()
@@ -250,7 +263,7 @@ def _open(connection: Connection, site: Site, arrival: Arrival, now: float) -> N
     connection.execute(
         insert(study).values(
             uid=arrival.study_uid,
-            patient_key=_patient(connection, site, arrival, now),
+            patient_key=enter_patient(connection, site, arrival.patient_id, arrival.issuer, now),
             accession=arrival.accession,
             calling_ae=arrival.calling_ae,
             state="prior" if arrival.fetched else "receiving",
@@ -270,22 +283,23 @@ def _adopt_patient(
 ) -> None:
     """A study whose first instance named no patient or accession takes them from a later one."""
     if row.patient_key is None:
-        changed["patient_key"] = _patient(connection, site, arrival, now)
+        changed["patient_key"] = enter_patient(connection, site, arrival.patient_id, arrival.issuer, now)
     if not row.accession:
         changed["accession"] = arrival.accession
 
 
-def _patient(connection: Connection, site: Site, arrival: Arrival, now: float) -> str | None:
-    if not arrival.patient_id:
+def enter_patient(connection: Connection, site: Site, patient_id: str, issuer: str, now: float) -> str | None:
+    """The key of a patient, who is entered where he is not known; None without an identifier."""
+    if not patient_id:
         return None
-    key = site.patient_key(arrival.patient_id, arrival.issuer)
+    key = site.patient_key(patient_id, issuer)
     connection.execute(
         upsert(patient)
         .values(
             key=key,
-            patient_id=arrival.patient_id,
-            issuer=arrival.issuer,
-            fold=site.fold(arrival.patient_id, arrival.issuer),
+            patient_id=patient_id,
+            issuer=issuer,
+            fold=site.fold(patient_id, issuer),
             first_seen=now,
         )
         .on_conflict_do_nothing(index_elements=[patient.c.key])

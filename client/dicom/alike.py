@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
@@ -60,6 +61,27 @@ def alike(first: Path, second: Path) -> bool:
             return _same_elements(one, other) and _same_pixels(one, other)
     except (*MALFORMED, InvalidDicomError):
         return False
+
+
+def differences(first: Path, second: Path) -> tuple[str, ...]:
+    """The names of the elements in which two Part 10 files differ, a private one's as its tag; no value.
+
+    Pixels differ where they are not known to be the same.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            one, other = dcmread(first), dcmread(second)
+            tags = sorted({*_compared(one), *_compared(other)})
+            found = [tag for tag in tags if not (tag in one and tag in other and _same(one[tag], other[tag]))]
+            names = [keyword_for_tag(tag) or str(tag) for tag in found]
+    except (*MALFORMED, InvalidDicomError):
+        return ("what cannot be read",)
+    try:
+        same = _same_pixels(one, other)
+    except MALFORMED:
+        same = False
+    return (*names, *(() if same else ("PixelData",)))
 
 
 def _same_elements(one: Dataset, other: Dataset) -> bool:
@@ -105,11 +127,22 @@ def _same_pixels(one: FileDataset, other: FileDataset) -> bool:
     sizes = [int(dataset.Rows) * int(dataset.Columns) for dataset in (one, other)]
     if max(sizes) > MAX_PIXELS:
         return False
+    if _stored(one) == _stored(other):
+        return True  # whether it can be decoded or not
     plain = [_plain(dataset) for dataset in (one, other)]
     if None not in plain and photometric[0] == photometric[1]:
         return plain[0] == plain[1]
     pairs = zip_longest(_frames(one), _frames(other))
     return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+
+
+def _stored(dataset: FileDataset) -> tuple[object, ...]:
+    """All that a decoder is given, with how it is told to read it; the rest of the header is compared before."""
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    pixels = bytes(dataset.PixelData)
+    padded = pixels + bytes(len(pixels) % 2)
+    how = syntax if syntax.is_encapsulated else syntax.is_little_endian
+    return how, dataset.get("PlanarConfiguration"), dataset.PhotometricInterpretation, padded
 
 
 def _plain(dataset: FileDataset) -> bytes | None:

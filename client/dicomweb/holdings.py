@@ -242,9 +242,12 @@ class Holdings:
         self._last_received = self._last_made = self._count = 0
 
     def _catch_up(self, connection: Connection) -> None:
-        """Take in what was indexed since the last time; where something was taken away, all of it again."""
+        """Take in what was indexed since the last time; where something was taken away, or was entered anew because a
+        person chose it, all of it again.
+        """
         count = connection.execute(select(func.count()).select_from(instance)).scalar_one()
-        if count < self._count:
+        later = select(func.count()).where(instance.c.id > self._last_received)
+        if count - connection.execute(later).scalar_one() != self._count:
             self._forget()
         self._count = count
         received = select(

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 
 from client.arrival import priority
+from client.arrival.index import unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
@@ -79,7 +80,7 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
-_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), instance.c.conflicting)
+_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled())
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 
@@ -149,7 +150,9 @@ def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
 
 
 def conflicting_in(connection: Connection, study_uid: str) -> int:
-    """How many images of a study are left out of it: each has the UID of another one that differs."""
+    """How many images of a study are left out of it, each with the UID of another one that differs, until a person says
+    which of the two stands.
+    """
     return int(connection.execute(_LEFT_OUT, {"key": study_uid}).scalar_one())
 
 

@@ -7,7 +7,8 @@ are sent; only the files stay where they are, and nothing is written into the si
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,9 @@ _WHY_ASKED: Final = {
 
 
 class Unread(BaseModel):
-    """A file that belongs to no study: the gateway would have refused it, or kept it apart."""
+    """A file that belongs to no study: the gateway would have refused it, or kept it apart; or a folder or a link that
+    cannot be looked into.
+    """
 
     file: str
     reason: str
@@ -87,7 +90,8 @@ class TriedStudy(BaseModel):
     """What would become of one study.
 
     Attributes:
-        files: of the study, relative to the folder, in their order.
+        files: of the study, relative to the folder, in their order; none where each of its images has the UID of
+            another one that differs.
         outcome: `scored`, `refused`, or `failed` where something at the node is to be mended.
         reasons: of a refusal or failure; when scored, what of the study was not there, or could not be read.
         version: NAME@NUMBER that read it, or would have; None where none is adopted.
@@ -208,8 +212,8 @@ def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig, refusals: R
 
 def _scan(folder: Path) -> _Found:
     found = _Found()
-    content_of: dict[str, str] = {}
-    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+    contents: dict[str, dict[str, Path]] = {}  # of each UID by digest, the one that stands first
+    for path in sorted(_files(folder, found.unread)):
         name = _name(path.relative_to(folder))
         try:
             header = decode.read_header(path)
@@ -221,18 +225,22 @@ def _scan(folder: Path) -> _Found:
         except OSError as error:
             found.unread.append(Unread(file=name, reason="unreadable", text=error.strerror or type(error).__name__))
             continue
-        known = content_of.setdefault(sop_uid, digest)
-        if known == digest and digest in found.paths:
+        known = contents.setdefault(sop_uid, {})
+        if digest in known:
             found.unread.append(Unread(file=name, reason="duplicate", text="the same image is there already"))
-        elif known != digest and alike(found.paths[known], path):
+        elif any(alike(other, path) for other in known.values()):
             text = "the same image is there already, encoded in another way"
             found.unread.append(Unread(file=name, reason="duplicate", text=text))
-        elif known != digest:
+        elif known:
+            known[digest] = path
             text = "another image has the same UID; nobody can say which of the two is right"
             found.unread.append(Unread(file=name, reason="conflicting", text=text))
             found.conflicting[study_uid] = found.conflicting.get(study_uid, 0) + 1
+            found.studies.setdefault(study_uid, [])  # perhaps all that there is of it
+            found.files.setdefault(study_uid, [])
+            found.series.setdefault(study_uid, {})
         else:
-            found.paths[digest] = path
+            known[digest] = found.paths[digest] = path
             found.studies.setdefault(study_uid, []).append(
                 Image(sop_uid, sop_class, digest, series_uid, _pixels(header))
             )
@@ -240,6 +248,37 @@ def _scan(folder: Path) -> _Found:
             of_study = found.series.setdefault(study_uid, {})
             of_study[series_uid] = _with(of_study.get(series_uid), header)
     return found
+
+
+def _files(folder: Path, unread: list[Unread]) -> Iterator[Path]:
+    """Every file under a folder once, by its own place before one that a link gives it, and links to folders followed.
+
+    Args:
+        unread: told of what cannot be looked into.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, linked = deque([folder]), deque[Path]()
+    while folders or linked:
+        at = (folders or linked).popleft()
+        try:
+            found = at.stat()
+            known = (found.st_dev, found.st_ino) in seen
+            seen.add((found.st_dev, found.st_ino))
+            if known:
+                text = "a link to a folder that is looked through already"
+                unread.append(Unread(file=_name(at.relative_to(folder)), reason="duplicate", text=text))
+                continue
+            for path in sorted(at.iterdir()):
+                if path.is_dir():
+                    (linked if path.is_symlink() else folders).append(path)
+                elif path.is_file():
+                    yield path
+                elif path.is_symlink():
+                    text = "a link that leads nowhere"
+                    unread.append(Unread(file=_name(path.relative_to(folder)), reason="unreadable", text=text))
+        except OSError as error:
+            text = error.strerror or type(error).__name__
+            unread.append(Unread(file=_name(at.relative_to(folder)), reason="unreadable", text=text))
 
 
 def _with(before: Series | None, header: Dataset) -> Series:

@@ -18,6 +18,7 @@ from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, literal_column, or_, select, tuple_
 
 from client.arrival import priors
+from client.arrival.index import unsettled
 from client.dicom import decode
 from client.inference.study import left_out
 from client.results import heatmap
@@ -103,7 +104,7 @@ class Line:
         priors: what is known of the patient's earlier studies, in words.
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
-            where there are none.
+            where there are none of which nobody has said which stands.
         before: the result that it had before images came that were not read, where that still stands.
         earlier: what that said, and who answered it, in words; empty where there is none.
         answered: who answered it and what; empty where nobody did.
@@ -355,7 +356,7 @@ def _lines() -> Select[Any]:
             .scalar_subquery()
             .label("images"),
             select(func.count())
-            .where(instance.c.study_uid == study.c.uid, instance.c.conflicting)
+            .where(instance.c.study_uid == study.c.uid, unsettled())
             .scalar_subquery()
             .label("conflicting"),
             _status().label("status"),

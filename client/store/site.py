@@ -88,6 +88,10 @@ class Site:
         """The keyed hash that stands for a study in logs and in the ledger: 16 hex digits."""
         return self._keyed("pseudonym.key", f"study\x1f{study_uid}")[:16]
 
+    def account_key(self, name: str) -> str:
+        """The keyed hash that stands for somebody's account in the ledger: 16 hex digits."""
+        return self._keyed("pseudonym.key", f"account\x1f{name}")[:16]
+
     def fold(self, patient_id: str, issuer: str = "") -> Fold:
         """Where all of a patient's studies go, for good: 60 % train, 20 % gate, 20 % test."""
         share = int(self._keyed("fold.key", f"{issuer}\x1f{patient_id}")[:16], 16) / 16**16

@@ -67,7 +67,7 @@ Index("ix_study_waiting", study.c.urgency, study.c.due_at, sqlite_where=study.c.
 instance = Table(
     "instance",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", Integer, primary_key=True, doc="grows with entry; a copy that a person chose is entered anew"),
     Column("sop_uid", String(64), nullable=False),
     Column("sha256", String(64), nullable=False, doc="of the stored file; names it in the archive"),
     Column("study_uid", String(64), ForeignKey("study.uid"), nullable=False),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, Verification
 from sqlalchemy import text, update
@@ -17,7 +18,9 @@ from client import doctor
 from client.cores import allowed
 from client.doctor import Check, examine
 from client.inference import selection
+from client.inference.panel import Panel
 from client.inference.selection import Installed
+from client.inference.trial import try_folder
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig, TlsConfig, save
@@ -194,7 +197,9 @@ def test_a_database_that_breaks_in_the_middle_is_said_once(site: Site) -> None:
     assert "backup" in wrong[0].advice
 
 
-def test_an_altered_version_is_said_once_with_what_mends_it(site: Site) -> None:
+def test_an_altered_version_is_said_once_with_what_mends_it(
+    site: Site, radiograph: Callable[..., Dataset], tmp_path: Path
+) -> None:
     (altered,) = site.versions.glob("*/models/model.onnx")
     altered.chmod(0o644)
     altered.write_bytes(altered.read_bytes() + b"0")
@@ -203,6 +208,15 @@ def test_an_altered_version_is_said_once_with_what_mends_it(site: Site) -> None:
 
     assert [(check.name, "altered" in check.found) for check in wrong] == [("model", True)]
     assert "vigie site retire" in wrong[0].advice
+    # what it says of the studies is what becomes of them
+    folder = tmp_path / "scanner"
+    folder.mkdir()
+    radiograph().save_as(folder / "one.dcm", enforce_file_format=True)
+    (tried,) = try_folder(site, Panel(site).members, folder).studies
+    assert tried.outcome == "failed"
+    assert wrong[0].advice.startswith("every study fails once the node loads it")
+    assert "refused" not in wrong[0].advice
+    assert "vigie site missed --again all" in wrong[0].advice
 
 
 def test_a_web_service_where_results_go_that_is_away(site: Site) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import compress
 from pydicom.uid import (
     JPEG2000,
@@ -24,6 +25,7 @@ from pydicom.uid import (
 
 from client.arrival.comparison import Comparison
 from client.dicom.alike import alike
+from client.dicom.syntaxes import JPEG_XL
 
 Make = Callable[..., Dataset]
 DCMTK = {
@@ -184,3 +186,34 @@ def test_a_decoder_that_falls_over_answers_nothing_and_the_next_question_is_answ
     finally:
         comparison.close()
     assert comparison._child is None
+
+
+def test_what_nobody_can_decode_is_the_same_where_every_byte_of_its_pixels_is(image: Dataset, tmp_path: Path) -> None:
+    """A cut image that is sent again, perhaps with its header in another encoding, is no third one."""
+    image.PixelData = image.PixelData[:1000]
+    first = written(image, tmp_path / "first.dcm")
+    assert alike(first, recoded(first, ImplicitVRLittleEndian, tmp_path / "second.dcm"))
+    assert alike(first, recoded(first, DeflatedExplicitVRLittleEndian, tmp_path / "third.dcm"))
+    image.PixelData = image.PixelData[:998] + b"\1\1"
+    assert not alike(first, written(image, tmp_path / "other.dcm"))
+    image.file_meta.TransferSyntaxUID = next(iter(JPEG_XL))
+    image.PixelData = encapsulate([b"\xff\x0a" + bytes(30)])
+    jpeg_xl = written(image, tmp_path / "jxl.dcm")
+    del image.RequestAttributesSequence[0].ScheduledProcedureStepID
+    again = written(image, tmp_path / "again.dcm")
+    assert not alike(jpeg_xl, again)
+    image.RequestAttributesSequence[0].ScheduledProcedureStepID = "S12"
+    image.add_new(0x00080000, "UL", 100)  # a group length
+    assert alike(jpeg_xl, written(image, again))
+    # the same bytes, encoded as something else
+    image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    assert not alike(jpeg_xl, written(image, again))
+
+
+def test_two_images_that_are_cut_in_different_places_are_two(image: Dataset, tmp_path: Path) -> None:
+    """Of the one that is kept apart nothing else is left."""
+    whole = written(image, tmp_path / "whole.dcm").read_bytes()
+    first, second = tmp_path / "first.dcm", tmp_path / "second.dcm"
+    first.write_bytes(whole[:-3000])
+    second.write_bytes(whole[:-1000])
+    assert not alike(first, second)

@@ -17,6 +17,7 @@ from client.arrival.completeness import (
     Patience,
     Sender,
     Series,
+    Wait,
     judge,
     lacking,
     missing,
@@ -109,21 +110,21 @@ def reconstructed(*instances: int, stated: int, acquisition: int | None = 1) -> 
     ("series", "expected"),
     [
         # the acquisition's images, in several series
-        (reconstructed(100, 50, stated=150), 0),
-        (reconstructed(100, 50, 30, stated=150), 0),  # and one that was made of these
         (reconstructed(100, 49, stated=150), 1),
         (reconstructed(100, stated=150), 50),
+        (reconstructed(60, 60, stated=100), 40),  # the second may be made of the first; the first is cut by any meaning
+        (reconstructed(60, 30, 20, stated=100), 10),  # no more than 90 of these can be the acquisition
         # each series its own
         (reconstructed(100, 100, stated=100), 0),
-        (reconstructed(100, 60, stated=100), 40),
-        (reconstructed(60, 60, stated=100), 80),  # together more than any acquisition has
-        (reconstructed(60, 40, 100, stated=100), 100),
         # what is of another acquisition, or states another number, makes up for nothing
         (reconstructed(60, stated=100) + reconstructed(40, stated=100, acquisition=2), 100),
         (reconstructed(60, stated=100) + reconstructed(40, stated=40), 40),
         ([*reconstructed(60, stated=100), Series("CT", 40, 40, 1, 40, acquisition=1)], 40),
-        # without a number they may be of one acquisition
-        (reconstructed(60, 40, stated=100, acquisition=None), 0),
+        # of an unknown acquisition: it may be of either, and not of both
+        (reconstructed(60, 70, stated=100, acquisition=None), 30),
+        (reconstructed(60, stated=100) + reconstructed(30, stated=100, acquisition=None), 10),
+        # no number of images
+        (reconstructed(60, stated=0) + reconstructed(60, stated=-5), 0),
         ([], 0),
     ],
 )
@@ -132,7 +133,56 @@ def test_what_images_state_of_their_acquisition_is_held_against_all_its_series(
 ) -> None:
     assert lacking(series) == expected
     (basis,) = judge(Facts(SCANNER, 100.0, series))
-    assert (basis is Basis.HOLES) == bool(expected)
+    assert basis is (Basis.HOLES if expected else Basis.CONTIGUOUS if series else Basis.SINGLE)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        reconstructed(100, 50, stated=100),  # thin slices, and thick ones made of them that carry on their number
+        reconstructed(100, 50, stated=150),  # all of an acquisition, or two series that are cut
+        reconstructed(60, 40, stated=100),
+        reconstructed(60, 40, stated=100, acquisition=None),
+        reconstructed(100, 50, 30, stated=150),  # and one that was made of these
+        reconstructed(60, 40, 100, stated=100),
+        reconstructed(40, 15, stated=20),  # it counts something that nobody knows
+    ],
+)
+def test_what_one_meaning_of_a_number_calls_whole_and_another_cut_is_called_neither(series: list[Series]) -> None:
+    assert lacking(series) == 0
+    assert missing(Facts(SCANNER, 100.0, series)) == 0
+    assert judge(Facts(SCANNER, 100.0, series)) == (Basis.UNSURE,)
+    patience = Patience(BOUNDS)
+    decision = patience.look("study", Facts(SCANNER, 1000.0, series), 1000.0, lambda at: at)
+    assert decision == Wait(Basis.UNSURE, 1060.0)  # as long as one that has holes
+    # whoever lists or counts what there is knows
+    assert judge(Facts(SCANNER, 100.0, series, announced=Announced(150))) == (Basis.ANNOUNCED,)
+
+
+@given(data=st.data())
+def test_no_meaning_of_a_stated_number_makes_a_whole_study_lack_images_nor_a_cut_one_seem_whole(
+    data: st.DataObject,
+) -> None:
+    """A scanner that means the number in one of three ways makes a study, and some images of it do not come."""
+    primary = data.draw(st.lists(st.integers(1, 60), min_size=1, max_size=3))
+    meaning = data.draw(st.sampled_from(["all together", "each for itself", "the thin ones"]))
+    if meaning == "each for itself":
+        sizes, stated = primary, primary
+    else:
+        sources = primary if meaning == "all together" else primary[:1]
+        made = data.draw(st.lists(st.integers(1, sum(sources)), max_size=3))
+        sizes, stated = [*sources, *made], [sum(sources)] * (len(sources) + len(made))
+    came = [data.draw(st.integers(1, size)) for size in sizes]
+    acquisition = data.draw(st.sampled_from([1, None]))
+    whole, cut = (
+        [Series("CT", n, n, 1, n, stated=of, acquisition=acquisition) for n, of in zip(some, stated, strict=True)]
+        for some in (sizes, came)
+    )
+    assert lacking(whole) == 0
+    assert judge(Facts(SCANNER, 100.0, whole))[0] in (Basis.CONTIGUOUS, Basis.UNSURE)
+    assert lacking(cut) <= sum(sizes) - sum(came)
+    if came != sizes:
+        assert judge(Facts(SCANNER, 100.0, cut))[0] in (Basis.HOLES, Basis.UNSURE)
 
 
 @given(

@@ -125,6 +125,53 @@ def test_images_that_the_others_state_and_that_are_not_there_are_missed(
     }  # fmt: skip
 
 
+def test_a_study_of_which_every_image_conflicts_is_listed_and_no_file_is_counted_twice(
+    site: Site, radiograph: Make, tmp_path: Path
+) -> None:
+    from scripts.vigie import app
+
+    folder = tmp_path / "scanner"
+    first = save(radiograph(0.2), folder / "a.dcm")
+    other = save(radiograph(0.8, SOPInstanceUID=first.SOPInstanceUID), folder / "b.dcm")  # of another study
+    shutil.copy(folder / "b.dcm", folder / "b-again.dcm")
+    recoded = dcmread(folder / "b.dcm")
+    compress(recoded, RLELossless, generate_instance_uid=False)
+    recoded.save_as(folder / "c.dcm")
+
+    tried = try_folder(site, Panel(site).members, folder)
+
+    accounted(tried, folder)
+    found = {one.study: one for one in tried.studies}
+    assert found[first.StudyInstanceUID].outcome == "scored"
+    lost = found[other.StudyInstanceUID]
+    assert (lost.outcome, lost.files, [why.code for why in lost.reasons]) == ("refused", [], ["conflicting"])
+    assert sorted(one.reason for one in tried.unread) == ["conflicting", "duplicate", "duplicate"]
+    said = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder)])
+    assert said.exit_code == 0, said.output
+    assert f"0 files  study {other.StudyInstanceUID}" in said.output
+
+
+def test_links_to_folders_are_followed_once_and_what_leads_nowhere_is_said(
+    site: Site, radiograph: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scanner"
+    save(radiograph(), folder / "own" / "one.dcm")
+    save(radiograph(), tmp_path / "elsewhere" / "deep" / "two.dcm")
+    (folder / "away").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (folder / "a-second-time").symlink_to(folder / "own", target_is_directory=True)
+    (tmp_path / "elsewhere" / "deep" / "round").symlink_to(folder, target_is_directory=True)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+
+    tried = try_folder(site, Panel(site).members, folder)
+
+    assert [one.files for one in tried.studies] == [["away/deep/two.dcm"], ["own/one.dcm"]]
+    assert {one.file: one.reason for one in tried.unread} == {
+        "a-second-time": "duplicate",
+        "away/deep/round": "duplicate",
+        "gone": "unreadable",
+    }
+
+
 def test_without_a_version_every_study_says_so(
     make_site: Callable[..., Site], radiograph: Make, tmp_path: Path
 ) -> None:

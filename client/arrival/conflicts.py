@@ -1,0 +1,334 @@
+"""Different images that came under one SOP Instance UID: what they are, and which of them a person wants to stand.
+
+Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
+on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
+another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
+comes late: as a new revision, whose report names the one before.
+
+A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
+"""
+
+import getpass
+import hashlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom.uid import UID
+from pynetdicom.dsutils import split_dataset
+from sqlalchemy import Connection, Row, func, or_, select, update
+
+from client.arrival import priority
+from client.arrival.index import enter_patient, unsettled
+from client.arrival.intake import Header, read_header
+from client.dicom.copies import Looked, look
+from client.dicom.malformed import MALFORMED
+from client.store import ledger
+from client.store.archive import Archive
+from client.store.site import Site
+from client.store.tables import instance, patient, study
+from models.errors import Conflict, InvalidStudy, NotFound
+
+log = logging.getLogger(__name__)
+
+FIRST: Final = "first"
+LAST: Final = "last"
+READABLE: Final = "readable"
+_SHORTEST: Final = 4  # digits of a digest
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One of the images that came under a UID.
+
+    Attributes:
+        digest: of its file.
+        stands: it is the one that is read and shown.
+        at: when it came, in seconds since the epoch.
+        calling_ae: who sent it.
+        size: bytes; None where its file is gone.
+        looked: whether it can be decoded, and in what it differs from the first; None where nobody looked.
+    """
+
+    digest: str
+    study_uid: str
+    transfer_syntax: str
+    stands: bool
+    at: float
+    calling_ae: str
+    size: int | None
+    looked: Looked | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """One SOP Instance UID with its copies, in the order in which they came.
+
+    Attributes:
+        studies: of the copies, by UID with the accession number; nearly always one.
+        settled: a person has said which copy stands, and none came since.
+    """
+
+    sop_uid: str
+    studies: dict[str, str]
+    copies: tuple[Copy, ...]
+    settled: bool
+
+    @property
+    def standing(self) -> Copy | None:
+        """None where it was erased with its patient."""
+        return next((copy for copy in self.copies if copy.stands), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a choice means for a study.
+
+    Attributes:
+        revision: as which it is read again.
+        done: `read-again`, `still-coming` (it is read when it is complete), or `prior` (it is never read).
+    """
+
+    study_uid: str
+    revision: int
+    done: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What came of a choice.
+
+    Attributes:
+        chosen: images whose standing copy was chosen now.
+        before: images of which that copy had been chosen already; nothing was done about these.
+        studies: that are concerned.
+    """
+
+    chosen: int
+    before: int
+    studies: tuple[Again, ...]
+
+
+def listed(site: Site, of: str = "", *, settled: bool = False) -> list[Clash]:
+    """The images of which there are several copies, the newest first.
+
+    Args:
+        of: a study's or an image's UID, or an accession number; empty for all.
+        settled: those too of which a person has said which copy stands.
+    """
+    with site.database.read() as connection:
+        return _clashes(connection, Archive(site.archive), of, settled=settled)
+
+
+def look_at(site: Site, clashes: Sequence[Clash]) -> list[Clash]:
+    """Open every copy, to say which can be decoded and in what they differ."""
+    archive = Archive(site.archive)
+    said = look([[archive.path(copy.digest) for copy in clash.copies] for clash in clashes])
+    return [
+        replace(clash, copies=tuple(replace(copy, looked=one) for copy, one in zip(clash.copies, found, strict=True)))
+        for clash, found in zip(clashes, said, strict=True)
+    ]
+
+
+def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
+    """Let one copy stand, of an image or of each image of a study that has several; the others are kept apart.
+
+    Args:
+        of: UID of an image, or of a study.
+        which: `first` or `last` that came, `readable` for the only one that can be decoded, or the beginning of the
+            digest of its file.
+        by: who says so; the account, when not given. The ledger has a keyed hash of it.
+
+    Raises:
+        NotFound: no such image or study has several copies, or none of them is meant by `which`.
+        Conflict: the file of the chosen copy is gone or was altered, several copies are meant, or somebody chose, or
+            another copy came, meanwhile. Nothing is changed then.
+    """
+    archive = Archive(site.archive)
+    with site.database.read() as connection:
+        found = _clashes(connection, archive, of, settled=True)
+    clashes = [clash for clash in found if of == clash.sop_uid or of in clash.studies]
+    if not clashes:
+        raise NotFound("there is no image or study of that UID of which several copies are here")
+    if which == READABLE:
+        clashes = look_at(site, clashes)
+    chosen = {clash.sop_uid: _meant(clash, which) for clash in clashes}
+    new = [clash for clash in clashes if not (clash.settled and chosen[clash.sop_uid].stands)]
+    for clash in new:
+        _require_whole(archive, clash, chosen[clash.sop_uid])
+    concerned = (copy for clash in new for copy in (clash.standing, chosen[clash.sop_uid]) if copy is not None)
+    studies = sorted({copy.study_uid for copy in concerned})
+    identities = {uid: _identity(site, archive, uid, new, chosen) for uid in studies}
+    who = site.account_key(by or getpass.getuser())
+    with site.database.write() as connection:
+        for clash in new:
+            _require_unchanged(connection, clash)
+            _stand(connection, site, clash, chosen[clash.sop_uid], who)
+        again = tuple(_read_again(connection, site, uid, identities[uid]) for uid in studies)
+    for one in again:
+        log.info("study %s: a person chose among copies of its images: %s", site.study_key(one.study_uid), one.done)
+    return Kept(len(new), len(clashes) - len(new), again)
+
+
+def _clashes(connection: Connection, archive: Archive, of: str, *, settled: bool) -> list[Clash]:
+    wanted = select(instance.c.sop_uid).where(instance.c.conflicting if settled else unsettled()).correlate(None)
+    if of:
+        other = instance.alias("other")  # the copy that stands may be the one of this study
+        named = or_(other.c.sop_uid == of, other.c.study_uid == of, study.c.accession == of)
+        meant = select(other.c.sop_uid).join(study, study.c.uid == other.c.study_uid).where(named).correlate(None)
+        wanted = wanted.where(instance.c.sop_uid.in_(meant))
+    query = (
+        select(instance, study.c.accession, unsettled().label("unsettled"))
+        .join(study, study.c.uid == instance.c.study_uid)
+        .where(instance.c.sop_uid.in_(wanted))
+        .order_by(instance.c.received_at, instance.c.sha256)
+    )
+    by_uid: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(query):
+        by_uid[row.sop_uid].append(row)
+    found = [
+        Clash(
+            uid,
+            {row.study_uid: row.accession for row in rows},
+            tuple(_copy(archive, row) for row in rows),
+            settled=not any(row.unsettled for row in rows),
+        )
+        for uid, rows in by_uid.items()
+    ]
+    return sorted(found, key=lambda one: (-one.copies[-1].at, one.sop_uid))
+
+
+def _copy(archive: Archive, row: Row[Any]) -> Copy:
+    try:
+        size = archive.path(row.sha256).stat().st_size
+    except OSError:
+        size = None
+    stands = not row.conflicting
+    return Copy(row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size)
+
+
+def _meant(clash: Clash, which: str) -> Copy:
+    if which in (FIRST, LAST):
+        return clash.copies[0 if which == FIRST else -1]
+    if which == READABLE:
+        found = [copy for copy in clash.copies if copy.looked is not None and not copy.looked.problem]
+    else:
+        found = [copy for copy in clash.copies if len(which) >= _SHORTEST and copy.digest.startswith(which.lower())]
+    if not found:
+        raise NotFound(f"image {clash.sop_uid}: no copy is {which!r}: `vigie site conflicts` lists them")
+    if len(found) > 1:
+        raise Conflict(f"image {clash.sop_uid}: {len(found)} copies are {which!r}: name one by its digest")
+    return found[0]
+
+
+def _require_whole(archive: Archive, clash: Clash, copy: Copy) -> None:
+    """What is not what came is not chosen."""
+    hasher = hashlib.sha256()
+    try:
+        with archive.path(copy.digest).open("rb") as file:
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+    except OSError as error:
+        raise Conflict(
+            f"image {clash.sop_uid}: the file of copy {copy.digest[:12]} cannot be read ({error.strerror}): restore it"
+            " from the backup, or send it again"
+        ) from None
+    if hasher.hexdigest() != copy.digest:
+        raise Conflict(f"image {clash.sop_uid}: the file of copy {copy.digest[:12]} was altered: restore it")
+
+
+def _require_unchanged(connection: Connection, clash: Clash) -> None:
+    query = select(instance.c.sha256, instance.c.conflicting, unsettled().label("unsettled"))
+    rows = connection.execute(query.where(instance.c.sop_uid == clash.sop_uid)).all()
+    known = {copy.digest: copy.stands for copy in clash.copies}
+    settled = not any(row.unsettled for row in rows)
+    if {row.sha256: not row.conflicting for row in rows} != known or settled != clash.settled:
+        raise Conflict(f"image {clash.sop_uid}: another copy came, or somebody chose, meanwhile: look again")
+
+
+def _stand(connection: Connection, site: Site, clash: Clash, copy: Copy, who: str) -> None:
+    of_image = instance.c.sop_uid == clash.sop_uid
+    last = select(func.max(instance.c.id)).scalar_subquery()
+    connection.execute(update(instance).where(of_image).values(conflicting=True))
+    connection.execute(
+        update(instance).where(of_image, instance.c.sha256 == copy.digest).values(conflicting=False, id=last + 1)
+    )
+    facts: dict[str, ledger.Fact] = {
+        "study": site.study_key(copy.study_uid),
+        "input": copy.digest,
+        "instead": clash.standing.digest if clash.standing else None,
+        "by": who,
+    }
+    ledger.append(connection, "instance.chosen", facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """Whom and what a study is of, where all its images agree; None where they do not, or do not say."""
+
+    patient: tuple[str, str] | None = None
+    accession: str | None = None
+
+
+def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chosen: dict[str, Copy]) -> _Identity:
+    """A study that had its patient from a copy that does not stand any longer has another one: when all its images
+    that stand now name him. Where they name two, reading it refuses, and says so.
+    """
+    mine = [chosen[clash.sop_uid].digest for clash in new if chosen[clash.sop_uid].study_uid == uid]
+    gone = {clash.sop_uid for clash in new}
+    query = select(instance.c.sha256, instance.c.sop_uid).where(instance.c.study_uid == uid, ~instance.c.conflicting)
+    of_patient = select(study.c.accession, patient.c.patient_id, patient.c.issuer).outerjoin(
+        patient, patient.c.key == study.c.patient_key
+    )
+    with site.database.read() as connection:
+        others = [row.sha256 for row in connection.execute(query) if row.sop_uid not in gone]
+        row = connection.execute(of_patient.where(study.c.uid == uid)).one()
+    said = [header for digest in mine if (header := _header(archive.path(digest)))]
+    known = (row.patient_id or "", row.issuer or "", row.accession)
+    if all((one.patient_id, one.issuer, one.accession) == known for one in said):
+        return _Identity()  # nothing changes, and a thousand headers need not be read to know it
+    said += [header for digest in others if (header := _header(archive.path(digest)))]
+    patients = {(one.patient_id, one.issuer) for one in said if one.patient_id}
+    accessions = {one.accession for one in said if one.accession}
+    return _Identity(patients.pop() if len(patients) == 1 else None, accessions.pop() if len(accessions) == 1 else None)
+
+
+def _header(path: Path) -> Header | None:
+    """As the door read it when it came."""
+    try:
+        meta, offset = split_dataset(path)
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return read_header(stream, UID(meta.TransferSyntaxUID))
+    except (InvalidStudy, *MALFORMED):
+        return None
+
+
+def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity) -> Again:
+    """Let a study be read as it is now, by the state that it is in."""
+    now = time.time()
+    row = connection.execute(select(study).where(study.c.uid == uid)).one()
+    values: dict[str, Any] = {}
+    if identity.patient is not None:
+        values["patient_key"] = enter_patient(connection, site, *identity.patient, now)
+    if identity.accession is not None:
+        values["accession"] = identity.accession
+    revision, done = int(row.revision), "read-again"
+    if row.state in ("receiving", "prior"):
+        done = "still-coming" if row.state == "receiving" else "prior"
+    elif row.state == "queued":
+        values |= {"touched_at": now, "attempts": 0}  # what reads it just now has read something else
+    else:
+        revision += 1
+        values |= {"state": "queued", "revision": revision, "attempts": 0, "completed_at": now}
+        values["due_at"] = priority.due(site, row)
+        facts: dict[str, ledger.Fact] = {"study": site.study_key(uid), "revision": revision}
+        ledger.append(connection, "study.reopened", facts)
+    if values:
+        connection.execute(update(study).where(study.c.uid == uid).values(**values))
+    return Again(uid, revision, done)
