@@ -16,7 +16,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from client.dicom import decode
-from client.dicom.person import Person, differ, several
+from client.dicom.person import TWO_PEOPLE, Person, differ, several
 from client.inference.acquisition import Acquisition
 from client.inference.pipeline import Failed, Files, Refused
 from client.inference.scope import Code, OutOfScope, Reason, check
@@ -24,7 +24,7 @@ from client.inference.serving import Serving
 from client.inference.study import Image, Study
 from client.results import unread
 from client.results.result import Predecessor, ResultObject
-from client.results.unread import TWO_PEOPLE, Unread
+from client.results.unread import Unread
 from client.store import versions
 from client.store.site import Site
 from models.bundle import Bundle

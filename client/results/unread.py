@@ -27,6 +27,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from client.dicom.person import TWO_PEOPLE
 from client.inference.scope import Reason
 from client.inference.study import Image
 from client.results.attributes import encode, evidence, put, to_part10
@@ -43,7 +44,6 @@ _EARLIER: Final = codes.DCM.PriorReportForCurrentPatient
 _STANDS: Final = "An earlier AI report, on the images that came before, is not replaced by this one."
 _WHOSE: Final = "An earlier AI report was made before images of another patient came: check whose it is."
 _MOST: Final = 20  # reasons
-TWO_PEOPLE: Final = "patient-mismatch"
 
 # of what an intended use has a clause about
 _CLAUSES: Final = {

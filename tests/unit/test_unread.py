@@ -15,6 +15,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from client.dicom.person import TWO_PEOPLE
 from client.inference.scope import Code, Reason
 from client.inference.study import Image
 from client.results import conformity
@@ -159,7 +160,7 @@ def test_every_reason_there_is_has_words() -> None:
     found = {code for file in files if file.suffix == ".py" for code in raised.findall(file.read_text())}
     assert len(found) > 25
     found -= {"uid-missing"}  # refused at the door
-    for code in (*map(str, Code), *found, "bundle-refused"):
+    for code in (*map(str, Code), *found, "bundle-refused", TWO_PEOPLE):
         text = words(code)
         assert not text.startswith("Another reason"), code
         assert len(text) <= 64
