@@ -37,7 +37,7 @@ _DISCONTINUED: Final = {
     "patient-mismatch": _ENTRY,
     "no-version": _UNSPECIFIED,
     "superseded": _UNSPECIFIED,
-    "recalled": _UNSPECIFIED,
+    "withdrawn": _UNSPECIFIED,
 }
 
 
