@@ -282,6 +282,7 @@ def deliveries(
     folder: Folder,
     failed: Annotated[bool, typer.Option(help="only what the PACS did not take or the check held back")] = False,
     resend: Annotated[str, typer.Option(help="UID of a failed object, or all")] = "",
+    anyway: Annotated[bool, typer.Option(help="with --resend UID: also one that another took the place of")] = False,
     remake: Annotated[str, typer.Option(help="UID of an object to make anew, after the node was mended")] = "",
     override: Annotated[str, typer.Option(help="UID of a quarantined object to send as it is")] = "",
     reason: Annotated[str, typer.Option(help="with --override")] = "",
@@ -297,9 +298,12 @@ def deliveries(
 
     site = _opened(folder)
     if resend == "all":
-        print(f"{deadletters.resend_all(site)} objects are sent again")
+        told = deadletters.resend_all(site)
+        print(f"{told.number} objects are sent again")
+        for letter in told.left:
+            print(f"left: {letter.sop_uid} ({letter.kind}): {letter.fallen}")
     elif resend:
-        deadletters.resend(site, resend)
+        deadletters.resend(site, resend, anyway=anyway)
     if remake:
         deadletters.remake(site, remake)
     if override:

@@ -2,8 +2,9 @@
 
 After a while a result that was sent is named in an N-ACTION request; the N-EVENT-REPORT that answers comes over the
 same association or over one that the PACS opens to our gateway. What the PACS confirms is `committed`, what it says it
-does not keep is offered again. A report counts once, for the transaction it names, from the PACS alone; whatever else
-comes changes nothing. We confirm nothing ourselves: a modality might purge its images on our word.
+does not keep is offered again, unless it was withdrawn. A report counts once, for the transaction it names, from the
+PACS alone; whatever else comes changes nothing. We confirm nothing ourselves: a modality might purge its images on our
+word.
 """
 
 import logging
@@ -26,6 +27,7 @@ from pynetdicom.sop_class import (
 from sqlalchemy import Connection, Row, insert, select, update
 
 from client.delivery.carrier import caller, rejecting
+from client.delivery.standing import fallen
 from client.delivery.transmission import refusal
 from client.dicom.listener import client_tls
 from client.dicom.requestor import associate
@@ -244,11 +246,15 @@ def enter(site: Site, transaction: str, kept: Sequence[str], refused: dict[str, 
         rows = connection.execute(
             select(delivery).where(delivery.c.transaction_uid == transaction, delivery.c.state == "sent")
         ).all()
-        counts = {"committed": 0, "refused": 0, "unmentioned": 0}
+        counts = {"committed": 0, "refused": 0, "unmentioned": 0, "withdrawn": 0}
+        archive = Archive(site.archive)
         named = set(kept)
         for row in rows:
             change = update(delivery).where(delivery.c.sop_uid == row.sop_uid)
-            if row.sop_uid in refused:
+            if row.sop_uid in refused and (gone := fallen(connection, archive, row.sop_uid)) and gone.withdrawn:
+                counts["withdrawn"] += 1  # it was told not to keep it
+                connection.execute(change.values(state="dropped", problem=gone.why, transaction_uid=None))
+            elif row.sop_uid in refused:
                 counts["refused"] += 1
                 connection.execute(change.values(**_offered_again(row, refused[row.sop_uid])))
             elif row.sop_uid in named:

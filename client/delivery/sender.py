@@ -287,8 +287,10 @@ class Sender(threading.Thread):
             values |= {"state": "failed"}
         else:
             values |= {"not_before": time.time() + self._pace.pause(attempts)}
+        # one that was dropped while it was on its way is at the PACS all the same
+        open_ = ("pending", "dropped") if answer.sent else ("pending",)
         changed = connection.execute(
-            update(delivery).where(delivery.c.sop_uid == row.sop_uid, delivery.c.state == "pending").values(**values)
+            update(delivery).where(delivery.c.sop_uid == row.sop_uid, delivery.c.state.in_(open_)).values(**values)
         ).rowcount
         if changed and (answer.sent or given_up):
             self._trace(connection, "delivery.sent" if answer.sent else "delivery.failed", row, answer.problem)

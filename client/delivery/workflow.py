@@ -176,7 +176,7 @@ class Follower(threading.Thread):
         if found_in & set(_UNSENT):
             return Fate("delivering", at=found.created_at, outcome_id=found.id)
         if not found_in & set(_ARRIVED):
-            return Fate("not done", ("recalled",), at=found.created_at, outcome_id=found.id)
+            return Fate("not done", ("withdrawn",), at=found.created_at, outcome_id=found.id)
         return Fate("done", at=found.created_at, outcome_id=found.id)
 
     # ------------------------------------------------------------ one step further

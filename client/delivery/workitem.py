@@ -4,7 +4,6 @@ Source: DICOM PS3.4 table CC.2.5-3 (attributes of a unified procedure step, by t
 PS3.16 CID 9302 (why a step was discontinued); IHE AIW-I (the node performs what is scheduled for its station).
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,7 +11,7 @@ from typing import Final, Literal
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
-from client.results.attributes import concept, dicom_time, put, reference
+from client.results.attributes import concept, dicom_moment, put, reference
 from client.results.report import SCHEME
 from client.results.source import text_of
 
@@ -38,7 +37,7 @@ _DISCONTINUED: Final = {
     "patient-mismatch": _ENTRY,
     "no-version": _UNSPECIFIED,
     "superseded": _UNSPECIFIED,
-    "recalled": _UNSPECIFIED,
+    "withdrawn": _UNSPECIFIED,
 }
 
 
@@ -95,8 +94,8 @@ def scheduled(
     put(item, "ScheduledProcedureStepPriority", "MEDIUM")
     put(item, "ProcedureStepLabel", _READ[1])
     put(item, "WorklistLabel", label)
-    put(item, "ScheduledProcedureStepStartDateTime", _moment(at))
-    put(item, "ScheduledProcedureStepModificationDateTime", _moment(at))
+    put(item, "ScheduledProcedureStepStartDateTime", dicom_moment(at))
+    put(item, "ScheduledProcedureStepModificationDateTime", dicom_moment(at))
     put(item, "InputReadinessState", "READY")
     put(item, "ScheduledStationNameCodeSequence", Items([_station(station)]))
     for keyword in ("ScheduledStationClassCodeSequence", "ScheduledStationGeographicLocationCodeSequence"):
@@ -146,8 +145,8 @@ def performed(
     """What a completed step leaves: who did it, when, and the objects that came out."""
     done = Dataset()
     put(done, "PerformedStationNameCodeSequence", Items([_station(station)]))
-    put(done, "PerformedProcedureStepStartDateTime", _moment(began))
-    put(done, "PerformedProcedureStepEndDateTime", _moment(ended))
+    put(done, "PerformedProcedureStepStartDateTime", dicom_moment(began))
+    put(done, "PerformedProcedureStepEndDateTime", dicom_moment(ended))
     put(done, "PerformedWorkitemCodeSequence", Items([concept(_READ[0], SCHEME, _READ[1])]))
     put(done, "OutputInformationSequence", Items(list(_instances(study_uid, made, where))))
     item = progress(transaction_uid, 100, "Read; results are at the PACS")
@@ -166,14 +165,14 @@ def discontinued(
     """
     kinds = dict.fromkeys(_FAILURE if failed else _DISCONTINUED.get(code, _TYPES) for code in codes)
     told = Dataset()
-    put(told, "ProcedureStepCancellationDateTime", _moment(at))
+    put(told, "ProcedureStepCancellationDateTime", dicom_moment(at))
     put(told, "ReasonForCancellation", ", ".join(codes)[:10240])
     reasons = [concept(value, "DCM", meaning) for value, meaning in kinds or {_UNSPECIFIED: None}]
     put(told, "ProcedureStepDiscontinuationReasonCodeSequence", Items(reasons))
     done = Dataset()
     put(done, "PerformedStationNameCodeSequence", Items([_station(station)]))
-    put(done, "PerformedProcedureStepStartDateTime", _moment(began))
-    put(done, "PerformedProcedureStepEndDateTime", _moment(at))
+    put(done, "PerformedProcedureStepStartDateTime", dicom_moment(began))
+    put(done, "PerformedProcedureStepEndDateTime", dicom_moment(at))
     put(done, "OutputInformationSequence", Items([]))
     item = Dataset()
     put(item, "TransactionUID", transaction_uid)
@@ -215,8 +214,3 @@ def _instances(study_uid: str, instances: Iterable[Referenced], where: Place) ->
 
 def _station(name: str) -> Dataset:
     return concept(name, SCHEME, name)
-
-
-def _moment(at: float) -> str:
-    """A date and time with its offset from UTC: the worklist server may stand in another zone (PS3.5 6.2, DT)."""
-    return "".join(dicom_time(at)) + time.strftime("%z", time.localtime(at))

@@ -28,6 +28,7 @@ from pydicom.tag import BaseTag, Tag
 
 from client.dicom.malformed import MALFORMED
 
+TWO_PEOPLE: Final = "patient-mismatch"  # code of the reason why a study of two is not read
 _DATE: Final = re.compile(r"[0-9]{8}", re.ASCII)
 _SEXES: Final = ("M", "F")
 TAGS: Final = tuple(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -33,6 +34,7 @@ from client.arrival import priority
 from client.arrival.index import unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
+from client.dicom.person import TAGS, Person
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
@@ -83,10 +85,11 @@ _IMAGES = (
 _LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled())
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
+_NAMED: Final = [Tag("SOPClassUID"), Tag("SeriesInstanceUID"), *TAGS]  # of an earlier report
 
 
-Mark = Callable[[Study, Refused | Failed, Predecessor | None], list[ResultObject]]
-"""What a study that was not read leaves in the PACS, given the report of an earlier revision that is there."""
+Mark = Callable[[Study, Refused | Failed, tuple[Predecessor, ...]], list[ResultObject]]
+"""What a study that was not read leaves in the PACS, given the reports of earlier revisions that are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ def conclude(
     taken: Study,
     result: Outcome,
     make: Callable[[Scored | ScoredVolumes], list[ResultObject]],
-    mark: Mark = lambda _study, _result, _predecessor: [],
+    mark: Mark = lambda _study, _result, _earlier: [],
 ) -> bool:
     """Write what became of a study.
 
@@ -190,11 +193,11 @@ def conclude(
         False where images came while it was being read, or its version was withdrawn: then nothing is written, and
         it will be read again.
     """
-    predecessor = _predecessor(site, archive, taken)
+    earlier = _earlier(site, archive, taken)
     if isinstance(result, Scored | ScoredVolumes):
-        objects, by = make(_succeeding(result, predecessor)), result.best.bundle.digest
+        objects, by = make(_succeeding(result, earlier)), result.best.bundle.digest
     else:
-        objects = mark(taken, result, predecessor)
+        objects = mark(taken, result, earlier)
         by = result.version if objects and isinstance(result, Refused) else None
     # durable before the transaction that promises their delivery
     stored = [(item, archive.store(item.content)) for item in objects]
@@ -225,34 +228,49 @@ def conclude(
     return True
 
 
-def _succeeding(result: Scored | ScoredVolumes, predecessor: Predecessor | None) -> Scored | ScoredVolumes:
+def _succeeding(result: Scored | ScoredVolumes, earlier: tuple[Predecessor, ...]) -> Scored | ScoredVolumes:
     if isinstance(result, Scored):
-        return replace(result, finding=replace(result.finding, predecessor=predecessor))
-    return replace(result, outlined=tuple(replace(one, predecessor=predecessor) for one in result.outlined))
+        return replace(result, finding=replace(result.finding, predecessors=earlier))
+    return replace(result, outlined=tuple(replace(one, predecessors=earlier) for one in result.outlined))
 
 
-def _predecessor(site: Site, archive: Archive, taken: Study) -> Predecessor | None:
-    """The report of the last revision before this one that has one at the PACS, or on its way there."""
+def _earlier(site: Site, archive: Archive, taken: Study) -> tuple[Predecessor, ...]:
+    """The reports of revisions before this one that stand at the PACS, or are on their way there; the latest first.
+
+    That is the last result, and the last word that nothing was read where it came later: a result takes the place of
+    all before it, that word only of others like it (`client/results/unread.py`).
+    """
     if taken.revision == 1:
-        return None
+        return ()
     query = (
-        select(delivery.c.sop_uid, delivery.c.sha256)
+        select(delivery.c.sop_uid, delivery.c.sha256, outcome.c.kind)
         .join(outcome, outcome.c.id == delivery.c.outcome_id)
         .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
         .where(delivery.c.kind == "sr", delivery.c.state.in_(_AT_THE_PACS))
         .where(~_withdrawn())
         .order_by(outcome.c.revision.desc())
-        .limit(1)
     )
     with site.database.read() as connection:
-        row = connection.execute(query).first()
-    if row is None:
-        return None
+        rows = connection.execute(query).all()
+    found: list[Predecessor] = []
+    for row in rows:
+        result = row.kind == "scored"
+        if found and not result:
+            continue
+        if report := _report(site, archive, taken.uid, row, result=result):
+            found.append(report)
+        if result:
+            break
+    return tuple(found)
+
+
+def _report(site: Site, archive: Archive, study_uid: str, row: Any, *, result: bool) -> Predecessor | None:
     try:
-        header = pydicom.dcmread(archive.path(row.sha256), specific_tags=["SOPClassUID", "SeriesInstanceUID"])
-        return Predecessor(str(header.SOPClassUID), row.sop_uid, str(header.SeriesInstanceUID))
+        header = pydicom.dcmread(archive.path(row.sha256), specific_tags=_NAMED)
+        by = str(header.SOPClassUID), row.sop_uid, str(header.SeriesInstanceUID)
+        return Predecessor(*by, result, Person.from_dataset(header))
     except (AttributeError, InvalidDicomError, OSError) as error:
-        log.warning("study %s: no earlier report is named: %s", site.study_key(taken.uid), type(error).__name__)
+        log.warning("study %s: an earlier report is not named: %s", site.study_key(study_uid), type(error).__name__)
         return None
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
 from client.dicom.decode import Radiograph
-from client.dicom.person import several
+from client.dicom.person import TWO_PEOPLE, several
 from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
@@ -306,7 +306,7 @@ def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]])
     """
     opened = [one for _, one in headers if isinstance(one, Opened)]
     if several(one.header for one in opened if one.acquisition.rows and one.acquisition.columns):
-        raise InvalidStudy("patient-mismatch", "the study's images name different patients")
+        raise InvalidStudy(TWO_PEOPLE, "the study's images name different patients")
 
 
 def _placed(

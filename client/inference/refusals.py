@@ -16,7 +16,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from client.dicom import decode
-from client.dicom.person import several
+from client.dicom.person import TWO_PEOPLE, Person, differ, several
 from client.inference.acquisition import Acquisition
 from client.inference.pipeline import Failed, Files, Refused
 from client.inference.scope import Code, OutOfScope, Reason, check
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 ANOTHER_EXAMINATION: Final = frozenset(
     map(str, (Code.MODALITY, Code.SOP_CLASS, Code.BODY_PART, Code.QUALITY_CONTROL, Code.SPECIES))
 )
-_NOBODYS: Final = "patient-mismatch"  # a report would have to name one of the two
 
 
 class Refusals:
@@ -53,39 +52,40 @@ class Refusals:
         self._members = members
         self._wanted = site.config.results.refusals
 
-    def mark(self, study: Study, result: Refused | Failed, predecessor: Predecessor | None) -> list[ResultObject]:
+    def mark(self, study: Study, result: Refused | Failed, earlier: Sequence[Predecessor]) -> list[ResultObject]:
         """The report that a study was not read, or nothing.
 
         It never raises: a mark that cannot be made is no reason for a study to have no outcome. Where reading the
         study has ended the process, and making the mark has done so too, there is none.
 
         Args:
-            predecessor: the report of an earlier revision that is at the PACS.
+            earlier: the reports of earlier revisions that are at the PACS.
         """
         if self._wanted == "none" or study.attempts > self._site.config.max_attempts + 1:
             return []
         try:
-            found = self._unread(study, result, predecessor)
+            found = self._unread(study, result, earlier)
             return [unread.report(found)] if found else []
         except Exception as error:  # noqa: BLE001  # as said; its text may hold what a header held
             log.error("study %s: no mark in the PACS: %s", self._site.study_key(study.uid), type(error).__name__)
             return []
 
-    def _unread(self, study: Study, result: Refused | Failed, predecessor: Predecessor | None) -> Unread | None:
+    def _unread(self, study: Study, result: Refused | Failed, earlier: Sequence[Predecessor]) -> Unread | None:
         reasons = result.reasons if isinstance(result, Refused) else (result.reason,)
-        if any(reason.code == _NOBODYS for reason in reasons):
-            return None
         bundles, uses = self._panel()
-        if several(self._pictures(study.images)):
-            return None  # before anybody could see that it is of two people, reading it failed
-        headers, meant = self._headers(study.images, uses)
-        if not headers or not (meant or predecessor or self._wanted == "all"):
+        images: Sequence[Image] = study.images
+        of_two = any(reason.code == TWO_PEOPLE for reason in reasons)
+        if of_two or several(header for _, header in self._pictures(images)):  # reading may fail before that is seen
+            images = self._of_one(earlier, images)
+            reasons = tuple(dict.fromkeys((*reasons, Reason(TWO_PEOPLE, ""))))
+        headers, meant = self._headers(images, uses)
+        if not headers or not (meant or earlier or self._wanted == "all"):
             return None
         digests = "\n".join(sorted(image.sha256 for image in study.images))
         version = result.version if isinstance(result, Refused) else None
         return Unread(
             source=headers[0],
-            images=study.images,
+            images=tuple(images),
             reasons=_telling(reasons),
             failed=isinstance(result, Failed),
             input_digest=hashlib.sha256(digests.encode()).hexdigest(),
@@ -93,7 +93,7 @@ class Refusals:
             bundle=next((one for one in bundles if one.digest == version), None),
             institution=self._site.config.institution,
             created_at=time.time(),
-            predecessor=predecessor,
+            earlier=tuple(earlier),
         )
 
     def _panel(self) -> tuple[Sequence[Bundle], Sequence[IntendedUse]]:
@@ -107,13 +107,26 @@ class Refusals:
             known = [versions.facts(self._site, held.digest) for held in versions.panel(self._site)]
             return (), [facts.intended_use for facts in known if facts]
 
-    def _pictures(self, images: Sequence[Image]) -> Iterator[Dataset]:
-        """The headers of a study's images that can be read; reports beside them say of the patient what they like."""
+    def _of_one(self, earlier: Sequence[Predecessor], images: Sequence[Image]) -> list[Image]:
+        """Of a study of two people, the images of the one whom an earlier report is of: that report is no longer sure,
+        and who has it must hear of it, in their own name alone. Without it a report would have to name one of the two.
+        """
+        if not earlier:
+            return []
+        person = earlier[0].person
+        found = [(image, header) for image, header in self._pictures(images)]
+        own = [(image, header) for image, header in found if not differ(person, Person.from_dataset(header))]
+        return [] if several(header for _, header in own) else [image for image, _ in own]
+
+    def _pictures(self, images: Sequence[Image]) -> Iterator[tuple[Image, Dataset]]:
+        """A study's images with their headers, where these can be read; reports beside them say of the patient what
+        they like.
+        """
         for image in images:
             with contextlib.suppress(InvalidStudy):
                 header = decode.read_header(self._files.path(image.sha256))
                 if header.get("Rows") and header.get("Columns"):
-                    yield header
+                    yield image, header
 
     def _headers(self, images: Sequence[Image], uses: Sequence[IntendedUse]) -> tuple[list[Dataset], bool]:
         """A header of each series, first one that a version was meant for; and whether there is such a series."""

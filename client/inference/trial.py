@@ -204,7 +204,7 @@ def _safely(pipeline: Pipeline, study: Study, wanted: ResultsConfig, refusals: R
     try:
         result = pipeline.process(study)
         scored = isinstance(result, Scored | ScoredVolumes)
-        made = objects(result, wanted) if scored else refusals.mark(study, result, None)
+        made = objects(result, wanted) if scored else refusals.mark(study, result, ())
         return result, [Made(kind=one.kind, problems=list(examine(one.content).problems)) for one in made]
     except Exception as error:  # noqa: BLE001  # the worker, too, would go on with the next study
         return failure(error), []

@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from client.dicom.identity import MANUFACTURER
-from client.results.attributes import concept, dicom_time, encode, evidence, put, reference, to_part10
+from client.results.attributes import concept, dicom_moment, dicom_time, encode, evidence, put, reference, to_part10
 from client.results.report import ABSENT, PREDICTION_SET, PRESENT, SCHEME, UNSEEN
 from client.results.result import ResultObject, derive_uid
 from client.results.source import copy_identity, offset_of
@@ -122,7 +122,7 @@ def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = (), earl
     put(dataset, "PreliminaryFlag", "FINAL")
     observer = Dataset()
     put(observer, "VerifyingOrganization", opinion.organization[:64])
-    put(observer, "VerificationDateTime", "".join(dicom_time(opinion.at, offset_of(dataset))))
+    put(observer, "VerificationDateTime", dicom_moment(opinion.at, offset_of(dataset)))
     put(observer, "VerifyingObserverName", _person(opinion.reader))
     put(observer, "VerifyingObserverIdentificationCodeSequence", Sequence([]))
     put(dataset, "VerifyingObserverSequence", Sequence([observer]))

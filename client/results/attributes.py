@@ -42,6 +42,18 @@ def dicom_time(at: float, offset: str = "") -> tuple[str, str]:
     return time.strftime("%Y%m%d", moment), f"{time.strftime('%H%M%S', moment)}.{int(at % 1 * 1e6):06d}"
 
 
+def dicom_moment(at: float, offset: str = "") -> str:
+    """DT of a moment, with its offset from UTC: whoever reads it may be in another zone (PS3.5 6.2).
+
+    A dataset's own offset says it for its dates and times, and for a DT that says none. Where the modality stated none
+    we add none to the dataset, since its times are copied and of what zone they are is not known; ours say theirs.
+
+    Args:
+        offset: see `dicom_time`.
+    """
+    return "".join(dicom_time(at, offset)) + (offset or time.strftime("%z", time.localtime(at)))
+
+
 def concept(value: str, scheme: str, meaning: str) -> Dataset:
     """An item of a code sequence (PS3.3 table 8.8-1)."""
     item = Dataset()

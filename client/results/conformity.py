@@ -154,6 +154,9 @@ def _report(dataset: Dataset, tree: bytes) -> Iterator[str]:
         yield "the template is not TID 1500"
     if tree:
         yield from _measurements(_skeleton(tree))
+        _, replaced = _evidence(dataset, "PredecessorDocumentsSequence")
+        if replaced & set(_uids(_REFERENCED, tree)):
+            yield "it refers to a report that it takes the place of"
 
 
 def _verification(dataset: Dataset) -> Iterator[str]:
@@ -217,11 +220,11 @@ def _document(dataset: Dataset, tree: bytes) -> Iterator[str]:
         yield "there is no content"
 
 
-def _evidence(dataset: Dataset) -> tuple[set[str], set[str]]:
+def _evidence(dataset: Dataset, where: str = "CurrentRequestedProcedureEvidenceSequence") -> tuple[set[str], set[str]]:
     """The series and the instances that a document rests on."""
     named: set[str] = set()
     instances: set[str] = set()
-    for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or []:
+    for study in dataset.get(where) or []:
         for series in study.get("ReferencedSeriesSequence") or []:
             named.add(str(series.get("SeriesInstanceUID", "")))
             for item in series.get("ReferencedSOPSequence") or []:

@@ -27,7 +27,7 @@ class Finding:
         bundle: the version that computed it.
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
-        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        predecessors: reports of earlier revisions of the study, which this one's takes the place of.
         confidence: what the score means; None where nobody asked.
         partial: images of the study did not come.
     """
@@ -43,6 +43,6 @@ class Finding:
     bundle: Bundle
     institution: str
     created_at: float
-    predecessor: Predecessor | None = None
+    predecessors: tuple[Predecessor, ...] = ()
     confidence: Confidence | None = None
     partial: bool = False

@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from client.dicom.identity import IMPLEMENTATION_VERSION_NAME, MANUFACTURER
-from client.results.attributes import concept, dicom_time, put, to_part10
+from client.results.attributes import concept, dicom_moment, dicom_time, put, to_part10
 from client.results.result import Computed, Kind, ResultObject, Stated, derive_uid, uid_of
 from client.results.source import copy_identity, offset_of
 
@@ -65,7 +65,7 @@ def shell(finding: Stated, sop_class: UID, kind: Kind, what: str) -> Dataset:
     put(dataset, "ManufacturerModelName", by.title[:64])
     put(dataset, "SoftwareVersions", by.number)
     put(dataset, "DeviceSerialNumber", by.serial)
-    put(dataset, "ContributingEquipmentSequence", Sequence([_contribution(finding, date + moment)]))
+    put(dataset, "ContributingEquipmentSequence", Sequence([_contribution(finding)]))
     return dataset
 
 
@@ -92,7 +92,7 @@ def finish(result: Computed, made: Dataset, kind: Kind, what: str) -> ResultObje
     return ResultObject(kind, str(made.SOPInstanceUID), to_part10(made, made.file_meta.TransferSyntaxUID))
 
 
-def _contribution(finding: Stated, at: str) -> Dataset:
+def _contribution(finding: Stated) -> Dataset:
     by = author(finding)
     item = Dataset()
     put(item, "PurposeOfReferenceCodeSequence", Sequence([concept("109102", "DCM", "Processing Equipment")]))
@@ -101,6 +101,6 @@ def _contribution(finding: Stated, at: str) -> Dataset:
     put(item, "ManufacturerModelName", by.title[:64])
     put(item, "DeviceUID", by.device_uid)
     put(item, "SoftwareVersions", by.number)
-    put(item, "ContributionDateTime", at)
+    put(item, "ContributionDateTime", dicom_moment(finding.created_at, offset_of(finding.source)))
     put(item, "ContributionDescription", "Computed the AI result")
     return item

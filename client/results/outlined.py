@@ -35,7 +35,7 @@ class Outlined:
         chances: (n, rows, columns) uint8, 255 times the highest probability of any label; None where nobody asked for
             them.
         partial: images of the study did not come, or another of its series fits and could not be read.
-        predecessor: the report of an earlier revision of the study, which this one's takes the place of.
+        predecessors: reports of earlier revisions of the study, which this one's takes the place of.
         confidence: what the study's score means; on its best series alone.
     """
 
@@ -52,7 +52,7 @@ class Outlined:
     created_at: float
     chances: NDArray[np.uint8] | None = None
     partial: bool = False
-    predecessor: Predecessor | None = None
+    predecessors: tuple[Predecessor, ...] = ()
     confidence: Confidence | None = None
 
     @property
@@ -125,8 +125,8 @@ class OutlinedStudy:
         return self.first.created_at
 
     @property
-    def predecessor(self) -> Predecessor | None:
-        return self.first.predecessor
+    def predecessors(self) -> tuple[Predecessor, ...]:
+        return self.first.predecessors
 
 
 def described(label: Label, one: Measured) -> str:

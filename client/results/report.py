@@ -73,8 +73,8 @@ def report_header(result: Stated, *, what: str = "Report", partial: bool = False
     put(template, "MappingResource", "DCMR")
     put(template, "TemplateIdentifier", "1500")
     put(dataset, "ContentTemplateSequence", Sequence([template]))
-    if before := result.predecessor:
-        named = {before.series_uid: [(before.sop_class, before.sop_uid)]}
+    if result.predecessors:
+        named = {before.series_uid: [(before.sop_class, before.sop_uid)] for before in result.predecessors}
         put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), named))
     return dataset
 

@@ -6,12 +6,13 @@ once.
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 import pydicom
 from pydicom.dataset import Dataset
 
+from client.dicom.person import Person
 from models.bundle import Bundle
 
 Kind = Literal["sr", "sc", "seg", "gsps", "pm", "rtstruct", "verified", "kos"]
@@ -21,11 +22,18 @@ COMPUTED: Final[tuple[Kind, ...]] = ("sr", "sc", "seg", "gsps", "pm", "rtstruct"
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """A document of the same study that a later one takes the place of (PS3.3 C.17.2)."""
+    """A report of an earlier revision of the study, which the PACS has or is to have (PS3.3 C.17.2).
+
+    Attributes:
+        result: it says what a version found, as against that nothing was read.
+        person: whom it is of.
+    """
 
     sop_class: str
     sop_uid: str
     series_uid: str
+    result: bool = True
+    person: Person = field(default_factory=Person)
 
 
 class Stated(Protocol):
@@ -44,7 +52,9 @@ class Stated(Protocol):
     @property
     def created_at(self) -> float: ...
     @property
-    def predecessor(self) -> Predecessor | None: ...
+    def predecessors(self) -> tuple[Predecessor, ...]:
+        """What it takes the place of."""
+        ...
 
 
 class Computed(Stated, Protocol):

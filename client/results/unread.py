@@ -3,7 +3,11 @@
 It says nothing of what is on the images, and is shown nowhere as negative: the outcome is that no algorithm succeeded.
 Its reasons are words of ours for codes of ours. What a header says is not repeated, since anything may stand there.
 
-Source: DICOM PS3.16 TID 1500, 1501, 4019; CID 6047 (the outcome) and CID 6042 (whether it was attempted).
+It takes the place of an earlier report that nothing was read, and never of one that says what a version found: a
+workstation that shows the last of a chain would show no finding where there is one. To that it refers.
+
+Source: DICOM PS3.3 C.17.2 (predecessor documents); PS3.16 TID 1500, 1501, 4019; CID 6047 (the outcome) and CID 6042
+(whether it was attempted).
 """
 
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from typing import Any, Final, cast
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
+    CompositeContentItem,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
@@ -22,6 +27,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from client.dicom.person import TWO_PEOPLE
 from client.inference.scope import Reason
 from client.inference.study import Image
 from client.results.attributes import encode, evidence, put, to_part10
@@ -34,6 +40,9 @@ from models.bundle import Bundle
 _NOT_READ: Final = "Nothing of the study was read"
 _WHY: Final = CodedConcept("NOT_READ_BECAUSE", SCHEME, "Why it was not read")
 _COMMENT: Final = codes.DCM.Comment
+_EARLIER: Final = codes.DCM.PriorReportForCurrentPatient
+_STANDS: Final = "An earlier AI report, on the images that came before, is not replaced by this one."
+_WHOSE: Final = "An earlier AI report was made before images of another patient came: check whose it is."
 _MOST: Final = 20  # reasons
 
 # of what an intended use has a clause about
@@ -97,6 +106,7 @@ _OTHERS: Final = {
     "not-finite": "An image has values that are no numbers",
     "not-one-plane": "An image has more than one plane",
     "novel-image": "The image is unlike those the version was trained on",
+    TWO_PEOPLE: "The images name more than one patient",
     "quality-control": "It is a quality control image or a phantom",
     "secondary": "The image was made after the examination",
     "series-missing": "A series that is needed is missing",
@@ -120,13 +130,13 @@ class Unread:
 
     Attributes:
         source: the header of one of its images: whose study it is.
-        images: all of them.
+        images: all of them; of a study of two people, those of whom the report is of.
         reasons: at least one; of their texts only what a version accepts is repeated.
         failed: it should have been read, as against refused.
         input_digest: SHA-256 over the digests of the images, hex.
         bundle: the version that would have read it; None where none is known.
         created_at: seconds since the epoch.
-        predecessor: the report of an earlier revision of the study, which this one takes the place of.
+        earlier: reports of earlier revisions of the study.
     """
 
     source: Dataset
@@ -138,7 +148,16 @@ class Unread:
     bundle: Bundle | None
     institution: str
     created_at: float
-    predecessor: Predecessor | None = None
+    earlier: tuple[Predecessor, ...] = ()
+
+    @property
+    def predecessors(self) -> tuple[Predecessor, ...]:
+        return tuple(one for one in self.earlier if not one.result)
+
+    @property
+    def standing(self) -> tuple[Predecessor, ...]:
+        """The results that it leaves as they are."""
+        return tuple(one for one in self.earlier if one.result)
 
 
 def report(unread: Unread) -> ResultObject:
@@ -149,6 +168,8 @@ def report(unread: Unread) -> ResultObject:
     named: dict[str, list[tuple[str, str]]] = {}
     for image in unread.images:
         named.setdefault(image.series_uid, []).append((image.sop_class, image.sop_uid))
+    for before in unread.standing:  # of the same requested procedure, as the images are
+        named.setdefault(before.series_uid, []).append((before.sop_class, before.sop_uid))
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), named))
     report = MeasurementReport(
         observation_context=observed_by(by.device_uid, by.title, by.number, by.vendor),
@@ -200,8 +221,14 @@ def _group(unread: Unread) -> MeasurementsAndQualitativeEvaluations:
         f"{head}{who}. Nobody has looked for a finding: this is not a negative result.",
         *(f"{words(code)}{f' (accepted: {accepted})' if accepted else ''}" for code, accepted in said),
     )
+    if unread.standing:
+        lines += (_WHOSE if any(code == TWO_PEOPLE for code, _ in said) else _STANDS,)
     comments = [TextContentItem(name=_COMMENT, value=line, relationship_type="CONTAINS") for line in lines]
-    cast(Any, group)[0].ContentSequence.extend(comments)
+    standing = [
+        CompositeContentItem(_EARLIER, before.sop_class, before.sop_uid, relationship_type="CONTAINS")
+        for before in unread.standing
+    ]
+    cast(Any, group)[0].ContentSequence.extend([*comments, *standing])
     return group
 
 

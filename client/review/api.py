@@ -200,6 +200,7 @@ class DeliveryOut(_Model):
     attempts: int
     problem: str
     sent_at: float | None
+    fallen: str
 
 
 class MissedOut(_Model):
@@ -357,10 +358,10 @@ def deliveries(site: ThisSite, state: str = "dead", limit: int = 500) -> list[De
 
 
 @routes.post("/deliveries/{uid}/resend", status_code=204)
-def resend_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
-    """Send a failed object again."""
+def resend_delivery(site: ThisSite, reader: ThisReader, uid: str, anyway: bool = False) -> None:
+    """Send a failed object again; `anyway`: also one that another has taken the place of."""
     reader.require(Role.IT, Role.OPERATOR)
-    deadletters.resend(site, uid)
+    deadletters.resend(site, uid, anyway=anyway)
 
 
 @routes.post("/deliveries/{uid}/remake", status_code=204)

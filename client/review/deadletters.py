@@ -3,6 +3,9 @@
 A `failed` one was refused by the PACS, a `quarantined` one was never offered, because the check before sending
 (`client/results/conformity.py`) found it wanting. The first is sent again once the PACS is mended. The second is made
 anew once the node is mended, or sent as it is, on somebody's word.
+
+All that failed are sent again together but those that do not stand any more (`client/delivery/standing.py`): a result
+that was corrected meanwhile would come to the PACS as if it were news.
 """
 
 from collections.abc import Sequence
@@ -10,10 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
+from client.delivery.standing import fallen
 from client.review.verdict import remake_document
-from client.store.ledger import append
+from client.store.archive import Archive
+from client.store.ledger import Fact, append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, study, verdict
 from models.errors import Conflict, NotFound
@@ -44,7 +49,11 @@ _MEANINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One result object on its way, or beside it."""
+    """One result object on its way, or beside it.
+
+    Attributes:
+        fallen: why one that was put aside is not to be sent any more; empty while it stands.
+    """
 
     sop_uid: str
     study_uid: str
@@ -54,6 +63,20 @@ class Letter:
     attempts: int
     problem: str
     sent_at: float | None
+    fallen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What was sent again, of all that failed.
+
+    Attributes:
+        number: that are.
+        left: those that are not, with why not.
+    """
+
+    number: int
+    left: tuple[Letter, ...]
 
 
 def listed(site: Site, states: Sequence[str] = DEAD, limit: int = 500) -> list[Letter]:
@@ -66,10 +89,22 @@ def listed(site: Site, states: Sequence[str] = DEAD, limit: int = 500) -> list[L
         .order_by(delivery.c.not_before, delivery.c.outcome_id, delivery.c.kind)
         .limit(limit)
     )
+    archive = Archive(site.archive)
     with site.database.read() as connection:
         rows = connection.execute(query).all()
+        why = {row.sop_uid: fallen(connection, archive, row.sop_uid) for row in rows if row.state in DEAD}
     return [
-        Letter(row.sop_uid, row.study_uid, row.accession, row.kind, row.state, row.attempts, row.problem, row.sent_at)
+        Letter(
+            row.sop_uid,
+            row.study_uid,
+            row.accession,
+            row.kind,
+            row.state,
+            row.attempts,
+            row.problem,
+            row.sent_at,
+            gone.why if (gone := why.get(row.sop_uid)) else "",
+        )
         for row in rows
     ]
 
@@ -81,22 +116,33 @@ def counts(site: Site) -> dict[str, int]:
     return {str(state): int(number) for state, number in rows}
 
 
-def resend(site: Site, sop_uid: str) -> None:
+def resend(site: Site, sop_uid: str, *, anyway: bool = False) -> None:
     """Put a failed delivery back in the queue, with all its attempts; it is checked again, too.
+
+    Args:
+        anyway: also where another object has taken its place.
 
     Raises:
         NotFound: no such delivery.
-        Conflict: it has not failed.
+        Conflict: it has not failed, it was withdrawn, or another took its place and nobody says that it goes anyway.
     """
-    _release(site, sop_uid, "failed", "delivery.resent", {})
+    _release(site, sop_uid, "failed", "delivery.resent", {"anyway": True} if anyway else {}, anyway=anyway)
 
 
-def resend_all(site: Site) -> int:
-    """Put all that failed back in the queue; how many that were."""
-    letters = listed(site, ("failed",), limit=-1)
-    for letter in letters:
-        resend(site, letter.sop_uid)
-    return len(letters)
+def resend_all(site: Site) -> Resent:
+    """Put what failed and still stands back in the queue."""
+    sent = 0
+    left: list[Letter] = []
+    for letter in listed(site, ("failed",), limit=-1):
+        if letter.fallen:
+            left.append(letter)
+            continue
+        try:
+            resend(site, letter.sop_uid)
+        except Conflict:  # it fell, or somebody else sent it, just now
+            continue
+        sent += 1
+    return Resent(sent, tuple(left))
 
 
 def override(site: Site, sop_uid: str, reason: Override, by: str) -> None:
@@ -104,9 +150,9 @@ def override(site: Site, sop_uid: str, reason: Override, by: str) -> None:
 
     Raises:
         NotFound: no such delivery.
-        Conflict: it is not quarantined.
+        Conflict: it is not quarantined, or does not stand any more.
     """
-    facts = {"reason": str(reason)}
+    facts: dict[str, Fact] = {"reason": str(reason)}
     _release(site, sop_uid, "quarantined", "delivery.overridden", facts, overridden=f"{reason} by {by}")
 
 
@@ -118,11 +164,14 @@ def remake(site: Site, sop_uid: str) -> None:
 
     Raises:
         NotFound: no such delivery.
-        Conflict: it is not put aside, a newer revision stands, or a clinician has judged the result already.
+        Conflict: it is not put aside, does not stand any more, a newer revision stands, or a clinician has judged the
+            result already.
     """
     with site.database.read() as connection:
         kind = connection.execute(select(delivery.c.kind).where(delivery.c.sop_uid == sop_uid)).scalar()
     if kind in ("verified", "kos"):
+        with site.database.read() as connection:
+            _refuse_fallen(connection, site, sop_uid)
         remake_document(site, sop_uid)
         return
     with site.database.write() as connection:
@@ -147,11 +196,14 @@ def remake(site: Site, sop_uid: str) -> None:
         append(connection, "delivery.remade", facts)
 
 
-def _release(site: Site, sop_uid: str, state: str, event: str, facts: dict[str, str], **values: Any) -> None:
+def _release(
+    site: Site, sop_uid: str, state: str, event: str, facts: dict[str, Fact], *, anyway: bool = False, **values: Any
+) -> None:
     with site.database.write() as connection:
         row = _found(connection, sop_uid)
         if row.state != state:
             raise Conflict(f"the delivery is {row.state}: this is for one that is {state}")
+        _refuse_fallen(connection, site, sop_uid, anyway=anyway)
         connection.execute(
             update(delivery)
             .where(delivery.c.sop_uid == sop_uid)
@@ -160,7 +212,15 @@ def _release(site: Site, sop_uid: str, state: str, event: str, facts: dict[str, 
         append(connection, event, {"object": sop_uid, "study": site.study_key(row.study_uid), **facts})
 
 
-def _found(connection: Any, sop_uid: str) -> Row[Any]:
+def _refuse_fallen(connection: Connection, site: Site, sop_uid: str, *, anyway: bool = False) -> None:
+    gone = fallen(connection, Archive(site.archive), sop_uid)
+    if gone and gone.withdrawn:
+        raise Conflict(f"{gone.why}: it is not sent again")
+    if gone and not anyway:
+        raise Conflict(f"{gone.why}: it is sent by itself only where somebody says that it goes anyway")
+
+
+def _found(connection: Connection, sop_uid: str) -> Any:
     row = connection.execute(
         select(
             delivery.c.state,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select
 
+from client.delivery.standing import drop
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
 from client.review.verdict import Decision, Verdict, names, read, standing
@@ -195,6 +196,8 @@ def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str,
                     at=at,
                 )
             )
+            if action != "to_signer":  # also where no document could be made, or a reader's rejection made it
+                drop(connection, [uid for _, uid, _ in made.get(row.id, [])], "its version was recalled")
             if document:
                 _queue(connection, row.id, *document)
             facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
@@ -205,16 +208,6 @@ def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str,
 
 
 def _queue(connection: Connection, outcome_id: int, document: ResultObject, digest: str) -> None:
-    # what the PACS does not have yet, it need not get; should it be on its way just now, the withdrawal names it
-    connection.execute(
-        update(delivery)
-        .where(
-            delivery.c.outcome_id == outcome_id,
-            delivery.c.kind.not_in(_DOCUMENTS),
-            delivery.c.state.in_(("pending", "failed", "quarantined")),
-        )
-        .values(state="dropped", problem="its version was recalled")
-    )
     connection.execute(
         insert(delivery).values(
             sop_uid=document.sop_uid, outcome_id=outcome_id, kind=document.kind, sha256=digest, state="pending"
@@ -241,23 +234,27 @@ def _given(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[
     return found
 
 
-def _made(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[tuple[str, str]]]:
-    """Of each result, its objects: (kind, digest of the file), several of a kind where several series were read."""
-    found: dict[int, list[tuple[str, str]]] = {}
-    query = select(delivery.c.outcome_id, delivery.c.kind, delivery.c.sha256).where(
+def _made(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[tuple[str, str, str]]]:
+    """Of each result, its objects: (kind, UID, digest of the file), several of a kind where several series were
+    read.
+    """
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    query = select(delivery.c.outcome_id, delivery.c.kind, delivery.c.sop_uid, delivery.c.sha256).where(
         delivery.c.outcome_id.in_([one.id for one in batch]), delivery.c.kind.not_in(_DOCUMENTS)
     )
     for row in connection.execute(query):
-        found.setdefault(row.outcome_id, []).append((row.kind, row.sha256))
+        found.setdefault(row.outcome_id, []).append((row.kind, row.sop_uid, row.sha256))
     return found
 
 
-def _document(archive: Archive, made: Sequence[tuple[str, str]], title: Any, opinion: Opinion) -> ResultObject | None:
-    reports = [digest for kind, digest in made if kind == "sr"]
+def _document(
+    archive: Archive, made: Sequence[tuple[str, str, str]], title: Any, opinion: Opinion
+) -> ResultObject | None:
+    reports = [digest for kind, _, digest in made if kind == "sr"]
     if not reports:
         return None
     try:
-        objects = [names(archive.read(digest)) for _, digest in made]
+        objects = [names(archive.read(digest)) for _, _, digest in made]
         return withdraw(archive.read(reports[0]), objects, title, opinion)
     except (NotFound, ValueError, OSError) as error:
         log.error("a result cannot be withdrawn in the PACS: %s", type(error).__name__)

@@ -1,8 +1,9 @@
 """A clinician's word on a result: what may be said, and how it is kept.
 
 The first half is pure: the closed sets, and `check`, which refuses what contradicts itself. `record` keeps a verdict
-with its ledger entry and the documents it makes, all in one transaction. History is never overwritten: a later verdict
-by the same reader stands in place of theirs, and of several readers the highest truth tier counts, in it the newest.
+with its ledger entry and the documents it makes, all in one transaction; what a withdrawal does to objects that were
+not sent yet stands in `client/delivery/standing.py`. History is never overwritten: a later verdict by the same reader
+stands in place of theirs, and of several readers the highest truth tier counts, in it the newest.
 """
 
 import io
@@ -17,6 +18,7 @@ from typing import Any, Final
 from pydicom.filereader import read_partial
 from sqlalchemy import Connection, insert, literal_column, select, update
 
+from client.delivery.standing import drop, named
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
 from client.review import earlier
@@ -218,6 +220,8 @@ def record(
         kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
         documents = _documents(site, connection, kept, [read(row, revision) for row in given])
         for document in documents:
+            if document.kind == "kos":
+                drop(connection, named(document.content), "it was withdrawn")
             digest = _archive(site.archive).store(document.content)
             connection.execute(
                 insert(delivery).values(

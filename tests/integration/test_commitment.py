@@ -21,6 +21,8 @@ from client.arrival.gateway import Gateway
 from client.delivery import commitment
 from client.delivery.commitment import MOST_ASKS, Committer, Waits
 from client.delivery.sender import Pace, Sender
+from client.review import readers
+from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store.site import Site
 from client.store.tables import commitment as transactions
 from client.store.tables import delivery
@@ -180,6 +182,22 @@ def test_what_the_pacs_has_lost_is_offered_again_and_confirmed_over_the_same_ass
     eventually(lambda: states(site) == {"sr": "committed", "sc": "committed"})
     row = of_the_lost()
     assert row.attempts >= 3  # sent, lost, sent
+
+
+def test_what_was_withdrawn_is_not_offered_again_because_the_pacs_no_longer_keeps_it(
+    site: Site, scored: Scored, archive: Archive, node: Callable[..., Gateway], eventually: Callable[..., Any]
+) -> None:
+    readers.add(site, "Ada", "clinician")
+    uid = scored(objects=True)
+    gateway = node()
+    eventually(lambda: sum(len(request.ReferencedSOPSequence) for request in archive.requests) == 2)
+    asked = list(archive.requests)
+    archive.forgets = set(archive.stored)  # as a PACS does that takes what is withdrawn out of its archive
+    said = {"decision": Decision.REJECT, "answer": Answer.NOT_ASSESSABLE, "reason": Reason.WRONG_PATIENT}
+    record(site, uid, "Ada", revision=1, tier=TruthTier.AI_VISIBLE, **said)  # type: ignore[arg-type]
+    for request in asked:
+        assert archive.call(gateway.port, request) == 0x0000
+    eventually(lambda: states(site) == {"sr": "dropped", "sc": "dropped", "kos": "sent"})
 
 
 def test_a_report_that_never_comes_is_asked_for_a_few_times_and_a_late_one_changes_nothing(

@@ -23,12 +23,12 @@ from client.inference.pipeline import Pipeline
 from client.inference.refusals import Refusals
 from client.inference.tensors import Tensors
 from client.results.conformity import examine
-from client.review import deadletters
+from client.review import deadletters, missed, worklist
 from client.review.recall import take_back
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, outcome, study
+from client.store.tables import delivery, outcome, study, version
 from configs.schema import ResultsConfig
 from models.errors import ConfigurationError
 
@@ -128,9 +128,24 @@ def outcome_of(report: Dataset) -> str:
     )
 
 
-def before(report: Dataset) -> str:
-    [named] = report.PredecessorDocumentsSequence
-    return str(named.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+def before(report: Dataset) -> set[str]:
+    """What it takes the place of."""
+    return {
+        str(named.ReferencedSOPInstanceUID)
+        for of_study in report.get("PredecessorDocumentsSequence", [])
+        for series in of_study.ReferencedSeriesSequence
+        for named in series.ReferencedSOPSequence
+    }
+
+
+def kept(report: Dataset) -> set[str]:
+    """The reports that it refers to, and leaves as they are."""
+    [library] = [item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010"]
+    return {
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in library.ContentSequence[0].ContentSequence
+        if item.ValueType == "COMPOSITE"
+    }
 
 
 def test_the_pacs_hears_of_a_refusal_and_then_of_the_result_that_takes_its_place(
@@ -151,7 +166,7 @@ def test_the_pacs_hears_of_a_refusal_and_then_of_the_result_that_takes_its_place
     reader.read(late)
     reader.send(pacs, eventually)
     [result] = [one for [one] in pacs.received.values() if one.Modality == "SR" and outcome_of(one) != "111245"]
-    assert before(result) == told.SOPInstanceUID
+    assert before(result) == {told.SOPInstanceUID}
 
 
 OTHERS: dict[str, list[dict[str, Any]]] = {
@@ -199,7 +214,7 @@ def test_the_site_says_which_leave_one(
         ResultsConfig(refusals="some")
 
 
-def test_a_refusal_that_takes_a_result_s_place_is_always_told(reader: Reader, radiograph: Make) -> None:
+def test_a_refusal_after_a_result_is_always_told_and_leaves_it_standing(reader: Reader, radiograph: Make) -> None:
     first = radiograph()
     reader.read(first)
     [result] = reader.made()
@@ -209,8 +224,64 @@ def test_a_refusal_that_takes_a_result_s_place_is_always_told(reader: Reader, ra
     versions.retire(reader.site, "brightness")  # now it is nobody's business
     assert reader.conclude()
     assert [outcome_of(one) for one in reader.made()] == ["111242", "111245"]
-    assert before(reader.made()[1]) == result.SOPInstanceUID
+    refusal = reader.made()[1]
+    assert (before(refusal), kept(refusal)) == (set(), {result.SOPInstanceUID})
     assert uid == first.StudyInstanceUID
+    outcomes.retry(reader.site, uid)
+    assert reader.conclude()
+    again = reader.made()[2]
+    assert (before(again), kept(again)) == ({refusal.SOPInstanceUID}, {result.SOPInstanceUID})
+    with reader.site.database.write() as connection:
+        connection.execute(update(version).values(state="adopted"))
+    outcomes.retry(reader.site, uid)
+    assert reader.conclude()
+    assert before(reader.made()[3]) == {again.SOPInstanceUID, result.SOPInstanceUID}  # read again: it takes both places
+
+
+OTHER = {"PatientID": "ANOTHER", "PatientName": "Stranger^Odd", "PatientBirthDate": "19700101", "PatientSex": "F"}
+
+
+@pytest.mark.parametrize("wanted", ["relevant", "none"])
+@pytest.mark.parametrize("brightness", [0.9, 0.2])
+def test_the_pacs_hears_that_images_of_another_patient_came_to_a_reported_study(
+    wanting: Callable[[str], Reader],
+    pacs: Any,
+    radiograph: Make,
+    eventually: Callable[..., Any],
+    wanted: str,
+    brightness: float,
+) -> None:
+    reader = wanting(wanted)
+    first = radiograph(brightness)
+    reader.read(first)
+    reader.send(pacs, eventually)
+    [result] = reader.made()
+    reader.read(radiograph(StudyInstanceUID=first.StudyInstanceUID, **OTHER))
+    reader.send(pacs, eventually)
+    [line] = worklist.page(reader.site)
+    assert (line.status, [code for code, _ in line.reasons]) == ("refused", ["patient-mismatch"])
+    assert ("positive" if brightness > 0.5 else "nothing found") in line.earlier
+    assert [one.uid for one in missed.listed(reader.site)] == [first.StudyInstanceUID]
+    if wanted == "none":
+        assert len(reader.made()) == 1
+        return
+    [_, told] = reader.made()
+    assert told.SOPInstanceUID in pacs.received
+    assert (before(told), kept(told)) == (set(), {result.SOPInstanceUID})
+    assert (told.PatientID, told.PatientName) == (first.PatientID, first.PatientName)
+    written = io.BytesIO()
+    told.save_as(written)
+    assert b"The images name more than one patient" in written.getvalue()
+    assert b"check whose it is" in written.getvalue()
+    [evidence] = told.CurrentRequestedProcedureEvidenceSequence
+    named = {
+        item.ReferencedSOPInstanceUID
+        for series in evidence.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert named == {first.SOPInstanceUID, result.SOPInstanceUID}  # nothing of the other one
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate"):
+        assert OTHER[keyword].encode() not in written.getvalue()
 
 
 def test_a_study_that_ends_the_process_is_told_as_failed_and_is_superseded_when_read(
@@ -228,7 +299,7 @@ def test_a_study_that_ends_the_process_is_told_as_failed_and_is_superseded_when_
         uid = connection.execute(select(study.c.uid)).scalar_one()
     outcomes.retry(reader.site, uid)
     assert reader.conclude()
-    assert before(reader.made()[1]) == failed.SOPInstanceUID
+    assert before(reader.made()[1]) == {failed.SOPInstanceUID}
 
 
 class Killed(BaseException):
@@ -295,7 +366,7 @@ def test_a_refusal_of_a_version_that_was_recalled_meanwhile_is_not_told(reader: 
     assert isinstance(taken, outcomes.Study)
     result = reader.pipeline.process(taken)
     mark = Refusals(reader.site, reader.archive, reader.panel.members).mark
-    made = mark(taken, result, None)  # type: ignore[arg-type]
+    made = mark(taken, result, ())  # type: ignore[arg-type]
     assert len(made) == 1
     take_back(reader.site, "brightness@1", "Grace Hopper")
     assert not outcomes.conclude(

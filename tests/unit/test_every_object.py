@@ -257,8 +257,12 @@ def moments(dataset: Dataset, zone: timezone) -> Iterator[float]:
             if element.VR == "TM":
                 assert element.keyword.replace("Time", "Date") in dataset
                 continue
-            said = datetime.strptime(f"{element.value}{partner}", "%Y%m%d%H%M%S.%f")
-            yield said.replace(tzinfo=zone).timestamp()
+            if element.VR == "DT":  # says its own zone, which is the object's: not every reader looks for that
+                said = datetime.strptime(str(element.value), "%Y%m%d%H%M%S.%f%z")
+                assert said.utcoffset() == zone.utcoffset(None), element.keyword
+            else:
+                said = datetime.strptime(f"{element.value}{partner}", "%Y%m%d%H%M%S.%f").replace(tzinfo=zone)
+            yield said.timestamp()
 
 
 @pytest.mark.usefixtures("far_from_home")

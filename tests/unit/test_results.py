@@ -336,7 +336,7 @@ def test_dciodvfy_finds_no_error(
     scored = finding(radiograph(**keywords))
     made = by_kind(make(scored))
     before = Predecessor(str(made["sr"].dataset.SOPClassUID), made["sr"].sop_uid, made["sr"].dataset.SeriesInstanceUID)
-    (_, late) = make(replace(scored, revision=2, predecessor=before))
+    (_, late) = make(replace(scored, revision=2, predecessors=(before,)))
     for item in (made["sr"], made["sc"], late, *amended(made["sr"], made["sc"], opinion)):
         said = dciodvfy(item.content, tmp_path)
         assert "Error" not in said, f"{item.kind}: {said}"

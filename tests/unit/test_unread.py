@@ -15,6 +15,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from client.dicom.person import TWO_PEOPLE
 from client.inference.scope import Code, Reason
 from client.inference.study import Image
 from client.results import conformity
@@ -23,7 +24,8 @@ from client.results.unread import Unread, report, words
 from models.bundle import Bundle
 
 CLIENT = Path(__file__).parents[2] / "client"
-BEFORE = Predecessor("1.2.840.10008.5.1.4.1.1.88.34", "2.25.41", "2.25.42")
+BEFORE = Predecessor("1.2.840.10008.5.1.4.1.1.88.34", "2.25.41", "2.25.42", result=False)
+FOUND = Predecessor("1.2.840.10008.5.1.4.1.1.88.34", "2.25.51", "2.25.52")
 AGE = Reason(Code.AGE, "the patient's age is 11.5 years; accepted: 18 or more")
 PART = Reason(Code.BODY_PART_MISSING, "body part is DOE; accepted: JOHN; accepted: CHEST")
 
@@ -38,7 +40,7 @@ def unread(bundles: ModuleType, radiograph: Callable[..., Dataset]) -> Callable[
             Image("2.25.11", "1.2.840.10008.5.1.4.1.1.88.67", "c" * 64, "2.25.12"),
         )
         known = Bundle(Path("nowhere"), "d" * 64, "vendor", bundles.facts()) if bundle else None
-        made = Unread(image, images, (AGE, PART), False, "e" * 64, 2, known, "Hospital", 1_700_000_000.0, BEFORE)
+        made = Unread(image, images, (AGE, PART), False, "e" * 64, 2, known, "Hospital", 1_700_000_000.0, (BEFORE,))
         return replace(made, **changes)
 
     return make
@@ -68,7 +70,7 @@ def said(dataset: Dataset) -> tuple[dict[str, str], list[str], list[str]]:
         ({}, "111225", "This study was refused by Brightness v1."),
         ({"bundle": False}, "111225", "This study was refused."),
         ({"bundle": False, "failed": True}, "111224", "Reading this study failed."),
-        ({"predecessor": None, "images": ()}, "111225", "This study was refused by Brightness v1."),
+        ({"earlier": (), "images": ()}, "111225", "This study was refused by Brightness v1."),
     ],
 )
 def test_it_says_that_nothing_was_read_and_why(
@@ -90,7 +92,7 @@ def test_it_says_that_nothing_was_read_and_why(
         "PARTIAL",
     )
     assert "not read" in dataset.SeriesDescription
-    assert "PredecessorDocumentsSequence" in dataset or "predecessor" in changes
+    assert "PredecessorDocumentsSequence" in dataset or "earlier" in changes
     path = tmp_path / "sr.dcm"
     path.write_bytes(made.content)
     told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
@@ -105,6 +107,37 @@ def test_it_says_that_nothing_was_read_and_why(
         assert [len(one.ReferencedSOPSequence) for one in evidence.ReferencedSeriesSequence] == [2, 1]
     else:
         assert conformity.examine(made.content).problems  # what rests on nothing is not sent
+
+
+@pytest.mark.peers("dciodvfy")
+@pytest.mark.parametrize("earlier", [(FOUND,), (BEFORE, FOUND)])
+@pytest.mark.parametrize("reason", [AGE, Reason("patient-mismatch", "the study's images name different patients")])
+def test_it_never_takes_the_place_of_a_finding(
+    unread: Callable[..., Unread], earlier: tuple[Predecessor, ...], reason: Reason, tmp_path: Path
+) -> None:
+    made = report(unread(earlier=earlier, reasons=(reason,)))
+    dataset = made.dataset
+    replaced = {
+        named.ReferencedSOPInstanceUID
+        for study in dataset.get("PredecessorDocumentsSequence", [])
+        for series in study.ReferencedSeriesSequence
+        for named in series.ReferencedSOPSequence
+    }
+    assert replaced == ({BEFORE.sop_uid} if BEFORE in earlier else set())
+    [kept] = [item for item in _group(dataset).ContentSequence if item.ValueType == "COMPOSITE"]
+    assert kept.ConceptNameCodeSequence[0].CodeMeaning == "Prior report for current patient"
+    assert kept.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == FOUND.sop_uid
+    _, _, lines = said(dataset)
+    wanted = "check whose it is" if reason is not AGE else "is not replaced by this one"
+    assert wanted in lines[-1]
+    assert len(lines) == 3
+    assert conformity.examine(made.content).problems == ()
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(made.content)
+    told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+    assert "Error" not in told
+    read: Any = hd.sr.srread(path)
+    assert len(read.content.get_image_measurement_groups()) == 1
 
 
 def test_nothing_that_a_header_says_is_repeated(unread: Callable[..., Unread]) -> None:
@@ -126,8 +159,8 @@ def test_every_reason_there_is_has_words() -> None:
     files = [file for name in read_by for file in ([CLIENT / name] if name[-3:] == ".py" else CLIENT.glob(f"{name}/*"))]
     found = {code for file in files if file.suffix == ".py" for code in raised.findall(file.read_text())}
     assert len(found) > 25
-    found -= {"uid-missing", "patient-mismatch"}  # refused at the door; left without a report
-    for code in (*map(str, Code), *found, "bundle-refused"):
+    found -= {"uid-missing"}  # refused at the door
+    for code in (*map(str, Code), *found, "bundle-refused", TWO_PEOPLE):
         text = words(code)
         assert not text.startswith("Another reason"), code
         assert len(text) <= 64
@@ -152,7 +185,14 @@ def _without(dataset: Dataset, name: str) -> None:
     )
 
 
+def _replacing(dataset: Dataset) -> None:
+    [kept] = [item for item in _group(dataset).ContentSequence if item.ValueType == "COMPOSITE"]
+    before = dataset.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    before.ReferencedSOPInstanceUID = kept.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+
+
 CHANGES: list[tuple[Callable[[Dataset], object], str]] = [
+    (_replacing, "refers to a report that it takes the place of"),
     (lambda d: _value(d, "111017", "111225"), "the outcome is not of CID 6047"),  # it is of CID 6042
     (lambda d: _value(d, "111065", "111245"), "the summary of analyses is not of CID 6042"),
     (lambda d: _value(d, "111065", "111222"), "neither a failure"),
@@ -167,7 +207,7 @@ CHANGES: list[tuple[Callable[[Dataset], object], str]] = [
 def test_what_contradicts_itself_is_not_sent(
     unread: Callable[..., Unread], change: Callable[[Dataset], object], problem: str
 ) -> None:
-    dataset = pydicom.dcmread(io.BytesIO(report(unread()).content))
+    dataset = pydicom.dcmread(io.BytesIO(report(unread(earlier=(BEFORE, FOUND))).content))
     change(dataset)
     for item in dataset.iterall():
         if item.VR == "SQ":
