@@ -254,7 +254,16 @@ def test_violating_a_clause_refuses_with_its_code_and_nothing_is_computed(
 @given(uses(), st.data())
 def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: IntendedUse, data: st.DataObject) -> None:
     fields = use.model_dump()
-    for name in ("body_part", "view", "laterality", "sexes", "equipment", "contrast", "convolution_kernel", "presentation"):
+    for name in (
+        "body_part",
+        "view",
+        "laterality",
+        "sexes",
+        "equipment",
+        "contrast",
+        "convolution_kernel",
+        "presentation",
+    ):
         if fields[name]:
             fields[name]["if_stated"] = True
     for limit in fields["ranges"]:
