@@ -41,6 +41,7 @@ from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls, server_tls
 from client.dicom.requestor import associate
+from client.inference import evidence
 from client.inference.example import headers
 from client.inference.panel import Panel
 from client.inference.preparation import Preparation
@@ -117,6 +118,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
+        ("panel", _panel, version),
         ("preprocessing", lambda site: _preprocessing(site, panel), version),
         ("engine", lambda site: _engine(site, panel), version),
         ("test study", lambda site: _test_study(site, panel), version),
@@ -505,6 +507,12 @@ def _model(_site: Site, panel: Panel) -> Check:
         return Check("model", False, "no version is adopted", "wait for a delivery; every study is refused until then")
     passed = ", ".join(f"{member.bundle.facts.label} on {member.engine.provider}" for member in members)
     return Check("model", True, f"reference cases passed: {passed}")
+
+
+def _panel(site: Site) -> Check:
+    """What each version's record rests on; nothing to mend while it still gathers one."""
+    found, advice = evidence.told(evidence.gathered(site))
+    return Check("panel", not advice, found, advice)
 
 
 def _preprocessing(_site: Site, panel: Panel) -> Check:

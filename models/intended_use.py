@@ -6,6 +6,8 @@ hold for every version unless it says otherwise: no animal, no quality control i
 for processing and not for presentation, and no drawing or scanned document.
 """
 
+import unicodedata
+from fnmatch import fnmatchcase
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -105,6 +107,35 @@ class Contrast(_Clause):
         return self
 
 
+class Kernels(_Clause):
+    """Accepted reconstruction kernels (ConvolutionKernel): `*` stands for any characters, `?` for one.
+
+    Compared without case, blanks, hyphens and underscores, since devices of one maker differ in them. A header may give
+    several values, as where an iterative reconstruction says its strength: each has to meet a pattern, or one pattern
+    with as many parts meets them in their order, `I30f\\3` or `I30f\\*`.
+    """
+
+    accepted: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not all(all(_bare(part) for part in pattern.split("\\")) for pattern in self.accepted):
+            raise ValueError("convolution_kernel: an empty text")
+        return self
+
+    def admits(self, values: tuple[str, ...]) -> bool:
+        """Whether the values of a header are accepted; there is one at least."""
+        found = [_bare(value) for value in values]
+        patterns = [[_bare(part) for part in pattern.split("\\")] for pattern in self.accepted]
+        alone = [parts[0] for parts in patterns if len(parts) == 1]
+        if all(any(_like(value, pattern) for pattern in alone) for value in found):
+            return True
+        return any(
+            len(parts) == len(found) and all(_like(value, part) for value, part in zip(found, parts, strict=True))
+            for parts in patterns
+        )
+
+
 class Presentation(_Clause):
     """What kind of picture it has to be; the defaults hold for every version that does not say otherwise."""
 
@@ -139,6 +170,7 @@ class Clauses(_Part):
     equipment: Makers | None = None
     ranges: tuple[Range, ...] = ()
     contrast: Contrast | None = None
+    convolution_kernel: Kernels | None = Field(default=None, description="ConvolutionKernel, of each frame")
     presentation: Presentation = Presentation()
 
     @model_validator(mode="after")
@@ -261,6 +293,8 @@ def _sentences(part: Clauses, modalities: tuple[str, ...], sop_classes: tuple[st
         say(f"The image was made {part.contrast.agent} contrast", part.contrast)
     if part.contrast and part.contrast.phases:
         say(f"The contrast phase is {_either(part.contrast.phases)}", part.contrast)
+    if part.convolution_kernel:
+        say(f"The convolution kernel is {_either(part.convolution_kernel.accepted)}", part.convolution_kernel)
     shown = part.presentation
     refused = [
         *([] if shown.for_processing else ["images for processing"]),
@@ -272,6 +306,16 @@ def _sentences(part: Clauses, modalities: tuple[str, ...], sop_classes: tuple[st
     ]
     say(f"Refused: {', '.join(refused)}")
     return lines
+
+
+def _bare(text: str) -> str:
+    """A kernel's name without what devices differ in; `+` stays, for BONE+ is another kernel than BONE."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(one for one in folded if not one.isspace() and one not in "-_\0")
+
+
+def _like(value: str, pattern: str) -> bool:
+    return fnmatchcase(value, pattern.replace("[", "[[]"))
 
 
 def _either(values: tuple[str, ...] | list[str]) -> str:

@@ -5,6 +5,8 @@ hospital that the version has never seen has other machines, croppings and patie
 compared with the cohort's grey levels: what is looked at is where in the picture the edges lie and which way they
 run, after the grey-level curve has been taken out, and a small classifier says how much more that is like what no
 radiograph of the kind looks like (`models/strangers.py`) than like the cohort under other hospitals' conditions.
+Where a picture has no grain at all is looked at too: a radiograph has it wherever it was exposed, what a program drew
+has not.
 
 It is a file of the bundle, plain arrays, and needs numpy alone: about a millisecond an image.
 """
@@ -29,6 +31,8 @@ _DIRECTIONS: Final = 8
 _LEVELS: Final = 256
 _FLAT: Final = 1e-3
 FEATURES: Final = (_DIRECTIONS + 1) * (SIDE // _CELL) ** 2
+DESCRIBED: Final = FEATURES + (SIDE // _CELL) ** 2
+_EQUAL: Final = 0.02  # of a rank's deviation, over four neighbours: what was never exposed, drawn or cut out
 _LARGEST_FILE: Final = 4 * 1024 * 1024
 
 Floats = NDArray[np.float32]
@@ -41,9 +45,9 @@ class Novelty:
     Attributes:
         limit: the largest distance that is still accepted.
         typical: (32, 32) mean picture of the cohort, of no patient; a check that refuses it is broken.
-        centre: (FEATURES,) and
-        scale: (FEATURES,) bring the features to a common scale.
-        inner: (FEATURES, H) weights and
+        centre: (DESCRIBED,) and
+        scale: (DESCRIBED,) bring the features to a common scale; (FEATURES,) of a check from before flatness counted.
+        inner: (as many, H) weights and
         inner_bias: (H,) of the hidden layer.
         outer: (H,) weights and
         outer_bias: () of the answer.
@@ -70,11 +74,11 @@ class Novelty:
         picture = thumbnails(tensor[None, 0])
         if float(np.ptp(picture)) < _FLAT:
             return math.inf
-        return float(self.distances(features(picture))[0])
+        return float(self.distances(described(picture))[0])
 
     def distances(self, found: Floats) -> Floats:
-        """(N,) distances of (N, FEATURES)."""
-        hidden = np.maximum((found - self.centre) / self.scale @ self.inner + self.inner_bias, 0)
+        """(N,) distances of (N, DESCRIBED)."""
+        hidden = np.maximum((found[:, : len(self.centre)] - self.centre) / self.scale @ self.inner + self.inner_bias, 0)
         return hidden @ self.outer + self.outer_bias
 
     def save(self, path: Path) -> None:
@@ -88,9 +92,9 @@ def load(path: Path) -> Novelty:
     Raises:
         BundleRefused: not the arrays that it takes, or a check that refuses its own cohort's mean or accepts noise.
     """
-    arrays = read_arrays(path, _shapes(1), _LARGEST_FILE)
-    width = arrays["inner_bias"].shape
-    if len(width) != 1 or any(arrays[name].shape != shape for name, shape in _shapes(width[0]).items()):
+    arrays = read_arrays(path, _shapes(1, DESCRIBED), _LARGEST_FILE)
+    width, count = arrays["inner_bias"].shape, FEATURES if arrays["centre"].size == FEATURES else DESCRIBED
+    if len(width) != 1 or any(arrays[name].shape != shape for name, shape in _shapes(width[0], count).items()):
         raise BundleRefused(f"{path.name} holds arrays of other shapes than a novelty check's")
     if not all(bool(np.isfinite(array).all()) for array in arrays.values()) or float(arrays["scale"].min()) <= 0:
         raise BundleRefused(f"{path.name} holds values that are not finite, or a scale that is not positive")
@@ -167,6 +171,25 @@ def features(pictures: Floats) -> Floats:
     return np.concatenate((edges, _pooled(ranked)), axis=1, dtype=np.float32)
 
 
+def described(pictures: Floats) -> Floats:
+    """`features`, and behind them the share of each cell whose neighbours are all alike.
+
+    Args:
+        pictures: (N, 32, 32) float32.
+
+    Returns:
+        (N, DESCRIBED) float32.
+    """
+    ranked = _ranked(pictures)
+    steps = np.zeros_like(ranked)
+    for axis in (1, 2):
+        apart = np.abs(np.diff(ranked, axis=axis))
+        inside = np.moveaxis(steps, axis, 1)[:, 1:-1]
+        apart = np.moveaxis(apart, axis, 1)
+        inside += apart[:, 1:] + apart[:, :-1]
+    return np.concatenate((features(pictures), _pooled((steps < _EQUAL).astype(np.float32))), axis=1, dtype=np.float32)
+
+
 def _pooled(values: Floats) -> Floats:
     """(N, 32, 32) to (N, 64): the mean of each cell."""
     cells = SIDE // _CELL
@@ -186,13 +209,13 @@ def _ranked(pictures: Floats) -> Floats:
     return ranks.ravel()[levels].reshape(pictures.shape)
 
 
-def _shapes(width: int) -> dict[str, tuple[int, ...]]:
+def _shapes(width: int, count: int) -> dict[str, tuple[int, ...]]:
     return {
         "limit": (),
         "typical": (SIDE, SIDE),
-        "centre": (FEATURES,),
-        "scale": (FEATURES,),
-        "inner": (FEATURES, width),
+        "centre": (count,),
+        "scale": (count,),
+        "inner": (count, width),
         "inner_bias": (width,),
         "outer": (width,),
         "outer_bias": (),

@@ -17,6 +17,7 @@ from scripts.signals import wait_for_signal
 
 if TYPE_CHECKING:
     from client.store.site import Site
+    from client.store.versions import HeldVersion
 
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
@@ -239,18 +240,47 @@ def adopt(
     """
     from client.inference.panel import load
     from client.store import versions
-    from models.errors import Conflict, NotFound
 
     site = _opened(folder)
+    held = _one(site, digest, "adopted")
+    load(site, held.digest)  # verified and tested before it may read anything
+    versions.adopt(site, held.digest)
+    serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
+    print(f"adopted; on the panel: {serving}")
+
+
+def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
+    from client.store import versions
+    from models.errors import Conflict, NotFound
+
     found = [held for held in versions.listed(site) if held.digest.startswith(digest.lower())]
     if len(found) != 1:
         raise NotFound(f"{len(found)} versions begin with {digest!r}: `vigie site versions` lists them")
     if found[0].state in ("refused", "withdrawn"):
-        raise Conflict(f"{found[0].name}@{found[0].number} is {found[0].state} here: it cannot be adopted")
-    load(site, found[0].digest)  # verified and tested before it may read anything
-    versions.adopt(site, found[0].digest)
+        raise Conflict(f"{found[0].name}@{found[0].number} is {found[0].state} here: it cannot be {become}")
+    return found[0]
+
+
+@app.command()
+def shadow(
+    folder: Folder, digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")]
+) -> None:
+    """Let a version that is held here look on at what others read, shown to nobody: how it gets a record here.
+
+    An adopted one reads nothing itself from then on. `vigie site doctor` says what is known of the adopted ones, who
+    look on by themselves.
+
+    Example: vigie site shadow --folder node 3f9a1c
+    """
+    from client.inference.panel import load
+    from client.store import versions
+
+    site = _opened(folder)
+    held = _one(site, digest, "put into shadow")
+    load(site, held.digest)  # as for adopting: what cannot be loaded would fail on every study
+    versions.put(site, held.digest, "shadow", "by-hand")
     serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
-    print(f"adopted; on the panel: {serving}")
+    print(f"{held.name}@{held.number} looks on; on the panel: {serving or 'none'}")
 
 
 @app.command()

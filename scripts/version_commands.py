@@ -57,6 +57,55 @@ def train(
 
 
 @app.command()
+def pack(
+    onnx: Annotated[Path, typer.Option(help="network: image (n, 1, *window) to logits (n, channels, *window)")],
+    facts: Annotated[Path, typer.Option(help="JSON: what the version says of itself, with a segmentation block")],
+    preprocessing: Annotated[Path, typer.Option(help="JSON: list of MONAI transforms of the intensities")],
+    card: Annotated[Path, typer.Option(help="the model card, Markdown")],
+    out: Annotated[Path, typer.Option(help="the bundle's folder, made")],
+    key: Annotated[Path, typer.Option(help="signing key; made, with its .pub, if it is not there")],
+    volumes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns folder,patient, a DICOM series a row: fits the check that refuses series unlike "
+            "these, of 60 patients at least; without it the version ships none"
+        ),
+    ] = None,
+) -> None:
+    """Pack and sign a version that outlines in volumes, made elsewhere; the signer's name is the key's file name.
+
+    Example: vigie version pack --onnx network.onnx --facts facts.json --preprocessing preprocessing.json
+    --card card.md --volumes training/volumes.csv --out bundle --key vendor.key
+    """
+    from pydantic import ValidationError
+
+    from client.inference import cohort
+    from models.bundle import Facts
+    from models.errors import ConfigurationError
+    from models.packing import pack_segmentation
+    from models.preprocessing import Preprocessing
+    from models.signing import make_key
+    from models.validation import told
+
+    try:
+        said = Facts.model_validate_json(facts.read_bytes())
+        steps = json.loads(preprocessing.read_bytes())
+        network, text = onnx.read_bytes(), card.read_text(encoding="utf-8")
+    except ValidationError as error:
+        raise ConfigurationError(f"{facts}: {told(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"a file of the version cannot be read: {error}") from error
+    if out.exists():  # before the cohort is read, not after it
+        raise ConfigurationError(f"{out} is there already")
+    declaration = Preprocessing(steps)
+    novelty = cohort.fit_novelty(cohort.read(volumes), said) if volumes else None
+    bundle = pack_segmentation(out, said, network, declaration, text, make_key(key), key.stem, novelty=novelty)
+    print(f"{bundle.facts.label} {bundle.digest}")
+    check = f"series beyond a distance of {novelty.limit:.2f} are refused" if novelty else "no image check is shipped"
+    print(check)
+
+
+@app.command()
 def register(
     bundle: Annotated[Path, typer.Argument(help="a bundle's folder")],
     folder: Folder = DEFAULT_COORDINATOR,

@@ -39,6 +39,7 @@ class Acquisition:
         descriptions: texts by keyword; may hold anything, so they are searched and never shown.
         contrast: ContrastBolusAgent, or the word SEQUENCE where only its coded form is given; of a frame that says it
             YES or NO.
+        kernel: values of ConvolutionKernel.
         image_type: values of ImageType.
         frame_type: values of FrameType, of an image that has it.
         lossy: LossyImageCompression, `00` or `01`.
@@ -78,6 +79,7 @@ class Acquisition:
     partly: frozenset[str] = frozenset()
     placed: int = 0
     frame_type: tuple[str, ...] = ()
+    kernel: tuple[str, ...] = ()
     others: tuple[Acquisition, ...] = ()
 
     @classmethod
@@ -126,21 +128,23 @@ class Acquisition:
                 orientation=orientation,
                 contrast=contrast,
                 frame_type=kind,
+                kernel=kernel,
             )
-            for codes, laterality, orientation, contrast, kind in kinds
+            for codes, laterality, orientation, contrast, kind, kernel in kinds
         )
         return replace(one, others=tuple(others))
 
 
-_Words = tuple[tuple[str, ...], str, tuple[str, ...], str, tuple[str, ...]]
+_Words = tuple[tuple[str, ...], str, tuple[str, ...], str, tuple[str, ...], tuple[str, ...]]
 
 
 def _words(frame: Frame) -> _Words:
-    """Region codes, laterality, orientation, contrast and type of a frame."""
+    """Region codes, laterality, orientation, contrast, type and kernel of a frame."""
     codes = (_codes(source, word) for source, word in frame.sources("AnatomicRegionSequence"))
     sides = (_word(source, word, "R", "L", "B", "U") for source, word in frame.sources("FrameLaterality"))
     ways = (_orientation(source, word) for source, word in frame.sources("PatientOrientation"))
     kinds = (_values(source, word) for source, word in frame.sources("FrameType"))
+    kernels = (_values(source, word) for source, word in frame.sources("ConvolutionKernel"))
     image = frame.image
     return (
         next((found for found in codes if found), ()),
@@ -150,6 +154,7 @@ def _words(frame: Frame) -> _Words:
         next((found for found in ways if found), ()),
         _contrast(frame),
         next((found for found in kinds if any(found)), ()),
+        next((found for found in kernels if any(found)), ()),
     )
 
 

@@ -8,6 +8,8 @@ it has none, and records are compared only among versions that have one:
 - Some have none: one that is shown to be `USEFUL` here reads before those that nobody knows; one that is shown not to
   be reads after them; of the others the vendor's order decides.
 
+Nobody is read by a version in order to learn about it: one without a record gets it by looking on (`evidence.py`).
+
 More right calls of the chosen version leave it chosen. Pure: counts in, a choice and its reason out.
 """
 

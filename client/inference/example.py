@@ -58,4 +58,7 @@ def _attributes(use: Clauses) -> dict[str, Any]:
         found["ContrastBolusAgent"] = "IOHEXOL" if use.contrast.agent == "with" else "NONE"
     if use.contrast and use.contrast.phases:
         found["SeriesDescription"] = use.contrast.phases[0].upper()
+    if use.convolution_kernel:
+        parts = use.convolution_kernel.accepted[0].split("\\")
+        found["ConvolutionKernel"] = [part.replace("*", "").replace("?", "1") or "1" for part in parts]
     return found

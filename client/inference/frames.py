@@ -36,6 +36,7 @@ _PLACES: Final[Mapping[str, _Places]] = {
     "FrameType": tuple(
         (f"{kind}FrameTypeSequence", "FrameType") for kind in ("CTImage", "MRImage", "PET", "XRay3D", "ParametricMap")
     ),
+    "ConvolutionKernel": (("CTReconstructionSequence", "ConvolutionKernel"),),
     "FrameLaterality": (("FrameAnatomySequence", "FrameLaterality"),),
     "AnatomicRegionSequence": (("FrameAnatomySequence", "AnatomicRegionSequence"),),
     "PatientOrientation": (("PatientOrientationInFrameSequence", "PatientOrientation"),),

@@ -97,6 +97,8 @@ class Code(StrEnum):
     CONTRAST_MISSING = "contrast-missing"
     CONTRAST_PHASE = "contrast-phase"
     CONTRAST_PHASE_MISSING = "contrast-phase-missing"
+    CONVOLUTION_KERNEL = "convolution-kernel"
+    CONVOLUTION_KERNEL_MISSING = "convolution-kernel-missing"
     FOR_PROCESSING = "for-processing"
     BURNED_IN = "burned-in"
     BURNED_IN_MISSING = "burned-in-missing"
@@ -254,6 +256,7 @@ def _unmet_by(
     for limit in use.ranges:
         yield from _within(limit, found)
     yield from _contrast(use, found)
+    yield from _kernel(use, found)
     yield from _presentation(use, found)
     yield from _human(found)
 
@@ -446,6 +449,19 @@ def _contrast(use: Clauses, found: Acquisition) -> Iterable[Reason]:
         elif not phases <= set(clause.phases):
             text = f"the contrast phase is {', '.join(sorted(phases))}; accepted: {accepted}"
             yield Reason(Code.CONTRAST_PHASE, text)
+
+
+def _kernel(use: Clauses, found: Acquisition) -> Iterable[Reason]:
+    clause = use.convolution_kernel
+    if clause is None:
+        return
+    accepted = ", ".join(clause.accepted)
+    if found.kernel and not clause.admits(found.kernel):
+        shown = _shown("\\".join(found.kernel))
+        yield Reason(Code.CONVOLUTION_KERNEL, f"the convolution kernel is {shown}; accepted: {accepted}")
+    elif not found.kernel and not clause.if_stated:
+        text = f"the convolution kernel is not given; accepted: {accepted}"
+        yield Reason(Code.CONVOLUTION_KERNEL_MISSING, text)
 
 
 def _presentation(use: Clauses, found: Acquisition) -> Iterable[Reason]:

@@ -70,6 +70,7 @@ _CLAUSES: Final = {
     "echo-time": "The echo time",
     "contrast": "The contrast agent",
     "contrast-phase": "The contrast phase",
+    "convolution-kernel": "The convolution kernel",
     "burned-in": "Burned-in text",
     "image-type": "The image type",
     "lossy": "The ratio of lossy compression",

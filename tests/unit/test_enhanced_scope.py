@@ -101,6 +101,10 @@ def typed(*values: str) -> Dataset:
     return of(CTImageFrameTypeSequence=[of(FrameType=list(values))])
 
 
+def kernel(*values: str) -> Dataset:
+    return of(CTReconstructionSequence=[of(ConvolutionKernel=list(values))])
+
+
 CHEST, HEAD = "51185008", "69536005"
 AGENT = {"ContrastBolusAgentSequence": [of(CodeValue="7140000")]}
 WORDS: list[tuple[dict[str, Any], Dataset, Dataset, str, dict[str, Any]]] = [
@@ -108,6 +112,7 @@ WORDS: list[tuple[dict[str, Any], Dataset, Dataset, str, dict[str, Any]]] = [
     ({"laterality": {"values": ["R"]}}, anatomy(CHEST, "R"), anatomy(CHEST, "L"), "laterality", {}),
     ({"contrast": {"agent": "with"}}, used("YES"), used("NO"), "contrast", AGENT),
     ({"contrast": {"agent": "without"}}, used("NO"), used("YES"), "contrast", AGENT),
+    ({"convolution_kernel": {"accepted": ["B3?f"]}}, kernel("B30f"), kernel("B70f"), "convolution-kernel", {}),
     (
         {"presentation": {"derived": False}},
         typed("ORIGINAL", "PRIMARY", "VOLUME", "NONE"),
@@ -127,6 +132,16 @@ def test_what_one_frame_says_otherwise_refuses_the_image(
     assert codes(use(**clause), enhanced(right, Dataset(), wrong, wrong, **top)) == [code]
     # an image that mixes what is accepted and what is not, and does not say which frame is which
     assert code != "derived" or codes(use(**clause), enhanced(Dataset(), Dataset(), **top)) == [code]
+
+
+def test_a_frame_that_does_not_say_its_kernel_is_not_guessed() -> None:
+    clause, said = use(convolution_kernel={"accepted": ["B30f"]}), kernel("B30f")
+    assert codes(clause, enhanced(Dataset(), said, Dataset())) == ["convolution-kernel-missing"]
+    lax = use(convolution_kernel={"accepted": ["B30f"], "if_stated": True})
+    assert codes(lax, enhanced(Dataset(), said, Dataset())) == []
+    assert codes(clause, enhanced(Dataset(), Dataset(), ConvolutionKernel="B30f")) == []  # of the whole image
+    two = enhanced(Dataset(), said, kernel("B30f", "LUNG"))
+    assert codes(clause, two) == ["convolution-kernel"]
 
 
 def test_many_frames_make_no_page_of_reasons() -> None:

@@ -73,6 +73,9 @@ CLAUSES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "size": st.integers(2, 900).map(lambda side: {"min_size_px": side, "max_size_px": 1000}),
     "equipment": st.just({"equipment": {"accepted": [{"manufacturer": "Siemens", "models": ["Ysio"]}]}}),
     "contrast": st.just({"contrast": {"agent": "with", "phases": ["arterial"]}}),
+    "kernel": st.sampled_from([("B30f", "I30f\\*"), ("i30-F \\ 3", "B3?F"), ("I30*",)]).flatmap(
+        lambda patterns: st.permutations(patterns).map(lambda some: {"convolution_kernel": {"accepted": some}})
+    ),
     "presentation": st.just(
         {
             "presentation": {
@@ -137,6 +140,16 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
     Code.CONTRAST_MISSING: [("contrast", having(ContrastBolusAgent=""))],
     Code.CONTRAST_PHASE: [("contrast", having(SeriesDescription="Thorax portal-venös"))],
     Code.CONTRAST_PHASE_MISSING: [("contrast", having(SeriesDescription="Thorax 2 mm"))],
+    Code.CONVOLUTION_KERNEL: [
+        ("kernel", having(ConvolutionKernel="LUNG")),
+        ("kernel", having(ConvolutionKernel=["B30f", "LUNG"])),
+        ("kernel", having(ConvolutionKernel=["I30f", "3", "B30f"])),
+        ("kernel", having(ConvolutionKernel="B30f+")),
+    ],
+    Code.CONVOLUTION_KERNEL_MISSING: [
+        ("kernel", without("ConvolutionKernel")),
+        ("kernel", having(ConvolutionKernel="")),
+    ],
     Code.FOR_PROCESSING: [("", having(PresentationIntentType="FOR PROCESSING"))],
     Code.BURNED_IN: [("presentation", having(BurnedInAnnotation="YES"))],
     Code.BURNED_IN_MISSING: [("presentation", without("BurnedInAnnotation"))],
@@ -241,7 +254,16 @@ def test_violating_a_clause_refuses_with_its_code_and_nothing_is_computed(
 @given(uses(), st.data())
 def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: IntendedUse, data: st.DataObject) -> None:
     fields = use.model_dump()
-    for name in ("body_part", "view", "laterality", "sexes", "equipment", "contrast", "presentation"):
+    for name in (
+        "body_part",
+        "view",
+        "laterality",
+        "sexes",
+        "equipment",
+        "contrast",
+        "convolution_kernel",
+        "presentation",
+    ):
         if fields[name]:
             fields[name]["if_stated"] = True
     for limit in fields["ranges"]:
@@ -256,6 +278,37 @@ def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: Intended
         clause, violate = VIOLATIONS[code][0]
         if {"body": lenient.body_part, "view": lenient.view, "sexes": lenient.sexes}.get(clause):
             assert code in codes(lenient, violate(header))
+
+
+@pytest.mark.parametrize(
+    ("accepted", "found", "met"),
+    [
+        (["Br40d"], "BR40D", True),
+        (["Br40d"], "Br40f", False),
+        (["FC 1?"], "FC-13", True),
+        (["FC1?"], "FC1", False),
+        (["FC1?"], "FC130", False),
+        (["BONE"], "BONE+", False),
+        (["BONE*"], "BONEPLUS", True),
+        (["*"], "LUNG", True),
+        (["I30f"], ["I30f", "3"], False),  # how strong the iterative reconstruction was is a value too
+        (["I30f\\3"], ["I30f", "3"], True),
+        (["I30f\\*"], ["I30f", "5"], True),
+        (["I30f\\3"], ["3", "I30f"], False),
+        (["I30f\\3"], "I30f", False),
+        (["B30f", "B70f"], ["B70f", "B30f"], True),
+        (["B30f"], ["B30f", "B70f"], False),
+        (["[A-Z]"], "B", False),
+        (["[A]"], "[a]", True),
+    ],
+)
+def test_kernels_are_compared_as_their_makers_write_them(
+    accepted: list[str], found: str | list[str], met: bool
+) -> None:
+    fields: dict[str, Any] = {"statement": "Any.", "modalities": ["CT"], "sop_classes": [CT]}
+    use = IntendedUse.model_validate(fields | {"convolution_kernel": {"accepted": accepted}})
+    header: Header = {"Modality": "CT", "SOPClassUID": CT, "Rows": 9, "Columns": 9, "ConvolutionKernel": found}
+    assert codes(use, header) == ([] if met else [Code.CONVOLUTION_KERNEL])
 
 
 def test_what_a_description_says_is_never_repeated() -> None:
