@@ -37,14 +37,14 @@ def dicomweb(served: str) -> str:
 @pytest.fixture
 def viewer(site: Site, dicomweb: str) -> Iterator[httpx.Client]:
     token = readers.add(site, "Ada Lovelace", "clinician")
-    with httpx.Client(base_url=dicomweb, headers={"Authorization": f"Bearer {token}"}) as client:
+    with httpx.Client(base_url=dicomweb, headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 def device(site: Site, dicomweb: str) -> Iterator[httpx.Client]:
     token = readers.add(site, "CT-1", "device")
-    with httpx.Client(base_url=dicomweb, headers={"Authorization": f"Bearer {token}"}) as client:
+    with httpx.Client(base_url=dicomweb, headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
         yield client
 
 
@@ -632,7 +632,7 @@ def test_what_comes_by_stow_is_read_like_what_comes_by_c_store(
     node, image = run_node(site), radiograph(0.9)
     device = {"Authorization": f"Bearer {readers.add(site, 'DX-1', 'device')}"}
     clinician = {"Authorization": f"Bearer {readers.add(site, 'Ada', 'clinician')}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}", timeout=60) as client:
         answer = client.post("/dicomweb/studies", headers=device | STOW, content=body_of(part10(image)))
         assert answer.status_code == 200
 

@@ -82,7 +82,7 @@ def test_a_ct_is_outlined_amended_when_a_slice_comes_late_and_compared_with_its_
     assert sorted(kinds) == ["OT", "PR", "SEG", "SR"]
 
     token = readers.add(hospital, "Dr Volume", "clinician")
-    with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}", timeout=60) as client:
         client.post("/login", data={"token": token})
         page = client.get(f"/studies/{after[0].StudyInstanceUID}")
         assert page.status_code == 200

@@ -21,7 +21,7 @@ REJECT = AGREE | {"decision": "reject", "answer": "not_assessable", "reason": "i
 
 @pytest.fixture
 def http(served: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served) as client:
+    with httpx.Client(base_url=served, timeout=60) as client:
         yield client
 
 
