@@ -200,10 +200,10 @@ def list_all(name: str = "chest-radiograph", folder: Folder = DEFAULT_COORDINATO
     """
     with registry_of(folder) as registry:
         for version in registry.versions(name):
-            tags = registry.tags(version)
+            tags = version.tags
             print(f"{version.label}  {version.digest[:12]}…  parent {tags['parent'][:12]}")
             for key in sorted(tags):
-                if key.startswith(("release", "decision", "retraining", "sites", "rounds")):
+                if key.startswith(("release", "decision", "retraining", "sites", "rounds", "withdrawn")):
                     print(f"    {key}: {tags[key]}")
 
 
@@ -315,11 +315,11 @@ def registry_of(folder: Path) -> "Generator[Registry]":
     from server.registry import Registry
 
     coordinator = Coordinator(folder.resolve())
-    if tracking.runs(coordinator.folder, coordinator.config.mlflow_port):
+    if tracking.runs(coordinator.storage, coordinator.config.mlflow_port):
         yield coordinator.registry
         return
     port = free_port()
-    server = tracking.start(coordinator.folder, port)
+    server = tracking.start(coordinator.folder, port, kept=coordinator.storage)
     try:
         yield Registry(f"http://127.0.0.1:{port}")
     finally:
