@@ -37,6 +37,11 @@ class Evaluation:
         return "/".join(part for part in (self.site, self.fold, self.subgroup) if part)
 
     @property
+    def both(self) -> dict[str, float]:
+        """What was measured of the version, and of the served one as `before_QUANTITY`."""
+        return {**self.after, **{f"before_{key}": value for key, value in (self.before or {}).items()}}
+
+    @property
     def dataset_digest(self) -> str:
         """Sixteen hex digits over all that is known here of the cases: whose, which fold, and how many.
 

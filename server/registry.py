@@ -3,9 +3,11 @@
 A version is three things of MLflow that name each other: a registered model version (number, lineage as tags, card,
 aliases), a LoggedModel (the bundle, and the figures per hospital), and the run that made both.
 
-What a hospital measured is an evaluation run below that run, of one LoggedModel on one dataset `SITE/FOLD`: a name, a
+What a hospital measured is an evaluation run below that run, of one LoggedModel on datasets `SITE/FOLD`: a name, a
 digest of the counts, nothing else. So MLflow's own pages compare versions over hospitals, and sort them by one's AUC.
-The run of the version keeps the same figures as `SITE/FOLD/VERSION/QUANTITY`, e.g. `nih/test/candidate/auc`.
+The run of the version keeps the same figures as `SITE/FOLD/VERSION/QUANTITY`, e.g. `nih/test/candidate/auc`, and the
+registered version its AUCs as tags: MLflow takes a minute to hand out the LoggedModels of a hundred versions at ten
+hospitals with all their figures, and a fifth of a second for the tags.
 
 Every step may be repeated. The registered version is written last, so that what has one is complete.
 """
@@ -15,10 +17,11 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -30,6 +33,7 @@ from mlflow.entities import (
     LoggedModelInput,
     LoggedModelOutput,
     Metric,
+    Param,
     Run,
     RunTag,
 )
@@ -37,16 +41,21 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
-from models.bundle import Bundle, verify
+from models.bundle import Bundle, device_uid, verify
 from models.errors import Conflict, NotFound
 from models.signing import Trusted
 from server.evaluation import Evaluation
 
 T = TypeVar("T")
 _BUNDLE: Final = "bundle"
+_FIGURES: Final = "figures."  # before the dataset's name, in a tag's
+_ROUNDS: Final = "rounds.json"
 _LABEL: Final = re.compile(r"([a-z0-9][a-z0-9-]{0,62})@([0-9]{1,9})", re.ASCII)
 _CARD_CHARACTERS: Final = 5000  # of a description, in MLflow's tables; SQLite takes more, PostgreSQL refuses it
-_PAGE: Final = 50  # logged models at a time: each comes with all its figures
+_TOGETHER: Final = 900  # metrics; the server takes 1,000 a request
+_TOLD: Final = frozenset(
+    ("n", "n_positive", *(f"{when}auc{end}" for when in ("", "before_") for end in ("", "_low", "_high")))
+)
 _EXCLUDES: Final[Mapping[str, tuple[str, ...]]] = {
     "released": ("candidate", "blocked"),
     "blocked": ("candidate", "released"),
@@ -88,8 +97,8 @@ class Known:
 
     Attributes:
         aliases: that point at it, in the order of the alphabet.
-        figures: by dataset (`SITE/FOLD`), the newest value of each quantity; of what it was compared with there as
-            `before_QUANTITY`.
+        figures: by dataset (`SITE/FOLD`), what was measured last: `n`, `n_positive`, `auc`, `auc_low`, `auc_high`, and
+            of what it was compared with there `before_auc`, …
     """
 
     version: Registered
@@ -231,16 +240,15 @@ class Registry:
         if not versions:
             raise NotFound(f"the registry has no model {name!r}; it has {', '.join(self.names()) or 'none'}")
         aliases = self.aliases(name)
-        figures: dict[str, dict[str, dict[str, float]]] = {}
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            for model in self._models(experiment.experiment_id):
-                figures.setdefault(model.tags.get("digest", ""), {}).update(_figures(model))
         return [
             Known(
                 version,
                 tuple(sorted(alias for alias, number in aliases.items() if number == version.number)),
-                figures.get(version.digest, {}),
+                {
+                    key.removeprefix(_FIGURES): json.loads(value)
+                    for key, value in version.tags.items()
+                    if key.startswith(_FIGURES)
+                },
             )
             for version in versions
         ]
@@ -251,7 +259,10 @@ class Registry:
         Raises:
             NotFound: there is none.
         """
-        return self._tagged("digest", digest, f"with digest {digest[:12]}…")
+        for version in self._client.search_model_versions(f"tags.digest = '{digest}'"):
+            if _whole(version):
+                return _registered(version)
+        raise NotFound(f"the registry has no version with digest {digest[:12]}…")
 
     def find_device(self, uid: str) -> Registered:
         """The version that is this device (`Bundle.device_uid`).
@@ -259,7 +270,12 @@ class Registry:
         Raises:
             NotFound: there is none.
         """
-        return self._tagged("device_uid", uid, f"that is the device {uid}")
+        # computed, not looked up: versions that earlier releases registered say nothing of their device
+        for name in self.names():
+            for version in self.versions(name):
+                if device_uid(version.digest) == uid:
+                    return version
+        raise NotFound(f"the registry has no version that is the device {uid}")
 
     def fetch(self, version: Registered, folder: Path, trusted: Trusted) -> Bundle:
         """Bring a version's bundle to `folder/DIGEST`, verified.
@@ -280,8 +296,8 @@ class Registry:
         """Add figures to a version; those that do not exist (NaN) are left out, never written as 0."""
         now = int(self._client.get_run(version.run_id).info.start_time)
         entries = [Metric(key, value, now, step) for key, value in metrics.items() if math.isfinite(value)]
-        for start in range(0, len(entries), 900):  # the server takes 1,000 a request
-            self._client.log_batch(version.run_id, metrics=entries[start : start + 900])
+        for start in range(0, len(entries), _TOGETHER):
+            self._client.log_batch(version.run_id, metrics=entries[start : start + _TOGETHER])
 
     def evaluate(self, version: Registered, evaluations: Iterable[Evaluation]) -> None:
         """Keep what hospitals measured of a version, and of the one it was compared with; again changes nothing."""
@@ -293,11 +309,35 @@ class Registry:
                 [experiment], f"tags.`mlflow.parentRunId` = '{version.run_id}'", max_results=50_000
             )
         }
-        for one in evaluations:
-            before = {f"before_{key}": value for key, value in (one.before or {}).items()}
-            self._measured(experiment, version, one, model, "candidate", {**one.after, **before}, done)
-            if one.before is not None and (served := self._served(one)) is not None:
-                self._measured(experiment, version, one, served, "served", one.before, done)
+        found = sorted(evaluations, key=lambda one: (one.retraining, one.site))
+        served: dict[str, LoggedModel | None] = {}
+        for (retraining, site), group in groupby(found, key=lambda one: (one.retraining, one.site)):
+            of_site = list(group)
+            name = f"{retraining} {site}"
+            self._measured(experiment, version, f"{name} candidate", model, [(one, one.both) for one in of_site], done)
+            compared = [(one, one.before) for one in of_site if one.before is not None]
+            digest = of_site[0].served
+            if digest is not None and compared:
+                if digest not in served:
+                    served[digest] = self._served(digest)
+                if (other := served[digest]) is not None:
+                    self._measured(experiment, version, f"{name} served", other, compared, done)
+            for one in of_site:
+                told = {key: value for key, value in one.both.items() if key in _TOLD and math.isfinite(value)}
+                self._client.set_model_version_tag(
+                    version.name, str(version.number), _FIGURES + one.dataset, json.dumps(told, sort_keys=True)
+                )
+
+    def keep_rounds(self, version: Registered, rounds: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what happened in each round of the retraining that made a version: who took part, and who did not."""
+        self._client.log_text(version.run_id, json.dumps(list(rounds), indent=1, sort_keys=True), _ROUNDS)
+
+    def rounds(self, version: Registered) -> list[dict[str, Any]]:
+        """What `keep_rounds` kept; nothing of a version that no retraining made, or an earlier release registered."""
+        if not any(file.path == _ROUNDS for file in self._client.list_artifacts(version.run_id)):
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            return json.loads(Path(self._client.download_artifacts(version.run_id, _ROUNDS, folder)).read_text())
 
     def tag(self, version: Registered, tags: Mapping[str, str]) -> None:
         """Say something of a version: decisions, reasons, states."""
@@ -358,12 +398,6 @@ class Registry:
     def _versions(self, name: str) -> list[ModelVersion]:
         return list(_all(lambda token: self._client.search_model_versions(f"name = '{name}'", page_token=token)))
 
-    def _tagged(self, key: str, value: str, what: str) -> Registered:
-        for version in self._client.search_model_versions(f"tags.{key} = '{value}'"):
-            if _whole(version):
-                return _registered(version)
-        raise NotFound(f"the registry has no version {what}")
-
     def _create_model(self, name: str, title: str) -> None:
         try:
             self._client.create_registered_model(name, description=title)
@@ -388,8 +422,7 @@ class Registry:
         """The run that makes a version; the one of an attempt that was cut off, where there is one."""
         begun = self._client.search_runs([experiment], f"tags.digest = '{tags['digest']}'", max_results=1)
         run = begun[0] if begun else self._client.create_run(experiment, tags=dict(tags), run_name=name)
-        for key, value in params.items():
-            self._client.log_param(run.info.run_id, key, value)
+        self._client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
         return run.info.run_id
 
     def _model(
@@ -421,58 +454,51 @@ class Registry:
         found = list(self._client.search_logged_models([experiment], f"tags.digest = '{digest}'"))
         return min(found, key=lambda model: model.creation_timestamp) if found else None
 
-    def _models(self, experiment: str) -> Iterator[LoggedModel]:
-        """Oldest last."""
-        return _all(lambda token: self._client.search_logged_models([experiment], max_results=_PAGE, page_token=token))
-
-    def _served(self, evaluation: Evaluation) -> LoggedModel | None:
+    def _served(self, digest: str) -> LoggedModel | None:
         try:
-            served = self.find_digest(evaluation.served) if evaluation.served else None
+            served = self.find_digest(digest)
         except NotFound:  # a hospital may serve what was never registered here
             return None
-        return self._model_of(self._experiment(served.name), served) if served else None
+        return self._model_of(self._experiment(served.name), served)
 
     def _measured(
         self,
         experiment: str,
         version: Registered,
-        evaluation: Evaluation,
+        name: str,
         model: LoggedModel,
-        which: str,
-        figures: Mapping[str, float],
+        measured: Sequence[tuple[Evaluation, Mapping[str, float]]],
         done: dict[str, Run],
     ) -> None:
-        name = f"{evaluation.retraining} {evaluation.dataset} {which}"
+        """One run: a model on all folds of a hospital. What the run itself shows is the last fold's, the test's."""
         run = done.get(name)
         if run is not None and run.info.status == "FINISHED":
             return
         if run is None:
-            tags = {
-                "mlflow.parentRunId": version.run_id,
-                "retraining": evaluation.retraining,
-                "site": evaluation.site,
-                "fold": evaluation.fold,
-                "measured": which,
-            }
+            first = measured[0][0]
+            tags = {"mlflow.parentRunId": version.run_id, "retraining": first.retraining, "site": first.site}
             run = done[name] = self._client.create_run(experiment, tags=tags, run_name=name)
-        dataset = Dataset(
-            evaluation.dataset,
-            evaluation.dataset_digest,
-            source_type="hospital",
-            source=json.dumps({"site": evaluation.site, "fold": evaluation.fold}),
-            profile=json.dumps({"n": evaluation.n, "n_positive": evaluation.n_positive}),
-        )
-        self._client.log_inputs(
-            run.info.run_id,
-            [DatasetInput(dataset, [InputTag("mlflow.data.context", evaluation.fold)])],
-            [LoggedModelInput(model.model_id)],
-        )
-        entries = [
-            Metric(key, value, run.info.start_time, 0, model.model_id, dataset.name, dataset.digest)
-            for key, value in figures.items()
-            if math.isfinite(value)
-        ]
-        self._client.log_batch(run.info.run_id, metrics=entries)
+        inputs: list[DatasetInput] = []
+        entries: list[Metric] = []
+        for index, (one, figures) in enumerate(measured):
+            dataset = Dataset(
+                one.dataset,
+                one.dataset_digest,
+                source_type="hospital",
+                source=json.dumps({"site": one.site, "fold": one.fold}),
+                profile=json.dumps({"n": one.n, "n_positive": one.n_positive}),
+            )
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.fold)]))
+            # a millisecond apart: MLflow tells two values of a run by key and time, not by their dataset
+            at = run.info.start_time + index
+            entries.extend(
+                Metric(key, value, at, 0, model.model_id, dataset.name, dataset.digest)
+                for key, value in figures.items()
+                if math.isfinite(value)
+            )
+        self._client.log_inputs(run.info.run_id, inputs, [LoggedModelInput(model.model_id)])
+        for start in range(0, len(entries), _TOGETHER):
+            self._client.log_batch(run.info.run_id, metrics=entries[start : start + _TOGETHER])
         self._client.set_terminated(run.info.run_id)
 
     def _bundle_at(self, version: Registered) -> str:
@@ -497,16 +523,6 @@ def _registered(version: ModelVersion) -> Registered:
         version.creation_timestamp / 1000,
         dict(version.tags),
     )
-
-
-def _figures(model: LoggedModel) -> dict[str, dict[str, float]]:
-    newest: dict[str, dict[str, Metric]] = {}
-    for metric in model.metrics or ():
-        if metric.dataset_name:
-            of_dataset = newest.setdefault(metric.dataset_name, {})
-            if metric.key not in of_dataset or of_dataset[metric.key].timestamp <= metric.timestamp:
-                of_dataset[metric.key] = metric
-    return {name: {key: one.value for key, one in found.items()} for name, found in newest.items()}
 
 
 def _shortened(card: str) -> str:

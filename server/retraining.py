@@ -179,6 +179,8 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
             if value is not None
         }
         registry.record(version, figures_of_round, step=int(line["round"]))
+    told_of_round = ("round", "seconds", "failures", "sites")
+    registry.keep_rounds(version, [{key: line[key] for key in told_of_round} for line in rounds])
     registry.alias(version, "candidate")
     told = {"digest": bundle.digest, "label": version.label, "threshold": bundle.facts.threshold}
     step.journal.write("candidate", told)
@@ -207,7 +209,8 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
         step.coordinator.registry.record(
             version, {f"{site}/mended": float(found.mended), f"{site}/new_errors": float(found.new_errors)}
         )
-        step.coordinator.registry.evaluate(version, evaluations(site, found))
+    measured = [one for site, found in evidence.items() for one in evaluations(site, found)]
+    step.coordinator.registry.evaluate(version, measured)
     step.journal.write(
         "evidence",
         {"evidence": {site: found.model_dump_json() for site, found in evidence.items()}, "failures": failures},
