@@ -1,5 +1,6 @@
 """Which version made a result object: what its header says, and nothing of whom it is about."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,9 @@ def origin(path: Path) -> Origin:
     Source: `results/header.py` writes both (DeviceSerialNumber; ContributingEquipmentSequence, PS3.3 C.12.1).
     """
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        with warnings.catch_warnings():  # a broken file gets our one sentence, not pydicom's several
+            warnings.simplefilter("ignore")
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
     except (InvalidDicomError, OSError, ValueError, EOFError) as error:
         raise InvalidStudy(f"{path.name} is no readable DICOM file ({type(error).__name__})") from error
     serial = str(header.get("DeviceSerialNumber", "")).strip()
