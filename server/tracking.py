@@ -59,7 +59,7 @@ def storage(folder: Path, config: "CoordinatorConfig | None" = None) -> Storage:
     artifacts = config.mlflow_artifacts if config else ""
     environment: dict[str, str] = {}
     if backend:
-        _need("psycopg2", "mlflow_store", "postgresql")
+        _need("psycopg", "mlflow_store", "postgresql")
         if password := _secret(folder / "secrets" / PASSWORD):
             environment["PGPASSWORD"] = password.read_text().strip()
     if artifacts:

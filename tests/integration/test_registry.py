@@ -24,7 +24,7 @@ from configs.schema import CoordinatorConfig
 from models.bundle import Bundle, verify
 from models.children import Child, free_port
 from models.errors import ConfigurationError, Conflict, NotFound
-from models.exchange import Decision, Offer, Order, Release, TrainOrder, Update
+from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
 from models.signing import load_trust
 from scripts.vigie import app
 from server import plan as plans
@@ -59,7 +59,8 @@ class Running:
 
     def kill(self) -> None:
         """`kill -9` of all that belongs to MLflow."""
-        [watcher] = [one for one in psutil.Process().children() if "server.tracking" in " ".join(one.cmdline())]
+        port = str(self.coordinator.config.mlflow_port)
+        [watcher] = [one for one in psutil.Process().children() if port in one.cmdline()]
         for process in [watcher, *watcher.children(recursive=True)]:
             process.kill()
         watcher.wait()
@@ -90,24 +91,27 @@ def version(bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path) 
 # ── Figures, aliases, lineage ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _measured(registry: Registry, version: Registered, served: str | None, before: float, after: float) -> None:
-    told = {site: evidence("spring", version.digest, served, before, after) for site in SITES}
-    registry.evaluate(version, [one for site, found in told.items() for one in evaluations(site, found)])
+def _told(version: Registered, served: str) -> Evidence:
+    return evidence("spring", version.digest, served, 0.8, 0.9)
 
 
 def test_mlflow_itself_compares_versions_over_hospitals(running: Running, version: Callable[..., Bundle]) -> None:
     registry, client = running.registry, running.client
     first = registry.register(one := version("compared"), {"origin": "vendor"})
     second = registry.register(version("compared", 2, one.digest), {"retraining": "spring"})
-    _measured(registry, second, first.digest, 0.8, 0.9)
-    _measured(registry, second, first.digest, 0.8, 0.9)  # asked again after a crash
+    for _ in range(2):  # asked again after a crash
+        told_by = {site: _told(second, first.digest) for site in SITES}
+        registry.evaluate(second, [one for site, found in told_by.items() for one in evaluations(site, found)])
 
     experiment = client.get_experiment_by_name("compared")
     assert experiment is not None
     ids = [experiment.experiment_id]
-    best = [{"field_name": "metrics.auc", "dataset_name": "nih/test", "ascending": False}]
-    assert [model.name for model in client.search_logged_models(ids, order_by=best)] == ["compared@2", "compared@1"]
-    good = client.search_logged_models(ids, "metrics.auc > 0.85", datasets=[{"dataset_name": "nih/test"}])
+    [of_fold] = {one.dataset_digest for one in evaluations("nih", _told(second, first.digest)) if one.fold == "test"}
+    fold = {"dataset_name": "nih/test", "dataset_digest": of_fold}
+    for ascending, order in ((True, ["compared@1", "compared@2"]), (False, ["compared@2", "compared@1"])):
+        by = [{"field_name": "metrics.auc", "ascending": ascending, **fold}]
+        assert [model.name for model in client.search_logged_models(ids, order_by=by)] == order
+    good = client.search_logged_models(ids, "metrics.auc > 0.85", datasets=[fold])
     assert [(model.name, str(model.status)) for model in good] == [("compared@2", "READY")]
     told = {(one.key, one.dataset_name): one.value for one in good[0].metrics or []}
     assert told["auc_low", "nih/test"] == pytest.approx(0.85)
