@@ -6,8 +6,8 @@ aliases), a LoggedModel (the bundle, and the figures per hospital), and the run 
 What a hospital measured is an evaluation run below that run, of one LoggedModel on datasets `SITE/FOLD`: a name, a
 digest of the counts, nothing else. So MLflow's own pages compare versions over hospitals, and sort them by one's AUC.
 The run of the version keeps the same figures as `SITE/FOLD/VERSION/QUANTITY`, e.g. `nih/test/candidate/auc`, and the
-registered version its AUCs as tags: MLflow takes a minute to hand out the LoggedModels of a hundred versions at ten
-hospitals with all their figures, and a fifth of a second for the tags.
+registered version its AUCs as tags: MLflow takes the better part of a minute to hand out the LoggedModels of a hundred
+versions at ten hospitals with all their figures, and a second for the tags.
 
 Every step may be repeated. The registered version is written last, so that what has one is complete.
 """
