@@ -7,6 +7,7 @@ work. `compose` gives the validated object, so that the rest of the code gets pl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -252,15 +253,29 @@ class SiteConfig:
 
 @dataclass
 class CoordinatorConfig:
-    """The coordinator: `coordinator.yaml` in its folder."""
+    """The coordinator: `coordinator.yaml` in its folder.
+
+    Attributes:
+        mlflow_store: MLflow's tables in PostgreSQL, `postgresql://USER@HOST/DATABASE`; its password is no setting
+            (PGPASSWORD, PGPASSFILE, or `secrets/mlflow.password`). Empty: SQLite in the folder.
+        mlflow_artifacts: MLflow's files at `s3://BUCKET/PREFIX`; credentials as boto3 finds them, or in
+            `secrets/s3.credentials`. Empty: in the folder.
+        s3_endpoint: of a store other than Amazon's.
+    """
 
     host: str = "127.0.0.1"
     superlink_port: int = 9091
     mlflow_host: str = "127.0.0.1"
     mlflow_port: int = 5000
+    mlflow_store: str = ""
+    mlflow_artifacts: str = ""
+    s3_endpoint: str = ""
     names: list[str] = field(default_factory=lambda: ["localhost"])
 
     def __post_init__(self) -> None:
+        _no_secret("mlflow_store", self.mlflow_store, ("postgresql://",))
+        _no_secret("mlflow_artifacts", self.mlflow_artifacts, ("s3://",))
+        _no_secret("s3_endpoint", self.s3_endpoint, ("https://", "http://"))
         for key, port in (("superlink_port", self.superlink_port), ("mlflow_port", self.mlflow_port)):
             _require(0 < port < 65536, f"{key} is {port}: a TCP port is 1 to 65535")
 
@@ -337,6 +352,17 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
 def _require(condition: bool, problem: str) -> None:
     if not condition:
         raise ConfigurationError(problem)
+
+
+def _no_secret(key: str, address: str, schemes: tuple[str, ...]) -> None:
+    """An address that begins as one of these, or none; a password in it would stand in backups and process lists."""
+    _require(not address or address.startswith(schemes), f"{key}: an address that begins with {' or '.join(schemes)}")
+    parts = urlsplit(address)
+    named = {name.lower() for name, _ in parse_qsl(parts.query)}
+    _require(
+        parts.password is None and not named & {"password", "sslpassword"},
+        f"{key}: no password in the settings: it belongs in the environment, or in the folder's secrets/",
+    )
 
 
 def _ae_title(key: str, title: str) -> None:

@@ -16,7 +16,7 @@ COPY server server
 COPY models models
 COPY configs configs
 COPY scripts scripts
-RUN scripts/install --no-dev
+RUN scripts/install --no-dev --stores
 
 ENV PATH=/opt/vigie/.venv/bin:$PATH VIGIE_COORDINATOR=/var/lib/vigie
 RUN install -d -o vigie -g vigie /var/lib/vigie

@@ -158,8 +158,13 @@ class Bundle:
 
     @property
     def device_uid(self) -> str:
-        """UID of this version as a device: another digest, another device (PS3.5 B.2, UUID-derived)."""
-        return f"2.25.{int(self.digest[:32], 16)}"
+        """UID of this version as a device."""
+        return device_uid(self.digest)
+
+
+def device_uid(digest: str) -> str:
+    """UID of a version as a device: another digest, another device (PS3.5 B.2, UUID-derived)."""
+    return f"2.25.{int(digest[:32], 16)}"
 
 
 def seal(folder: Path, key: Ed25519PrivateKey, signer: str) -> Bundle:

@@ -53,7 +53,7 @@ def run(folder: Folder) -> None:
     follow_parent()
     coordinator = Coordinator(folder.resolve())
     config = coordinator.config
-    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host)
+    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host, coordinator.storage)
     try:
         with SuperLink(coordinator.folder, config.superlink_port, config.host) as link:
             print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)

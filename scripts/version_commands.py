@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -249,11 +250,111 @@ def list_all(name: str = "chest-radiograph", folder: Folder = DEFAULT_COORDINATO
     """
     with registry_of(folder) as registry:
         for version in registry.versions(name):
-            tags = registry.tags(version)
+            tags = version.tags
             print(f"{version.label}  {version.digest[:12]}…  parent {tags['parent'][:12]}")
             for key in sorted(tags):
-                if key.startswith(("release", "decision", "retraining", "sites", "rounds")):
+                if key.startswith(("release", "decision", "retraining", "sites", "rounds", "withdrawn")):
                     print(f"    {key}: {tags[key]}")
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(help="NAME of a model, or NAME@N for what one came from and led to")],
+    folder: Folder = DEFAULT_COORDINATOR,
+    output: Annotated[Path | None, typer.Option(help="FILE.svg (to print or show), FILE.json or FILE.txt")] = None,
+) -> None:
+    """Draw where versions come from: parents, retrainings, hospitals with figures before and after, decisions.
+
+    Example: vigie version lineage chest-radiograph --folder coordinator --output lineage.svg
+    """
+    from dataclasses import asdict
+
+    from models.errors import ConfigurationError
+    from server.drawing import svg
+    from server.lineage import lineage as of_all
+    from server.lineage import lines
+
+    if output is not None and output.suffix not in (".svg", ".json", ".txt"):
+        raise ConfigurationError(f"{output}: name a file that ends with .svg, .json or .txt")
+    name = version.partition("@")[0]
+    with registry_of(folder) as registry:
+        found = of_all(name, registry.known(name))
+    if "@" in version:
+        found = found.of(version)
+    match output.suffix if output else ".txt":
+        case ".svg":
+            text = svg(found)
+        case ".json":
+            text = json.dumps(asdict(found), indent=2) + "\n"
+        case _:
+            text = "\n".join(lines(found)) + "\n"
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
+
+
+@app.command()
+def trace(
+    result: Annotated[str, typer.Argument(help="a DICOM file of ours, a version's digest, or its device UID")],
+    folder: Folder = DEFAULT_COORDINATOR,
+) -> None:
+    """Say which version made a result, and which rounds, hospitals and decisions are behind it, back to the first one.
+
+    Of a file only what names the version is read. Example: vigie version trace --folder coordinator report.dcm
+    """
+    from server.lineage import Lineage, lines
+    from server.lineage import lineage as of_all
+
+    digest, device = _origin(result)
+    with registry_of(folder) as registry:
+        found = registry.find_digest(digest) if digest else registry.find_device(device)
+        everything = of_all(found.name, registry.known(found.name))
+        ancestors = everything.ancestors(found.label)
+        rounds = {one.label: registry.rounds(registry.find(one.label)) for one in ancestors if one.made_by}
+    print(f"made by {found.label}")
+    print(f"digest {found.digest}")
+    for one in ancestors:
+        for line in lines(Lineage(one.label, (one,))):
+            print(line)
+        for told in rounds.get(one.label, []):
+            sites = ", ".join(f"{site} {said['cases']} cases" for site, said in sorted(told["sites"].items()))
+            missing = "".join(f"; {site}: {code}" for site, code in sorted(told["failures"].items()))
+            print(f"    round {told['round']}: {sites}{missing}")
+
+
+@app.command()
+def withdraw(
+    version: Annotated[str, typer.Argument(help="NAME@N")],
+    reason: Annotated[str, typer.Option(help="for people; nothing of a patient")],
+    folder: Folder = DEFAULT_COORDINATOR,
+) -> None:
+    """Take a version out: it is not offered, released or trained from again.
+
+    Hospitals that have adopted it are not told by this: they are named, so that a person calls them.
+
+    Example: vigie version withdraw chest-radiograph@2 --reason "wrong threshold" --folder coordinator
+    """
+    from models.errors import ConfigurationError
+    from server.lineage import ADOPTED_AT
+
+    if not 0 < len(reason.strip()) <= 500 or not reason.isprintable():
+        raise ConfigurationError("--reason: one line of 1 to 500 characters")
+    with registry_of(folder) as registry:
+        found = registry.find(version)
+        former = registry.withdraw(found, reason.strip())
+        aliases = registry.aliases(found.name)
+    adopted = [
+        alias.removeprefix(ADOPTED_AT)
+        for alias, number in sorted(aliases.items())
+        if alias.startswith(ADOPTED_AT) and number == found.number
+    ]
+    print(f"{found.label} is withdrawn; released is {former.label if former else 'no other version'}")
+    if adopted:
+        print(f"adopted at {', '.join(adopted)}: tell them to run `vigie site rollback` or `vigie site recall`")
 
 
 def evaluate(
@@ -355,6 +456,22 @@ def _hold_against(use: "IntendedUse", folder: Path) -> None:
         print(f"{reason.code}: {reason.text}")
 
 
+def _origin(result: str) -> tuple[str, str]:
+    """Digest and device UID that a file, or what was typed, names; one of them may be empty."""
+    from client.results.origin import origin
+    from models.errors import NotFound
+
+    path = Path(result)
+    if path.is_file():
+        found = origin(path)
+        return found.digest, found.device
+    if re.fullmatch(r"[0-9a-f]{64}", result):
+        return result, ""
+    if re.fullmatch(r"[0-9.]{1,64}", result):
+        return "", result
+    raise NotFound(f"{result!r} is no file, no digest (64 hex digits) and no UID")
+
+
 @contextmanager
 def registry_of(folder: Path) -> "Generator[Registry]":
     """The coordinator's registry; where its server is not running, one is started for as long as it is needed."""
@@ -364,11 +481,11 @@ def registry_of(folder: Path) -> "Generator[Registry]":
     from server.registry import Registry
 
     coordinator = Coordinator(folder.resolve())
-    if tracking.runs(coordinator.folder, coordinator.config.mlflow_port):
+    if tracking.runs(coordinator.storage, coordinator.config.mlflow_port):
         yield coordinator.registry
         return
     port = free_port()
-    server = tracking.start(coordinator.folder, port)
+    server = tracking.start(coordinator.folder, port, kept=coordinator.storage)
     try:
         yield Registry(f"http://127.0.0.1:{port}")
     finally:

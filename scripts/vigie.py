@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from models.children import keep_quiet
 from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
 from models.validation import told
-from scripts import coordinator_commands, retrain_commands, site_commands, version_commands
+from scripts import coordinator_commands, result_commands, retrain_commands, site_commands, version_commands
 from scripts.demonstration import command as demonstration
 
 EXIT_CODES: dict[str, int] = {
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="On-premise imaging AI that hospitals watch, correct and retrain together. Example: vigie demo",
 )
+site_commands.app.command("results")(result_commands.results)
 app.add_typer(site_commands.app, name="site")
 app.add_typer(coordinator_commands.app, name="coordinator")
 app.add_typer(retrain_commands.app, name="retrain")

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from configs.schema import CoordinatorConfig, load, save
 from models.signing import load_key, load_trust, make_key
 from server.registry import Registry
+from server.tracking import Storage, storage
 
 SIGNER = "coordinator"
 
@@ -18,7 +19,7 @@ class Coordinator:
     """A coordinator's folder, opened.
 
     Layout: `coordinator.yaml`, `signing.key` and `.pub`, `trust/` (vendors' public keys and our own), `pki/`,
-    `superlink.db`, `mlflow.db`, `mlartifacts/`, `versions/`, `retrainings/NAME/`, `logs/`.
+    `superlink.db`, `mlflow.db`, `mlartifacts/`, `versions/`, `retrainings/NAME/`, `secrets/`, `logs/`.
     """
 
     folder: Path
@@ -30,6 +31,10 @@ class Coordinator:
     @property
     def mlflow_uri(self) -> str:
         return f"http://{self.config.mlflow_host}:{self.config.mlflow_port}"
+
+    @property
+    def storage(self) -> Storage:
+        return storage(self.folder, self.config)
 
     @cached_property
     def registry(self) -> Registry:
@@ -55,6 +60,7 @@ def create(folder: Path, config: CoordinatorConfig) -> Coordinator:
         (folder / name).mkdir(parents=True, exist_ok=True)
     if not (folder / "coordinator.yaml").exists():
         save(config, folder / "coordinator.yaml")
+    (folder / "secrets").mkdir(mode=0o700, exist_ok=True)
     make_key(folder / "signing.key")
     (folder / "trust" / f"{SIGNER}.pub").write_bytes((folder / "signing.pub").read_bytes())
     return Coordinator(folder)

@@ -8,7 +8,7 @@ was answered and not journalled is asked again, which changes nothing at a hospi
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from models.errors import VigieError
 from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
 from server import plan as plans
 from server.coordinator import Coordinator
+from server.evaluation import evaluations
 from server.journal import Journal, alone, read
 from server.plan import Plan
 from server.registry import Registered
@@ -82,7 +83,8 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     step.journal.write("started", {"base": plan.base, "rounds": plan.rounds, "sites": list(plan.sites)})
     connected = hospitals.wait_for(list(plan.sites), plan.connect_seconds)
     _require_quorum(step, "connected", len(connected))
-    base = coordinator.registry.fetch(coordinator.registry.find(plan.base), coordinator.versions, coordinator.trusted)
+    standing = coordinator.registry.find_standing(plan.base)
+    base = coordinator.registry.fetch(standing, coordinator.versions, coordinator.trusted)
     offered = _candidate(step, base, _rounds(step, base)) if plan.rounds else base
     version = coordinator.registry.find_digest(offered.digest)
     evidence = _offer(step, offered, version)
@@ -152,7 +154,13 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
     known = [site["threshold_received"] for site in last.values() if site["threshold_received"] is not None]
     threshold = float(np.mean(known)) if known else base.facts.threshold
     contributions = {site: int(facts["cases"]) for site, facts in last.items()}
-    bundle = make(step.coordinator, step.plan, base, weights, threshold, contributions)
+    # registered before a crash, and not journalled: another one would be packed with the number after it
+    registered = registry.of_retraining(base.facts.name, step.plan.name)
+    bundle = (
+        registry.fetch(registered, step.coordinator.versions, step.coordinator.trusted)
+        if registered is not None
+        else make(step.coordinator, step.plan, base, weights, threshold, contributions)
+    )
     lineage = {
         "retraining": step.plan.name,
         "base": step.plan.base,
@@ -171,8 +179,11 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
             if value is not None
         }
         registry.record(version, figures_of_round, step=int(line["round"]))
+    told_of_round = ("round", "seconds", "failures", "sites")
+    registry.keep_rounds(version, [{key: line[key] for key in told_of_round} for line in rounds])
     registry.alias(version, "candidate")
-    step.journal.write("candidate", {"digest": bundle.digest, "label": version.label, "threshold": threshold})
+    told = {"digest": bundle.digest, "label": version.label, "threshold": bundle.facts.threshold}
+    step.journal.write("candidate", told)
     return bundle
 
 
@@ -198,6 +209,8 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
         step.coordinator.registry.record(
             version, {f"{site}/mended": float(found.mended), f"{site}/new_errors": float(found.new_errors)}
         )
+    measured = [one for site, found in evidence.items() for one in evaluations(site, found)]
+    step.coordinator.registry.evaluate(version, measured)
     step.journal.write(
         "evidence",
         {"evidence": {site: found.model_dump_json() for site, found in evidence.items()}, "failures": failures},
@@ -209,6 +222,8 @@ def _release_gate(step: _Retraining, version: Registered, parent: str | None, ev
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
     decision = decide(evidence, step.plan.sites, step.plan.quorum, must_compare=parent is not None)
+    if step.coordinator.registry.find(version.label).withdrawn:  # by a person, while the hospitals compared it
+        decision = replace(decision, released=False, reasons=(*decision.reasons, "it was withdrawn"))
     step.coordinator.registry.tag(
         version,
         {

@@ -66,7 +66,9 @@ def _dali() -> bool:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`peers("dciodvfy", …)` names programs; a missing one skips the test, or with VIGIE_REQUIRE_PEERS=1 fails it."""
-    path = f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"
+    # Debian keeps PostgreSQL's programs off the PATH, in a folder per release
+    servers = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
+    path = ":".join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin", *servers])
     needed = [name for marker in item.iter_markers("peers") for name in marker.args]
     missing = [name for name in needed if not (_dali() if name == "DALI" else shutil.which(name, path=path))]
     if missing:
