@@ -1,0 +1,59 @@
+"""Counts that may leave a hospital: none that is so small that it could show a patient.
+
+A count under `LEAST` is not sent, and neither is what would let it be worked out: the other half of its row, whose sum
+is known, and a second table over the same patients that differs from the first by a few. Zero is a count under it.
+
+Source: the rule of eleven of the CMS cell size suppression policy, made stricter for zero; complementary suppression
+as in Willenborg & de Waal, Elements of Statistical Disclosure Control, 2001, ch. 6.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+LEAST: Final = 11
+DECIMALS: Final = 3
+"""Of shares. A threshold is a patient's own score, and an area over m x n pairs gives away both to whoever has all of
+its digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The cases of one class, split by what a version called them. A half that may not be known is None.
+
+    Attributes:
+        few_right, few_wrong: the half is under `LEAST`; the other half is then kept back because the sum is known.
+    """
+
+    right: int | None
+    wrong: int | None
+    few_right: bool = False
+    few_wrong: bool = False
+
+
+def row(right: int, wrong: int) -> Row:
+    """Both halves of a class, or neither."""
+    few_right, few_wrong = right < LEAST, wrong < LEAST
+    if few_right or few_wrong:
+        return Row(None, None, few_right, few_wrong)
+    return Row(right, wrong)
+
+
+def apart(one: int, other: int) -> bool:
+    """Whether two counts of the same patients at two thresholds may both be known: who lies between them is a stratum,
+    too."""
+    return abs(one - other) >= LEAST
+
+
+def part(of: int, whole: int) -> int | None:
+    """A part of a known whole; None where it or what remains is under `LEAST`."""
+    return of if of >= LEAST and whole - of >= LEAST else None
+
+
+def pair(one: int, other: int) -> tuple[int, int] | tuple[None, None]:
+    """Two counts whose difference is known elsewhere: both or neither."""
+    return (one, other) if min(one, other) >= LEAST else (None, None)
+
+
+def rounded(share: float) -> float:
+    """A share with the digits that may leave."""
+    return round(share, DECIMALS)
