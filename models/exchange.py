@@ -446,9 +446,18 @@ def check_answer(answer: Answer, order: Order) -> None:
                 _require_large(*(half for half in (*local[:2], *vendor[:2]) if half is not None))
                 if local[0] is not None and vendor[0] is not None and not disclosure.apart(local[0], vendor[0]):
                     raise BorderRefused("two counts that show a few patients between them")
+                if local[2] < 2 * disclosure.LEAST and set(measure.few) & _HALVES[local is positive]:
+                    raise BorderRefused("a half that is said to be small shows the other")
         if (answer.mended is None) != (answer.new_errors is None):
             raise BorderRefused("one of two counts that give away each other")
         _require_large(*(count for count in (answer.mended, answer.new_errors) if count is not None))
+
+
+_HALVES: Mapping[bool, frozenset[Half]] = {
+    True: frozenset({"tp", "fn", "vendor_tp", "vendor_fn"}),
+    False: frozenset({"tn", "fp", "vendor_tn", "vendor_fp"}),
+}
+"""Of positives, and of negatives."""
 
 
 def disclosed(answer: Answer) -> Answer:
@@ -481,26 +490,21 @@ def measures(evidence: Evidence) -> dict[str, Measure]:
 
 
 def _measure_disclosed(measure: Measure) -> Measure | None:
-    if min(measure.n_positive, measure.n - measure.n_positive) < disclosure.LEAST:
+    negative = measure.n - measure.n_positive
+    if min(measure.n_positive, negative) < disclosure.LEAST:
         return None
-    values: dict[str, Any] = {"n": measure.n, "n_positive": measure.n_positive}
-    few = list(measure.few)
-    for right, wrong in (("tp", "fn"), ("tn", "fp")):
-        for prefix in ("", "vendor_"):
-            one: int | None = getattr(measure, prefix + right)
-            other: int | None = getattr(measure, prefix + wrong)
-            local = values.get(right)
-            if one is None or other is None:
-                continue
-            if prefix and local is not None and not disclosure.apart(local, one):
-                continue  # who lies between the two thresholds would be told
-            row = disclosure.row(one, other)
+    values, few = measure.model_dump(), list(measure.few)
+    for right, wrong, total in (("tp", "fn", measure.n_positive), ("tn", "fp", negative)):
+        local, vendor = values[right], values[f"vendor_{right}"]
+        if local is None or vendor is None:
+            continue  # kept back before; whoever did it is checked like everybody
+        for prefix, row in zip(("", "vendor_"), disclosure.rows(local, vendor, total), strict=True):
             values |= {prefix + right: row.right, prefix + wrong: row.wrong}
             few += [prefix + name for name, small in ((right, row.few_right), (wrong, row.few_wrong)) if small]
     for name in ("threshold", "auc", "auc_low", "auc_high"):
-        value = getattr(measure, name)
-        values[name] = None if value is None else disclosure.rounded(value)
-    return Measure.model_validate(values | {"few": tuple(dict.fromkeys(few))})
+        if values[name] is not None:
+            values[name] = disclosure.rounded(values[name])
+    return Measure.model_validate(values | {"few": tuple(few)})
 
 
 def _require_large(*counts: int) -> None:
@@ -563,9 +567,9 @@ def _pack(message: _Message) -> "RecordDict":
     fields: dict[str, Any] = {"kind": message.kind, "wire": WIRE}
     for key, value in message.model_dump(exclude=set(message.payload), exclude_none=True).items():
         if isinstance(value, dict):
-            fields.update({f"{key}.{part}": number for part, number in value.items()})
+            fields.update({f"{key}.{part}": _listed(found) for part, found in value.items()})
         else:
-            fields[key] = list(value) if isinstance(value, tuple) else value
+            fields[key] = _listed(value)
     record = RecordDict()
     if isinstance(message, TrainOrder | Update):
         packed, fields["layout"] = _flatten(message.weights)
@@ -575,6 +579,10 @@ def _pack(message: _Message) -> "RecordDict":
         record["bundle"] = ArrayRecord({"tar": Array(np.frombuffer(message.bundle, np.uint8))})
     record["vigie"] = ConfigRecord(fields)
     return record
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _config(record: "RecordDict") -> dict[str, Any]:

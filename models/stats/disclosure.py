@@ -18,29 +18,47 @@ its digits."""
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The cases of one class, split by what a version called them. A half that may not be known is None.
+    """The cases of one class, split by what a version called them. Both halves are there, or neither.
 
     Attributes:
-        few_right, few_wrong: the half is under `LEAST`; the other half is then kept back because the sum is known.
+        few_right, few_wrong: the half is under `LEAST`; the other is then kept back because the sum is known.
     """
 
-    right: int | None
-    wrong: int | None
+    right: int | None = None
+    wrong: int | None = None
     few_right: bool = False
     few_wrong: bool = False
 
 
-def row(right: int, wrong: int) -> Row:
-    """Both halves of a class, or neither."""
-    few_right, few_wrong = right < LEAST, wrong < LEAST
-    if few_right or few_wrong:
-        return Row(None, None, few_right, few_wrong)
-    return Row(right, wrong)
+def rows(local: int, vendor: int, total: int) -> tuple[Row, Row]:
+    """What may be told of one class of a known size at two thresholds.
+
+    A half is called small only where that says nothing of the other: of eleven cases with a small half that is not
+    the other one, that half is nought. A second split beside a whole first one is told whole or not at all: who lies
+    between the two thresholds is a stratum, too, and a small half of the second would be that stratum's edge.
+
+    Args:
+        local: of the class, called right at the hospital's threshold.
+        vendor: at the vendor's.
+        total: cases of the class.
+    """
+    one, other = _row(local, total), _row(vendor, total)
+    if one.right is not None and (other.right is None or not apart(local, vendor)):
+        return one, Row()
+    return one, other
+
+
+def _row(right: int, total: int) -> Row:
+    wrong = total - right
+    if min(right, wrong) >= LEAST:
+        return Row(right, wrong)
+    if total < 2 * LEAST:
+        return Row()
+    return Row(None, None, right < LEAST, wrong < LEAST)
 
 
 def apart(one: int, other: int) -> bool:
-    """Whether two counts of the same patients at two thresholds may both be known: who lies between them is a stratum,
-    too."""
+    """Whether two counts of the same patients at two thresholds may both be known."""
     return abs(one - other) >= LEAST
 
 
