@@ -7,6 +7,9 @@ what went beyond them is no more than Flower and TLS need around the messages. W
 uninterrupted run of more than `QUESTION` bytes, has to be in the ledger nearly to the byte; the questions that a
 SuperNode asks between messages have to be as small and as rare as they are known to be.
 
+A part of a message that the coordinator has already, by its digest, Flower sends no second time; then less goes than
+the ledger says, and that is shown, too.
+
 What this cannot show: what stands in those questions. That is held by the code that is installed, and by a test that
 reads all of them in the clear (tests/integration/test_loop.py).
 """
@@ -47,8 +50,8 @@ _FIELDS: Final = (
     "tcp.dstport",
     "tcp.flags.syn",
     "tcp.flags.ack",
+    "tcp.seq",
     "tcp.len",
-    "tcp.analysis.retransmission",
     "tls.handshake.type",
 )
 
@@ -67,7 +70,7 @@ class Packet:
         at: seconds since the epoch.
         stream: number of the TCP connection; None: no TCP.
         opens: it is the first of a connection.
-        payload: bytes of TCP payload, 0 of one that was sent before.
+        ends_at: where in the sender's bytes its last one stands, as TCP counts them, modulo 2^32.
         greets: a TLS client's greeting is in it.
     """
 
@@ -78,7 +81,7 @@ class Packet:
     source_port: int = 0
     target_port: int = 0
     opens: bool = False
-    payload: int = 0
+    ends_at: int = 0
     greets: bool = False
 
 
@@ -128,21 +131,32 @@ class _Connection:
     run: int = 0
     questions: list[int] = field(default_factory=lambda: list[int]())
     pushed: list[int] = field(default_factory=lambda: list[int]())
+    _seen: dict[bool, int] = field(default_factory=lambda: dict[bool, int]())
 
     def take(self, packet: Packet, outward: bool) -> None:
         self.opened = self.opened or (packet.opens and outward)
         self.greeted = self.greeted or packet.greets
+        size = self._new(packet, outward)
         if outward:
-            self.sent += packet.payload
-            self.run += packet.payload
-        elif packet.payload:
-            self.received += packet.payload
+            self.sent += size
+            self.run += size
+        elif size:
+            self.received += size
             self.end_run()
 
     def end_run(self) -> None:
         if self.run:
             (self.pushed if self.run > QUESTION else self.questions).append(self.run)
         self.run = 0
+
+    def _new(self, packet: Packet, outward: bool) -> int:
+        """Bytes up to here that were not counted: what was sent twice counts once, what the capture missed counts."""
+        before = self._seen.setdefault(outward, packet.ends_at)
+        size = (packet.ends_at - before) % 2**32
+        if size >= 2**31:  # an older part
+            return 0
+        self._seen[outward] = packet.ends_at
+        return size
 
 
 def reconcile(packets: Iterable[Packet], crossed: Sequence[Crossed], border: Border) -> list[Check]:
@@ -290,7 +304,7 @@ def read(capture: Path, port: int) -> Iterator[Packet]:
 
 
 def _packet(values: Sequence[str]) -> Packet:
-    at, v4_source, v4_target, v6_source, v6_target, stream, source, target, syn, ack, size, again, greeting = values
+    at, v4_source, v4_target, v6_source, v6_target, stream, source, target, syn, ack, seq, size, greeting = values
     return Packet(
         at=float(at),
         source=ip_address(v4_source or v6_source),
@@ -299,7 +313,7 @@ def _packet(values: Sequence[str]) -> Packet:
         source_port=int(source or 0),
         target_port=int(target or 0),
         opens=_set(syn) and not _set(ack),
-        payload=0 if again else int(size or 0),
+        ends_at=(int(seq or 0) + int(size or 0) + _set(syn)) % 2**32,  # a greeting of TCP counts as one
         greets=greeting == "1",
     )
 

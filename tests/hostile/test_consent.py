@@ -44,7 +44,7 @@ class Hospital:
     def _train(self, site, order):
         self.done.append("train")
         self.during()
-        weights = {name: array + np.float32(1) for name, array in order.weights.items()}
+        weights = {name: np.asarray(array + np.float32(5)) for name, array in order.weights.items()}
         return Update(retraining=order.retraining, round=order.round, base=order.base, n_cases=40, n_errors=3,
                       train_loss=0.5, weights=weights)  # fmt: skip
 
@@ -95,12 +95,12 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital(site, residual, bundles, monkeypatch):
+def hospital(site, bundles, monkeypatch):
+    """With the version that it has adopted as the base."""
     key = Ed25519PrivateKey.generate()
     bundles.trust(site.trust, key, "coordinator")
-    shutil.copytree(residual.folder, site.versions / residual.digest)
-    versions.receive(site, residual)
-    return Hospital(site, residual, key, monkeypatch)
+    base = versions.held(site, versions.panel(site)[0].digest)
+    return Hospital(site, base, key, monkeypatch)
 
 
 def candidate(hospital, folder, *, key=None, signer="coordinator", change=None, **facts):

@@ -41,7 +41,8 @@ def handlers(site, behaviour):
         raise OSError(CANARY)
 
     def train(order):
-        weights = {name: array + 1 if array.dtype.kind == "f" else array for name, array in order.weights.items()}
+        step = np.float32(0.001 if behaviour == "big" else 1)  # within the usual bound of an update
+        weights = {name: array + step if array.dtype.kind == "f" else array for name, array in order.weights.items()}
         update = {
             "retraining": order.retraining,
             "round": order.round,
