@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,15 +17,30 @@ import client.federation.site as served_by
 from client.federation import consent
 from client.federation.border import Border
 from client.store import versions
-from configs.schema import ConsentConfig, save
+from configs.schema import ConsentConfig, CoordinatorConfig, save
 from models import terms as signed
 from models.bounds import distance
 from models.bundle import seal, to_archive
 from models.change_plan import ChangePlan
 from models.errors import Conflict, NotFound
-from models.exchange import Consent, Evidence, Offer, Proposal, Refusal, Release, TrainOrder, Update, parse
+from models.exchange import (
+    Consent,
+    Evidence,
+    Offer,
+    Proposal,
+    Refusal,
+    Release,
+    TrainOrder,
+    Update,
+    belongs,
+    check_answer,
+    parse,
+)
 from models.hyperparameters import Hyperparameters
 from models.terms import Terms, leaving
+from scripts.retrain_commands import told
+from server.messaging import Failure
+from server.registry import Registered
 
 HYPER = Hyperparameters(steps=5)
 END = time.time() + 3600  # the same terms each time that they are asked for
@@ -337,6 +353,30 @@ def test_a_candidate_of_the_retraining_is_judged(hospital, tmp_path):
     assert hospital.done == ["judge"]
 
 
+def test_a_candidate_as_the_coordinator_makes_it_is_judged(hospital, residual, tmp_path, vendor_key):
+    """What the coordinator packs differs from its base in nothing that a hospital would refuse."""
+    from server.candidate import make
+    from server.plan import Plan
+
+    shutil.copytree(residual.folder, hospital.site.versions / residual.digest)
+    versions.receive(hospital.site, residual)
+    hospital.base = residual
+    hospital.agree("summer", layers=("head.*",))
+    coordinator = SimpleNamespace(
+        registry=SimpleNamespace(next_number=lambda _: 2), folder=tmp_path, versions=tmp_path, signing_key=hospital.key
+    )
+    plan = Plan(name="summer", base=residual.facts.label, sites=("hospital",), quorum=1, rounds=2)
+    weights = residual.read_weights()
+    fixed = next(name for name in weights if not name.startswith("head."))
+    for name in weights:
+        weights[name] = weights[name] + np.float32(0.01) if name.startswith("head.") else weights[name]
+    made = make(coordinator, plan, residual, weights, 0.4, {"hospital": 40})
+    assert isinstance(hospital.says(offer(made, "summer")), Evidence)
+    weights[fixed] = weights[fixed] + np.float32(0.01)
+    made = make(coordinator, plan, residual, weights, 0.4, {"hospital": 40})
+    assert hospital.says(offer(made, "summer")) == Refusal(to="offer", code="bundle-refused")
+
+
 def _extra_output(folder: Path) -> None:
     path = folder / "models" / "model.onnx"
     model = onnx.load(path)
@@ -421,3 +461,99 @@ def test_a_retraining_outside_the_change_plan_cannot_even_be_approved(hospital, 
         consent.approve(hospital.site, "summer", "Dr Curie")
     inside = hospital.proposal("winter", base=planned.digest, rounds=1, layers=("head.*",))
     assert hospital.says(inside).state == "waiting"
+
+
+# ── The honest way ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reached:
+    """Hospitals without a network between: one real border, one that never answers."""
+
+    def __init__(self, hospital):
+        self.hospital = hospital
+        self.sent = []
+
+    def wait_for(self, names, timeout):
+        return dict.fromkeys(names, 1)
+
+    def send_and_receive(self, orders, timeout):
+        results = {site: Failure("absent") for site in orders}
+        if "hospital" in orders:
+            order = orders["hospital"]
+            self.sent.append(order.kind)
+            answer = self.hospital.says(order)
+            if isinstance(answer, Refusal):
+                results["hospital"] = Failure(answer.code)
+            else:
+                check_answer(answer, order)
+                assert belongs(answer, order)
+                results["hospital"] = answer
+        return SimpleNamespace(results=results, seconds=0.0)
+
+
+class Kept:
+    """A registry in memory."""
+
+    def __init__(self, base):
+        self.bundles, self.metrics, self.tags_of, self.lineage = {base.digest: base}, {}, {}, {}
+
+    def next_number(self, name):
+        return 2
+
+    def find(self, label):
+        return Registered("residual", 1, next(iter(self.bundles)), "run")
+
+    def find_digest(self, digest):
+        return Registered("residual", len(self.bundles), digest, "run")
+
+    def fetch(self, version, folder, trusted):
+        return self.bundles[version.digest]
+
+    def register(self, bundle, lineage):
+        self.bundles[bundle.digest], self.lineage = bundle, lineage
+        return self.find_digest(bundle.digest)
+
+    def record(self, version, metrics, step=0):
+        self.metrics |= metrics
+
+    def tag(self, version, tags):
+        self.tags_of |= tags
+
+    def alias(self, version, alias):
+        pass
+
+
+def test_a_retraining_goes_on_with_those_who_agree_and_lists_the_others(hospital, residual, tmp_path, monkeypatch):
+    from server import plan as plans
+    from server import retraining
+    from server.coordinator import create
+    from server.journal import read
+
+    shutil.copytree(residual.folder, hospital.site.versions / residual.digest)
+    versions.receive(hospital.site, residual)
+    coordinator = create(tmp_path / "coordinator", CoordinatorConfig())
+    hospital.key = coordinator.signing_key
+    shutil.copy(coordinator.folder / "signing.pub", hospital.site.trust / "coordinator.pub")
+    registry = Kept(residual)
+    coordinator.__dict__["registry"] = registry
+    monkeypatch.setattr(retraining, "Coordinator", lambda _: coordinator)
+    asked = plans.Plan(
+        name="spring", base="residual@1", sites=("hospital", "silent"), quorum=1, rounds=2, norm=1.0,
+        hyper=HYPER, consent_seconds=0,
+    )  # fmt: skip
+    folder = plans.save(asked, coordinator.folder)
+    reached = Reached(hospital)
+    # nobody has agreed in time: nothing starts, and it can be resumed
+    with pytest.raises(retraining.QuorumMissed, match="0 of 2 hospitals agreed"):
+        retraining.conduct(reached, coordinator.folder, "spring")
+    assert (reached.sent, hospital.done) == (["proposal"], [])
+    consent.approve(hospital.site, "spring", "Dr Curie")
+    retraining.conduct(reached, coordinator.folder, "spring")
+    assert reached.sent == ["proposal", "proposal", "train", "train", "offer", "release"]
+    assert hospital.done == ["train", "train", "judge"]
+    lines = {line["step"]: line for line in read(folder)}
+    assert (lines["consents"]["granted"], list(lines["consents"]["waiting"])) == (["hospital"], ["silent"])
+    assert lines["release-gate"]["missing"] == ["silent"]
+    assert lines["round"]["sites"]["hospital"]["errors"] is None
+    assert registry.lineage["asked"] == "hospital,silent"
+    assert all(told(line) for line in read(folder))

@@ -1,29 +1,34 @@
 """A network capture of a real retraining agrees with the hospital's ledger, and one that shows more does not."""
 
 import os
-import socket
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from federation_peers import ROOT, Federation
 from relay import Relay
 
+from client.federation.capture import Border, Crossed, Packet, addresses, crossings, read, reconcile
+from client.store.database import Database
+from client.store.ledger import Ledger
 from configs.schema import PeerConfig, SiteConfig, save
 
 pytestmark = [pytest.mark.integration, pytest.mark.peers("tshark", "dumpcap"), pytest.mark.timeout(240)]
-ELSEWHERE = "127.9.9.9"
 
 
 class Recorder:
-    """dumpcap on loopback, of what goes over one port and to one address."""
+    """dumpcap on loopback, of what goes over one port."""
 
     def __init__(self, path: Path, port: int) -> None:
-        what = f"tcp port {port} or host {ELSEWHERE}"
         self.path = path
         self._process = subprocess.Popen(
-            ["dumpcap", "-q", "-i", "lo", "-B", "64", "-f", what, "-w", str(path)],
+            ["dumpcap", "-q", "-i", "lo", "-B", "64", "-f", f"tcp port {port}", "-w", str(path)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -84,32 +89,38 @@ def test_the_capture_of_a_retraining_agrees_with_the_ledger(recorded):
     assert "the capture and the ledger agree" in done.stdout
 
 
-def test_bytes_that_no_ledger_has_and_another_destination_are_found(recorded, tmp_path):
-    """The same capture against a ledger without its largest message; and one with a packet to somebody else."""
-    from client.federation.capture import Border, addresses, crossings, read, reconcile
-    from client.store.database import Database
-    from client.store.ledger import Ledger
-
+def test_what_the_ledger_does_not_have_is_found(recorded, tmp_path):
+    """The same capture, and a ledger that forgot its largest message; or a packet to somebody else, or from one."""
     folder, capture = recorded
     port = int((folder / "site.yaml").read_text().split("superlink: 127.0.0.1:")[1].split()[0])
-    packets = list(read(capture, port))
-    told = crossings(Ledger(Database(folder / "site.db")))
+    packets, told = list(read(capture, port)), crossings(Ledger(Database(folder / "site.db")))
     border = Border(addresses("127.0.0.1"), port)
-    assert [check for check in reconcile(packets, told, border) if not check.ok] == []
-    largest = max((one for one in told if one.direction == "out"), key=lambda one: one.size)
-    kept = [one for one in told if one is not largest]
-    assert [check.name for check in reconcile(packets, kept, border) if not check.ok] == ["nothing large beside it"]
+    here, other = ip_address("127.0.0.1"), ip_address("127.9.9.9")
 
-    recorder = Recorder(tmp_path / "other.pcapng", 9)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
-        caller.sendto(b"hello", (ELSEWHERE, 9))
-        caller.sendto(b"hello", (ELSEWHERE, 9))
-    recorder.stop()
-    both = tmp_path / "both.pcapng"
-    subprocess.run(["mergecap", "-w", both, capture, recorder.path], check=True, capture_output=True)
-    done = verify(folder, both)
+    def wrong(packets: list[Packet], told: list[Crossed]) -> list[str]:
+        return [check.name for check in reconcile(packets, told, border) if not check.ok]
+
+    assert wrong(packets, told) == []
+    largest = max((one for one in told if one.direction == "out"), key=lambda one: one.size)
+    assert wrong(packets, [one for one in told if one is not largest]) == ["nothing large beside it"]
+    assert wrong(packets, [*told, replace(largest, size=10**9)]) == ["all that is in the ledger went"]
+    at = packets[-1].at
+    assert wrong([*packets, Packet(at, here, other)], told) == ["nobody else"]
+    assert wrong([*packets, Packet(at, other, here, 10**6, 9, 80, opens=True)], told) == ["opened from here"]
+    plain = Packet(at, here, here, 10**6, 50_000, port, opens=True, ends_at=1)
+    assert wrong([*packets, plain, replace(plain, opens=False, ends_at=99)], told) == ["TLS"]
+    late = [packet for packet in packets if not packet.opens]
+    assert "opened from here" in wrong(late, told)
+
+    forgetful = tmp_path / "node"
+    shutil.copytree(folder, forgetful, ignore=shutil.ignore_patterns("flower", "logs"))
+    with closing(sqlite3.connect(forgetful / "site.db")) as connection:
+        connection.execute('delete from ledger where facts like \'%"direction":"out"%"kind":"update"%\'')
+        connection.commit()
+    done = verify(forgetful, capture)
     assert done.returncode == 1
-    assert ELSEWHERE in done.stdout
+    assert "MEND  nothing large beside it" in done.stdout
+    assert "MEND  the ledger holds" in done.stdout
     assert "DO NOT AGREE" in done.stderr
 
 
