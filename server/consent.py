@@ -20,6 +20,7 @@ from server.journal import Journal
 from server.plan import Plan
 
 TERMS = "terms.json"
+ANSWER_SECONDS = 60.0  # for a hospital that is connected: what it says is known there already
 PAUSES = (1.0, 60.0)  # seconds between two questions, at first and in the end
 
 
@@ -94,7 +95,7 @@ def agreed(
     waiting = list(plan.sites)
     journal.write("proposed", {"terms": proposal.digest, "sites": waiting})
     while True:
-        answered = hospitals.send_and_receive(dict.fromkeys(waiting, proposal), plan.deadline_seconds)
+        answered = hospitals.send_and_receive(dict.fromkeys(waiting, proposal), ANSWER_SECONDS)
         for site, found in answered.results.items():
             now = (found.state, found.reasons) if isinstance(found, Consent) else ("no answer", (found.code,))
             if said.get(site) != now:

@@ -77,12 +77,13 @@ def launch(
         ConfigurationError: the base's change plan does not allow it.
         RetrainingFailed: the run ended before the last step.
     """
+    link = _link(coordinator)
     if plan.rounds:
+        link.online()  # asked first: where no coordinator runs, the registry would be waited for for minutes
         registry = coordinator.registry
         base = registry.fetch(registry.find(plan.base), coordinator.versions, coordinator.trusted)
         within_change_plan(plan, base.facts)
     folder = save(plan, coordinator.folder)
-    link = _link(coordinator)
     run_id = link.run(plan.name)
     with (folder / _RUNS).open("a") as file:
         file.write(f"{run_id}\n")

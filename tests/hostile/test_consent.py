@@ -557,3 +557,35 @@ def test_a_retraining_goes_on_with_those_who_agree_and_lists_the_others(hospital
     assert lines["round"]["sites"]["hospital"]["errors"] is None
     assert registry.lineage["asked"] == "hospital,silent"
     assert all(told(line) for line in read(folder))
+
+
+def test_people_see_what_is_asked_and_decide(hospital):
+    """`vigie site retraining`, as hospital IT types it."""
+    from typer.testing import CliRunner
+
+    from scripts.site_commands import app
+
+    def vigie(*words):
+        done = CliRunner().invoke(app, [*words, "--folder", str(hospital.site.folder)])
+        return done.exit_code, done.output, done.exception
+
+    hospital.says(hospital.order("unasked"))
+    hospital.says(hospital.proposal())
+    status, said, _ = vigie("retraining", "show", "spring")
+    assert status == 0
+    for words in ("waiting (no-policy)", "signed by          coordinator", "2, aggregated by fedavg-root", "1 a round",
+                  "update, evidence, decision", "hospital, b, c", "steps 5"):  # fmt: skip
+        assert words in said
+    status, said, _ = vigie("retraining", "list")
+    assert status == 0
+    assert "refused 1 times  unasked  train: nobody has proposed it" in said
+    assert vigie("retraining", "approve", "spring", "--by", "Dr Curie")[0] == 0
+    assert isinstance(hospital.says(hospital.order()), Update)
+    assert "by Dr Curie" in vigie("retraining", "show", "spring")[1]
+    assert isinstance(vigie("retraining", "decline", "spring")[2], Conflict)
+    assert vigie("retraining", "withdraw", "spring", "--by", "Dr Curie")[0] == 0
+    assert hospital.says(hospital.order()).code == "consent-missing"
+    assert isinstance(vigie("retraining", "approve", "never")[2], NotFound)
+    assert "the ledger holds" in vigie("border")[1]
+    decided = [json.loads(entry.facts) for entry in hospital.site.ledger.entries("retraining.")]
+    assert [facts["by"] for facts in decided if "by" in facts] == ["Dr Curie"] * 2
