@@ -334,7 +334,7 @@ class VersionConfig:
     intended_use: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     network: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
-    change_plan: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    change_plan: str = ""  # JSON file of what a retraining may change (models.change_plan); empty: weights alone
     seed: int = 0
     threads: int = 2
 

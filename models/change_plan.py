@@ -9,11 +9,14 @@ Software Functions (2024): modifications, how they are tested, and what they may
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from models.errors import ConfigurationError
 from models.hyperparameters import Hyperparameters
+from models.validation import told
 
 Layer = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*]{1,128}$")]
 """Names of tensors, `*` for any characters."""
@@ -69,6 +72,18 @@ class ChangePlan(BaseModel):
 
 
 DEFAULT = ChangePlan()
+
+
+def read(path: Path) -> ChangePlan:
+    """A vendor's change plan from its JSON file.
+
+    Raises:
+        ConfigurationError: no such file, or not a change plan.
+    """
+    try:
+        return ChangePlan.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigurationError(f"{path}: {told(error)}") from error
 
 
 def departures(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from configs.schema import VersionConfig
 from models.bundle import Bundle, Facts
-from models.change_plan import ChangePlan
+from models.change_plan import read as read_change_plan
 from models.coding import Coding
 from models.errors import ConfigurationError, InvalidTraining
 from models.hyperparameters import Hyperparameters
@@ -71,7 +71,7 @@ def train_first(
         torch.manual_seed(config.seed)
         network = build(config.network["name"], **network_facts)
     hyper = Hyperparameters.model_validate(config.hyper)
-    change_plan = ChangePlan.model_validate(config.change_plan) if config.change_plan else None
+    change_plan = read_change_plan(Path(config.change_plan)) if config.change_plan else None
     fit(
         network,
         images,

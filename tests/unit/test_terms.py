@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from configs.schema import ConsentConfig, CoordinatorConfig, SiteConfig, load
+from configs.schema import ConsentConfig, CoordinatorConfig, SiteConfig, VersionConfig, compose, load
 from models import terms as signed
 from models.change_plan import ChangePlan
+from models.change_plan import read as read_change_plan
 from models.errors import ConfigurationError, NotAllowed
 from models.exchange import Consent, Proposal
 from models.hyperparameters import Hyperparameters
@@ -91,6 +92,17 @@ def test_a_plan_outside_the_change_plan_does_not_start(changes, said):
     consent.within_change_plan(
         _plan(rounds=0, **{key: value for key, value in changes.items() if key != "rounds"}), facts
     )
+
+
+def test_a_vendors_change_plan_is_read_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"layers": ["head.*"], "most_rounds": 8, "margin": 0.03}')
+    assert read_change_plan(path) == ChangePlan(layers=("head.*",), most_rounds=8, margin=0.03)
+    assert compose("version", VersionConfig, [f"change_plan={path}"]).change_plan == str(path)
+    path.write_text('{"most_round": 8}')
+    for wrong in (path, tmp_path / "missing.json"):
+        with pytest.raises(ConfigurationError, match=wrong.name):
+            read_change_plan(wrong)
 
 
 @dataclass
