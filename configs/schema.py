@@ -183,6 +183,43 @@ class UrgencyConfig:
 
 
 @dataclass
+class ConsentConfig:
+    """To what retrainings and deliveries this hospital agrees without a person looking at each: a standing policy.
+
+    What fits all of it is granted, what does not waits for `vigie site retraining approve`. It holds while it stands
+    here: what it granted and no longer fits is stopped at the next order.
+
+    Attributes:
+        standing: none, deliveries (of versions as they are, to be judged here), or retrainings (those, too).
+        signers: whose signature under terms counts: names of keys in the site's `trust/`.
+        most_rounds: of one retraining.
+        most_retrainings: begun within a year by this policy.
+        strategies: which may aggregate; empty: any.
+        fewest_others: at least so many other hospitals are asked, too.
+        largest_norm: largest bound on what a round may change.
+        clip_norm: this hospital's updates are kept to this bound where the terms allow a larger one, whoever agreed to
+            them; 0: as the terms say.
+    """
+
+    standing: str = "none"
+    signers: list[str] = field(default_factory=lambda: ["coordinator"])
+    most_rounds: int = 20
+    most_retrainings: int = 4
+    strategies: list[str] = field(default_factory=lambda: list[str]())
+    fewest_others: int = 2
+    largest_norm: float = 20.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = ("none", "deliveries", "retrainings")
+        _require(self.standing in known, f"consent.standing {self.standing!r}: {', '.join(known)}")
+        for key in ("most_rounds", "most_retrainings", "fewest_others"):
+            _require(getattr(self, key) >= 0, f"consent.{key} cannot be negative")
+        _require(self.largest_norm > 0, "consent.largest_norm is more than 0")
+        _require(self.clip_norm >= 0, "consent.clip_norm cannot be negative; 0: as the terms of a retraining say")
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder.
 
@@ -225,6 +262,7 @@ class SiteConfig:
     urgency: UrgencyConfig = field(default_factory=UrgencyConfig)
     superlink: str = ""
     gate: GateConfig = field(default_factory=GateConfig)
+    consent: ConsentConfig = field(default_factory=ConsentConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -293,6 +331,10 @@ class RetrainingConfig:
     seed: int = 0
     deadline_seconds: float = 600.0
     connect_seconds: float = 60.0
+    consent_seconds: float = 3600.0
+    valid_days: float = 30.0
+    norm: float = 10.0
+    layers: list[str] = field(default_factory=lambda: ["*"])
     hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
 
 
@@ -307,6 +349,7 @@ class VersionConfig:
     intended_use: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     network: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    change_plan: str = ""  # JSON file of what a retraining may change (models.change_plan); empty: weights alone
     seed: int = 0
     threads: int = 2
 

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.change_plan import DEFAULT, ChangePlan
 from models.coding import Coding
 from models.errors import BundleRefused
 from models.intended_use import IntendedUse
@@ -83,6 +84,9 @@ class Facts(BaseModel):
     parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was made from")
     retraining: str | None = Field(default=None, description="the retraining that made it")
     certified: bool = Field(default=False, description="a certificate for this very digest exists")
+    change_plan: ChangePlan | None = Field(
+        default=None, description="what a retraining of this version may change; absent: weights alone, of any layer"
+    )
 
     @model_validator(mode="after")
     def _one_task(self) -> "Facts":
@@ -95,6 +99,11 @@ class Facts(BaseModel):
     def label(self) -> str:
         """NAME@NUMBER, as people and the registry call it."""
         return f"{self.name}@{self.number}"
+
+    @property
+    def changes(self) -> ChangePlan:
+        """The change plan, or the one of versions without."""
+        return self.change_plan or DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ VigieError
 ├── BundleRefused          a model version is altered, unsigned, or not what it says
 ├── BorderRefused          a message that may not cross a hospital's border
 ├── NotAllowed             the caller may not do this
+├── ConsentMissing         this hospital has not agreed to this retraining
 ├── NotFound               the thing named does not exist
 ├── Conflict               the thing named is not in a state that allows this
 ├── ConfigurationError     settings that cannot work, found before anything starts
@@ -57,6 +58,12 @@ class NotAllowed(VigieError):
     """The caller is unknown or may not do this."""
 
     code = "not-allowed"
+
+
+class ConsentMissing(VigieError):
+    """This hospital has not agreed to this retraining, or no longer does."""
+
+    code = "consent-missing"
 
 
 class NotFound(VigieError):

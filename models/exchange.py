@@ -1,9 +1,11 @@
 """The only messages that may cross a hospital's border.
 
-Into a hospital come an order to train, the offer of a version, and the word whether it was released. Out of it go,
-in that order, an update of the weights, the evidence of how a version did on local cases, and the hospital's decision;
-or, instead of any of them, a refusal that carries one code. A message is numbers, words from the closed lists below,
-digests, and the name of the retraining. There is no field that could hold a patient, a study, an image or free text.
+Into a hospital come the signed terms of a retraining, an order to train, the offer of a version, and the word whether
+it was released. Out of it go, in that order, its consent, an update of the weights, the evidence of how a version did
+on local cases, and the hospital's decision; or, instead of any of them, a refusal that carries one code. What leaves is
+numbers, words from the closed lists below, digests, and the name of the retraining. There is no field that could hold a
+patient, a study, an image or free text; an update is bounded (models/bounds.py), and no count is small enough to show a
+patient (models/stats/disclosure.py).
 
 On the wire a message is a Flower RecordDict: one ConfigRecord `vigie`, and one ArrayRecord where there are weights or
 a bundle. Weights travel as one vector of bytes with their layout beside it: Flower moves every array in requests of
@@ -22,8 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from models import bounds, terms
+from models.bounds import EVERY_LAYER, USUAL_NORM, Bounds
+from models.change_plan import Layer
 from models.errors import BorderRefused
 from models.hyperparameters import Hyperparameters
+from models.stats import disclosure
 
 if TYPE_CHECKING:
     from flwr.app import Array, RecordDict
@@ -36,7 +42,24 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 
-Kind = Literal["train", "update", "offer", "evidence", "release", "decision", "refusal"]
+Kind = Literal["proposal", "consent", "train", "update", "offer", "evidence", "release", "decision", "refusal"]
+Agreement = Literal["granted", "waiting", "declined"]
+ConsentReason = Literal[
+    "person",  # who grants or declines it
+    "policy",  # what grants it
+    "withdrawn",
+    "expired",
+    "not-named",  # the terms do not name this hospital
+    "base-unknown",  # the hospital does not hold the version to start from
+    "change-plan",  # outside what the version's change plan allows
+    "no-policy",  # this hospital has no standing policy for it: a person has to look
+    "too-many-rounds",
+    "too-many-retrainings",
+    "other-strategy",
+    "too-few-hospitals",
+    "norm-too-large",
+]
+Half = Literal["tp", "fp", "tn", "fn", "vendor_tp", "vendor_fp", "vendor_tn", "vendor_fn"]
 Verdict = Literal["adopt", "refuse", "shadow"]
 Outcome = Literal["adopted", "refused", "shadow"]
 Reason = Literal[
@@ -73,7 +96,7 @@ RefusalCode = Literal[
     "failed",  # anything else; the hospital's log says what
 ]
 
-WIRE = 1  # version of this file's messages; both sides must speak the same
+WIRE = 2  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096
@@ -131,6 +154,38 @@ class _Message(_Declared):
         return message
 
 
+class Proposal(_Message):
+    """Coordinator to site, before anything else: the terms of a retraining, to agree to."""
+
+    kind = "proposal"
+
+    retraining: Name
+    terms: Annotated[bytes, Field(min_length=1, max_length=terms.MAX_BYTES)]
+    signer: Name
+    signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        _require(terms.read(self.terms).name == self.retraining, "the terms are of another retraining")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Of the terms."""
+        return terms.digest(self.terms)
+
+
+class Consent(_Message):
+    """Site to coordinator: whether the hospital agrees to the terms with this digest."""
+
+    kind = "consent"
+
+    retraining: Name
+    digest: Digest
+    state: Agreement
+    reasons: Annotated[tuple[ConsentReason, ...], Field(max_length=16)] = ()
+
+
 class TrainOrder(_Message):
     """Coordinator to site: judge these weights on training patients, then train from them."""
 
@@ -142,11 +197,21 @@ class TrainOrder(_Message):
     base: Digest
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     hyper: Hyperparameters
+    norm: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = USUAL_NORM
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=64)] = EVERY_LAYER
     weights: Weights
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the update may change of these weights."""
+        return Bounds(self.norm, self.layers)
 
 
 class Update(_Message):
-    """Site to coordinator: the weights after local training, and how the received ones did before it."""
+    """Site to coordinator: the weights after local training, and how the received ones did before it.
+
+    `n_errors` is absent where it, or what it leaves of the cases, is too small a count to leave.
+    """
 
     kind = "update"
     payload = ("weights",)
@@ -155,7 +220,7 @@ class Update(_Message):
     round: Count
     base: Digest
     n_cases: Count
-    n_errors: Count
+    n_errors: Count | None = None
     train_loss: Number
     auc_received: Share | None = None
     threshold_received: Share | None = None
@@ -163,7 +228,7 @@ class Update(_Message):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _require(self.n_errors <= self.n_cases, "more errors than cases")
+        _require(self.n_errors is None or self.n_errors <= self.n_cases, "more errors than cases")
         return self
 
 
@@ -183,37 +248,54 @@ class Measure(_Declared):
     """How one version did on one fold of a hospital's cases; counts of cases, never a case.
 
     `tp`…`tn` are at the local threshold, `vendor_tp`…`vendor_tn` at the vendor's; a curve that does not exist (one
-    class only) is absent.
+    class only) is absent. A class whose two halves may not leave has neither; `few` names those that are under
+    `disclosure.LEAST`, for what that says of the rate.
     """
 
     n: Count
     n_positive: Count
     threshold: Share
-    tp: Count
-    fp: Count
-    tn: Count
-    fn: Count
-    vendor_tp: Count
-    vendor_fp: Count
-    vendor_tn: Count
-    vendor_fn: Count
+    tp: Count | None = None
+    fp: Count | None = None
+    tn: Count | None = None
+    fn: Count | None = None
+    vendor_tp: Count | None = None
+    vendor_fp: Count | None = None
+    vendor_tn: Count | None = None
+    vendor_fn: Count | None = None
+    few: Annotated[tuple[Half, ...], Field(max_length=8)] = ()
     auc: Share | None = None
     auc_low: Share | None = None
     auc_high: Share | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _require(self.tp + self.fn == self.n_positive, "positives do not add up")
-        _require(self.tp + self.fp + self.tn + self.fn == self.n, "cases do not add up")
-        _require(self.vendor_tp + self.vendor_fn == self.n_positive, "positives do not add up")
-        _require(self.vendor_tp + self.vendor_fp + self.vendor_tn + self.vendor_fn == self.n, "cases do not add up")
+        _require(self.n_positive <= self.n, "cases do not add up")
+        for right, wrong, total in _classes(self):
+            _require((right is None) == (wrong is None), "half a class")
+            _require(right is None or wrong is None or right + wrong == total, "cases do not add up")
+        _require(all(getattr(self, name) is None for name in self.few), "a small count that is there")
         if self.auc_low is not None and self.auc_high is not None:
             _require(self.auc_low <= self.auc_high, "interval upside down")
         return self
 
 
+def _classes(measure: Measure) -> tuple[tuple[int | None, int | None, int], ...]:
+    """(right, wrong, sum) of positives and negatives at the local threshold, then at the vendor's."""
+    negative = measure.n - measure.n_positive
+    return (
+        (measure.tp, measure.fn, measure.n_positive),
+        (measure.tn, measure.fp, negative),
+        (measure.vendor_tp, measure.vendor_fn, measure.n_positive),
+        (measure.vendor_tn, measure.vendor_fp, negative),
+    )
+
+
 class Evidence(_Message):
-    """Site to coordinator: the served and the offered version on the gate's and the test's cases, and the verdict."""
+    """Site to coordinator: the served and the offered version on the gate's and the test's cases, and the verdict.
+
+    A fold with too few positives or negatives has no measure; `mended` and `new_errors` are both there or neither.
+    """
 
     kind = "evidence"
 
@@ -222,8 +304,8 @@ class Evidence(_Message):
     served: Digest | None = None
     verdict: Verdict
     reasons: Annotated[tuple[Reason, ...], Field(max_length=16)] = ()
-    mended: Count = 0
-    new_errors: Count = 0
+    mended: Count | None = None
+    new_errors: Count | None = None
     served_gate: Measure | None = None
     served_test: Measure | None = None
     candidate_gate: Measure | None = None
@@ -256,15 +338,17 @@ class Refusal(_Message):
 
     kind = "refusal"
 
-    to: Literal["train", "offer", "release", "unknown"]
+    to: Literal["proposal", "train", "offer", "release", "unknown"]
     code: RefusalCode
 
 
-Order = TrainOrder | Offer | Release
-Reply = Update | Evidence | Decision | Refusal
+Order = Proposal | TrainOrder | Offer | Release
+Answer = Consent | Update | Evidence | Decision
+Reply = Answer | Refusal
 Message = Order | Reply
 
-ANSWERS: Mapping[type[Order], type[Update | Evidence | Decision]] = {
+ANSWERS: Mapping[type[Order], type[Answer]] = {
+    Proposal: Consent,
     TrainOrder: Update,
     Offer: Evidence,
     Release: Decision,
@@ -272,6 +356,8 @@ ANSWERS: Mapping[type[Order], type[Update | Evidence | Decision]] = {
 """Which reply belongs to which order."""
 
 _BY_KIND: Mapping[str, type[Message]] = {
+    "proposal": Proposal,
+    "consent": Consent,
     "train": TrainOrder,
     "update": Update,
     "offer": Offer,
@@ -332,6 +418,100 @@ def check_weights(weights: Weights, layout: Layout) -> None:
         raise BorderRefused("weights are not laid out as the base's")
 
 
+def belongs(answer: Answer, order: Order) -> bool:
+    """Whether an answer is the one to this order, and not to another of its kind."""
+    if not isinstance(answer, ANSWERS[type(order)]) or answer.retraining != order.retraining:
+        return False
+    if isinstance(answer, Update) and isinstance(order, TrainOrder):
+        return (answer.round, answer.base) == (order.round, order.base)
+    return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest
+
+
+def check_answer(answer: Answer, order: Order) -> None:
+    """Refuse an answer that says more than may leave: the same at the hospital before it goes, and at the coordinator.
+
+    Raises:
+        BorderRefused: an update beyond the order's bounds, or a count that could show a patient.
+    """
+    if isinstance(answer, Update) and isinstance(order, TrainOrder):
+        bounds.check(answer.weights, order.weights, order.bounds)
+        _require_large(answer.n_cases)
+        if answer.n_errors is not None:
+            _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
+    if isinstance(answer, Evidence):
+        for measure in measures(answer).values():
+            _require_large(measure.n_positive, measure.n - measure.n_positive)
+            positive, negative, at_vendors_positive, at_vendors_negative = _classes(measure)
+            for local, vendor in ((positive, at_vendors_positive), (negative, at_vendors_negative)):
+                _require_large(*(half for half in (*local[:2], *vendor[:2]) if half is not None))
+                if local[0] is not None and vendor[0] is not None and not disclosure.apart(local[0], vendor[0]):
+                    raise BorderRefused("two counts that show a few patients between them")
+                if local[2] < 2 * disclosure.LEAST and set(measure.few) & _HALVES[local is positive]:
+                    raise BorderRefused("a half that is said to be small shows the other")
+        if (answer.mended is None) != (answer.new_errors is None):
+            raise BorderRefused("one of two counts that give away each other")
+        _require_large(*(count for count in (answer.mended, answer.new_errors) if count is not None))
+
+
+_HALVES: Mapping[bool, frozenset[Half]] = {
+    True: frozenset({"tp", "fn", "vendor_tp", "vendor_fn"}),
+    False: frozenset({"tn", "fp", "vendor_tn", "vendor_fp"}),
+}
+"""Of positives, and of negatives."""
+
+
+def disclosed(answer: Answer) -> Answer:
+    """The answer without the counts and digits that could show a patient."""
+    if isinstance(answer, Update):
+        changes: dict[str, Any] = {
+            "n_errors": None if answer.n_errors is None else disclosure.part(answer.n_errors, answer.n_cases)
+        }
+        for name in ("train_loss", "auc_received", "threshold_received"):
+            if (value := getattr(answer, name)) is not None:
+                changes[name] = disclosure.rounded(value)
+        return answer.model_copy(update=changes)
+    if isinstance(answer, Evidence):
+        changes = {name: _measure_disclosed(measure) for name, measure in measures(answer).items()}
+        if answer.mended is not None and answer.new_errors is not None:
+            changes["mended"], changes["new_errors"] = disclosure.pair(answer.mended, answer.new_errors)
+        return answer.model_copy(update=changes)
+    return answer
+
+
+def measures(evidence: Evidence) -> dict[str, Measure]:
+    """The measures that there are, by field."""
+    found = {
+        "served_gate": evidence.served_gate,
+        "served_test": evidence.served_test,
+        "candidate_gate": evidence.candidate_gate,
+        "candidate_test": evidence.candidate_test,
+    }
+    return {name: measure for name, measure in found.items() if measure is not None}
+
+
+def _measure_disclosed(measure: Measure) -> Measure | None:
+    negative = measure.n - measure.n_positive
+    if min(measure.n_positive, negative) < disclosure.LEAST:
+        return None
+    values, few = measure.model_dump(), list(measure.few)
+    for right, wrong, total in (("tp", "fn", measure.n_positive), ("tn", "fp", negative)):
+        local, vendor = values[right], values[f"vendor_{right}"]
+        if local is None or vendor is None:
+            continue  # kept back before; whoever did it is checked like everybody
+        for prefix, row in zip(("", "vendor_"), disclosure.rows(local, vendor, total), strict=True):
+            values |= {prefix + right: row.right, prefix + wrong: row.wrong}
+            few += [prefix + name for name, small in ((right, row.few_right), (wrong, row.few_wrong)) if small]
+    for name in ("threshold", "auc", "auc_low", "auc_high"):
+        if values[name] is not None:
+            values[name] = disclosure.rounded(values[name])
+    return Measure.model_validate(values | {"few": tuple(few)})
+
+
+def _require_large(*counts: int) -> None:
+    if any(count < disclosure.LEAST for count in counts):
+        raise BorderRefused("a count that could show a patient")
+
+
 @dataclass(frozen=True, slots=True)
 class Crossing:
     """What the ledger keeps of a message: what it said it was, its digest and its size."""
@@ -387,9 +567,9 @@ def _pack(message: _Message) -> "RecordDict":
     fields: dict[str, Any] = {"kind": message.kind, "wire": WIRE}
     for key, value in message.model_dump(exclude=set(message.payload), exclude_none=True).items():
         if isinstance(value, dict):
-            fields.update({f"{key}.{part}": number for part, number in value.items()})
+            fields.update({f"{key}.{part}": _listed(found) for part, found in value.items()})
         else:
-            fields[key] = list(value) if isinstance(value, tuple) else value
+            fields[key] = _listed(value)
     record = RecordDict()
     if isinstance(message, TrainOrder | Update):
         packed, fields["layout"] = _flatten(message.weights)
@@ -399,6 +579,10 @@ def _pack(message: _Message) -> "RecordDict":
         record["bundle"] = ArrayRecord({"tar": Array(np.frombuffer(message.bundle, np.uint8))})
     record["vigie"] = ConfigRecord(fields)
     return record
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _config(record: "RecordDict") -> dict[str, Any]:

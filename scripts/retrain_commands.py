@@ -102,9 +102,16 @@ def told(line: dict[str, Any]) -> str:
     match line["step"]:
         case "started":
             return f"started from {line['base']}, {line['rounds']} rounds, hospitals {', '.join(line['sites'])}"
+        case "proposed":
+            return f"terms {line['terms'][:12]}… are signed and sent; each hospital agrees, or does not"
+        case "consent":
+            return f"{line['site']}: {line['state']} ({', '.join(line['reasons'])})"
+        case "consents":
+            rest = "".join(f"; {state}: {', '.join(line[state])}" for state in ("declined", "waiting") if line[state])
+            return f"agreed: {', '.join(line['granted']) or 'no hospital'}{rest}"
         case "round":
             sites = "  ".join(
-                f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({facts['errors']} errors)"
+                f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
                 if facts["auc_received"] is not None
                 else f"{site} on {facts['cases']}"
                 for site, facts in line["sites"].items()
@@ -125,3 +132,7 @@ def told(line: dict[str, Any]) -> str:
             )
         case step:
             return str(step)
+
+
+def _errors(count: int | None) -> str:
+    return "errors too few, or too many, to be told" if count is None else f"{count} errors"

@@ -1,45 +1,28 @@
 """`vigie site …`: what hospital IT does with one node."""
 
-import json
 import logging
 import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scripts import border_commands, site_retraining_commands
+from scripts.hospital_folder import opened as _opened
 from scripts.signals import wait_for_signal
 
 if TYPE_CHECKING:
-    from client.store.site import Site
     from client.store.versions import HeldVersion
 
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
+app.add_typer(site_retraining_commands.app, name="retraining")
+app.add_typer(border_commands.app, name="border")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
-
-
-def _opened(folder: Path, *, check: bool = True) -> "Site":
-    """A hospital's folder that is one.
-
-    Raises:
-        ConfigurationError: it is none, or its database is of another release.
-    """
-    from client.store.site import Site
-    from models.errors import ConfigurationError
-
-    if not (folder / "site.yaml").is_file():
-        raise ConfigurationError(
-            f"{folder} is not a hospital's folder: run `vigie site init`, or name another --folder"
-        )
-    site = Site(folder.resolve())
-    if check:
-        site.database.check()
-    return site
 
 
 @app.command()
@@ -529,39 +512,3 @@ def keep(
             "prior": "is an earlier study, and not read",
         }
         print(f"study {again.study_uid} {means[again.done]}")
-
-
-@app.command()
-def border(folder: Folder, last: int = 20) -> None:
-    """Show what crossed this hospital's border, from its ledger, after checking the whole chain.
-
-    Example: vigie site border --folder node
-    """
-
-    site = _opened(folder)
-    broken = site.ledger.first_break()
-    crossings = [(entry.seq, entry.event, json.loads(entry.facts)) for entry in site.ledger.entries("border.")]
-    table = Table("entry", "event", "direction", "kind", "round", "bytes", "sha256", "code")
-    for seq, event, facts in crossings[-last:]:
-        table.add_row(
-            str(seq),
-            event,
-            str(facts.get("direction", "")),
-            str(facts.get("kind", "")),
-            str(facts.get("round") if facts.get("round") is not None else ""),
-            f"{facts.get('bytes', 0):,}",
-            str(facts.get("sha256", ""))[:12],
-            str(facts.get("code") or ""),
-        )
-    Console().print(table)
-    sums: dict[tuple[str, str], list[int]] = {}
-    for _, _, facts in crossings:
-        total = sums.setdefault((str(facts.get("direction")), str(facts.get("kind"))), [0, 0])
-        total[0] += 1
-        total[1] += int(facts.get("bytes", 0))
-    for (direction, kind), (count, size) in sorted(sums.items()):
-        print(f"{direction:>4} {kind:<10} {count:>5} messages {size:>14,} bytes")
-    if broken is not None:
-        print(f"THE LEDGER IS BROKEN at entry {broken}: it was altered, or restored from a partial backup")
-        sys.exit(1)
-    print("the ledger holds")

@@ -9,6 +9,7 @@ from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.hyperparameters import Hyperparameters
 from models.validation import told
 from server import journal
+from server.consent import within_change_plan
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
 from server.superlink import FINISHED, RunState, SuperLink, registered_sites
@@ -50,6 +51,10 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
                 "hyper": Hyperparameters.model_validate(config.hyper),
                 "deadline_seconds": config.deadline_seconds,
                 "connect_seconds": config.connect_seconds,
+                "consent_seconds": config.consent_seconds,
+                "valid_days": config.valid_days,
+                "norm": config.norm,
+                "layers": tuple(config.layers),
             }
         )
     except ValueError as error:
@@ -69,10 +74,16 @@ def launch(
         The journal.
 
     Raises:
+        ConfigurationError: the base's change plan does not allow it.
         RetrainingFailed: the run ended before the last step.
     """
-    folder = save(plan, coordinator.folder)
     link = _link(coordinator)
+    if plan.rounds:
+        link.online()  # asked first: where no coordinator runs, the registry would be waited for for minutes
+        registry = coordinator.registry
+        base = registry.fetch(registry.find(plan.base), coordinator.versions, coordinator.trusted)
+        within_change_plan(plan, base.facts)
+    folder = save(plan, coordinator.folder)
     run_id = link.run(plan.name)
     with (folder / _RUNS).open("a") as file:
         file.write(f"{run_id}\n")

@@ -17,18 +17,17 @@ from flwr.serverapp import Grid
 
 from models import exchange
 from models.errors import BorderRefused
-from models.exchange import ANSWERS, CODES, Decision, Evidence, Order, Refusal, TrainOrder, Update
+from models.exchange import CODES, Answer, Consent, Decision, Evidence, Order, Refusal, TrainOrder, Update
 from server.superlink import RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
 
 POLL = (0.05, 1.0)  # seconds, from the first look on; Flower's own send_and_receive looks every 3
-Answer = Update | Evidence | Decision
 
 ABSENT = "absent"  # the hospital was not connected
 SILENT = "silent"  # it did not answer in time
 LOST = "lost"  # its answer, or the process that made it, was lost on the way
-MALFORMED = "malformed"  # what it sent is not a declared message, or not the one asked for
+MALFORMED = "malformed"  # what it sent is no declared message, not the one asked for, or says more than may leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +141,11 @@ def _read(reply: FlowerMessage, order: Order) -> Answer | Failure:
         return Failure(MALFORMED)
     if isinstance(message, Refusal):
         return Failure(message.code)
-    if not isinstance(message, ANSWERS[type(order)]) or not _belongs(message, order):
+    if not isinstance(message, Consent | Update | Evidence | Decision) or not exchange.belongs(message, order):
+        return Failure(MALFORMED)
+    try:
+        exchange.check_answer(message, order)
+    except BorderRefused as error:
+        log.warning("a hospital's answer says more than may leave: %s", error)
         return Failure(MALFORMED)
     return message
-
-
-def _belongs(answer: Answer, order: Order) -> bool:
-    if answer.retraining != order.retraining:
-        return False
-    if isinstance(answer, Update) and isinstance(order, TrainOrder):
-        return (answer.round, answer.base) == (order.round, order.base)
-    return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.bounds import EVERY_LAYER, USUAL_NORM
+from models.change_plan import Layer
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Name
 from models.hyperparameters import Hyperparameters
@@ -27,6 +29,10 @@ class Plan(BaseModel):
         seed: with the retraining's name, round and site it fixes every random draw.
         deadline_seconds: how long to wait for a hospital's answer.
         connect_seconds: how long to wait, at the start, for hospitals to be connected.
+        consent_seconds: how long to wait for hospitals to agree; it goes on with a quorum.
+        valid_days: how long their agreement counts.
+        norm: the largest L2 norm of what one round at one hospital may change.
+        layers: patterns of the tensors that may change.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +47,10 @@ class Plan(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     deadline_seconds: float = Field(default=600.0, gt=0)
     connect_seconds: float = Field(default=60.0, ge=0)
+    consent_seconds: float = Field(default=3600.0, ge=0)
+    valid_days: float = Field(default=30.0, gt=0, le=3660)
+    norm: float = Field(default=USUAL_NORM, gt=0, le=1e9)
+    layers: tuple[Layer, ...] = Field(default=EVERY_LAYER, min_length=1, max_length=64)
 
     def model_post_init(self, _context: object) -> None:
         if self.quorum > len(self.sites):
@@ -63,7 +73,7 @@ def save(plan: Plan, coordinator: Path) -> Path:
     folder = coordinator / "retrainings" / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / PLAN, plan.model_dump_json(indent=2)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and _read(path) != plan:
         raise Conflict(f"there is another retraining called {plan.name!r}: choose another name, or resume it")
     # a plan that is half there would stop the retraining from being resumed
     partial = path.with_suffix(".partial")
@@ -90,9 +100,13 @@ def load(coordinator: Path, name: str) -> Plan:
     if Path(name).name != name:
         raise NotFound(f"{name!r} is no name of a retraining")
     path = coordinator / "retrainings" / name / PLAN
+    if not path.exists():
+        raise NotFound(f"there is no retraining called {name!r}")
+    return _read(path)
+
+
+def _read(path: Path) -> Plan:
     try:
         return Plan.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise NotFound(f"there is no retraining called {name!r}") from None
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {told(error)}") from error

@@ -5,10 +5,12 @@ Evidence from the hospitals may stop a version here; it never adopts one: that i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from statistics import fmean
 
 from models.exchange import Evidence, Measure
-from models.stats.intervals import Estimate, proportion
+from models.stats.disclosure import LEAST
+from models.stats.intervals import UNKNOWN, Estimate, proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +67,31 @@ def decide(
 def figures(measure: Measure) -> dict[str, float]:
     """The quantities that are tracked of a version at a hospital, each proportion with its exact 95 % interval.
 
-    `sensitivity` and `specificity` are at the hospital's own threshold, `vendor_…` at the vendor's.
+    `sensitivity` and `specificity` are at the hospital's own threshold, `vendor_…` at the vendor's. Where counts are
+    too small to have left the hospital there is no value, and the interval is that of all counts that they may be.
     """
-    negatives = measure.n - measure.n_positive
     found: dict[str, float] = {"n": measure.n, "n_positive": measure.n_positive, "threshold": measure.threshold}
-    found |= _with_interval("sensitivity", proportion(measure.tp, measure.n_positive))
-    found |= _with_interval("specificity", proportion(measure.tn, negatives))
-    found |= _with_interval("vendor_sensitivity", proportion(measure.vendor_tp, measure.n_positive))
-    found |= _with_interval("vendor_specificity", proportion(measure.vendor_tn, negatives))
+    for prefix in ("", "vendor_"):
+        for name, right, wrong, trials in (
+            ("sensitivity", "tp", "fn", measure.n_positive),
+            ("specificity", "tn", "fp", measure.n - measure.n_positive),
+        ):
+            found |= _with_interval(prefix + name, _proportion(measure, prefix + right, prefix + wrong, trials))
     if measure.auc is not None and measure.auc_low is not None and measure.auc_high is not None:
         found |= _with_interval("auc", Estimate(measure.auc, measure.auc_low, measure.auc_high))
     return found
+
+
+def _proportion(measure: Measure, right: str, wrong: str, trials: int) -> Estimate:
+    successes: int | None = getattr(measure, right)
+    if successes is not None:
+        return proportion(successes, trials)
+    few: tuple[str, ...] = measure.few
+    least = max(trials - LEAST + 1, 0) if wrong in few else 0
+    most = min(LEAST - 1, trials) if right in few else trials
+    if (least, most) == (0, trials):
+        return UNKNOWN
+    return Estimate(nan, proportion(least, trials).low, proportion(most, trials).high)
 
 
 def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:

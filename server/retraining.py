@@ -1,6 +1,6 @@
 """A retraining from its plan to the hospitals' decisions, journalled so that it can go on after any crash.
 
-    rounds ─► candidate ─► registered ─► offered ─► evidence ─► release gate ─► released or not ─► decisions
+    consents ─► rounds ─► candidate ─► registered ─► offered ─► evidence ─► release gate ─► released or not ─► decisions
 
 A plan without rounds delivers its base as it is. Every step that is in the journal is not done again; a message that
 was answered and not journalled is asked again, which changes nothing at a hospital.
@@ -9,15 +9,18 @@ was answered and not journalled is asked again, which changes nothing at a hospi
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bounds import Bounds, keep
 from models.bundle import Bundle, to_archive
 from models.errors import VigieError
 from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
+from server import consent
 from server import plan as plans
 from server.coordinator import Coordinator
 from server.evaluation import evaluations
@@ -52,12 +55,13 @@ class Hospitals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Retraining:
-    """What every step needs."""
+    """What every step needs; the plan's hospitals are, from the consents on, those that agreed, `asked` all."""
 
     hospitals: Hospitals
     coordinator: Coordinator
     plan: Plan
     journal: Journal
+    asked: tuple[str, ...]
 
 
 def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
@@ -79,12 +83,17 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
 
 def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     coordinator = Coordinator(folder)
-    step = _Retraining(hospitals, coordinator, plan, Journal(folder / "retrainings" / plan.name))
+    step = _Retraining(hospitals, coordinator, plan, Journal(folder / "retrainings" / plan.name), plan.sites)
     step.journal.write("started", {"base": plan.base, "rounds": plan.rounds, "sites": list(plan.sites)})
     connected = hospitals.wait_for(list(plan.sites), plan.connect_seconds)
     _require_quorum(step, "connected", len(connected))
     standing = coordinator.registry.find_standing(plan.base)
     base = coordinator.registry.fetch(standing, coordinator.versions, coordinator.trusted)
+    consent.within_change_plan(plan, base.facts)
+    proposal = consent.proposal_of(coordinator, plan, base.digest)
+    agreed = consent.agreed(hospitals, proposal, plan, step.journal)
+    _require_quorum(step, "agreed", len(agreed))
+    step = replace(step, plan=plan.model_copy(update={"sites": agreed}))
     offered = _candidate(step, base, _rounds(step, base)) if plan.rounds else base
     version = coordinator.registry.find_digest(offered.digest)
     evidence = _offer(step, offered, version)
@@ -109,6 +118,8 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
                 base=base.digest,
                 seed=step.plan.draw(number, site),
                 hyper=hyper,
+                norm=step.plan.norm,
+                layers=step.plan.layers,
                 weights=weights,
             )
             for site in step.plan.sites
@@ -119,7 +130,9 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
         if len(updates) < step.plan.quorum:
             step.journal.write("quorum-missed", {"round": number, "failures": failures})
         _require_quorum(step, f"answered in round {number}", len(updates))
-        weights = aggregate([Contribution(site, found.weights, found.n_cases) for site, found in updates.items()])
+        mean = aggregate([Contribution(site, found.weights, found.n_cases) for site, found in updates.items()])
+        # what may not change is not left to the last bit of a mean of equal numbers
+        weights = keep(mean, weights, Bounds(inf, step.plan.layers))
         step.journal.save_weights(number, weights)
         step.journal.write(
             "round",
@@ -167,6 +180,7 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
         "rounds": str(step.plan.rounds),
         "strategy": step.plan.strategy,
         "sites": ",".join(sorted(contributions)),
+        "asked": ",".join(step.asked),
         "plan": step.plan.model_dump_json(),
         **{f"cases.{site}": str(cases) for site, cases in contributions.items()},
     }
@@ -206,8 +220,9 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
             if measured is not None:
                 values = {f"{site}/{fold}/{which}/{key}": value for key, value in figures(measured).items()}
                 step.coordinator.registry.record(version, values)
+        changed = {f"{site}/mended": found.mended, f"{site}/new_errors": found.new_errors}
         step.coordinator.registry.record(
-            version, {f"{site}/mended": float(found.mended), f"{site}/new_errors": float(found.new_errors)}
+            version, {key: float(count) for key, count in changed.items() if count is not None}
         )
     measured = [one for site, found in evidence.items() for one in evaluations(site, found)]
     step.coordinator.registry.evaluate(version, measured)
@@ -221,7 +236,7 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
 def _release_gate(step: _Retraining, version: Registered, parent: str | None, evidence: Mapping[str, Evidence]) -> bool:
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
-    decision = decide(evidence, step.plan.sites, step.plan.quorum, must_compare=parent is not None)
+    decision = decide(evidence, step.asked, step.plan.quorum, must_compare=parent is not None)
     if step.coordinator.registry.find(version.label).withdrawn:  # by a person, while the hospitals compared it
         decision = replace(decision, released=False, reasons=(*decision.reasons, "it was withdrawn"))
     step.coordinator.registry.tag(
@@ -270,4 +285,4 @@ def _announce(step: _Retraining, version: Registered, released: bool) -> None:
 
 def _require_quorum(step: _Retraining, what: str, count: int) -> None:
     if count < step.plan.quorum:
-        raise QuorumMissed(f"{count} of {len(step.plan.sites)} hospitals {what}, {step.plan.quorum} are needed")
+        raise QuorumMissed(f"{count} of {len(step.asked)} hospitals {what}, {step.plan.quorum} are needed")

@@ -11,6 +11,7 @@ from torch import nn
 
 from configs.schema import VersionConfig
 from models.bundle import Bundle, Facts
+from models.change_plan import read as read_change_plan
 from models.coding import Coding
 from models.errors import ConfigurationError, InvalidTraining
 from models.hyperparameters import Hyperparameters
@@ -70,6 +71,7 @@ def train_first(
         torch.manual_seed(config.seed)
         network = build(config.network["name"], **network_facts)
     hyper = Hyperparameters.model_validate(config.hyper)
+    change_plan = read_change_plan(Path(config.change_plan)) if config.change_plan else None
     fit(
         network,
         images,
@@ -96,6 +98,7 @@ def train_first(
         input_shape=(1, height, width),
         network=config.network["name"],
         network_facts=network_facts,
+        change_plan=change_plan,
     )
     patients = len({row.patient for row in rows})
     log.info("trained on %d images, AUC on them %.3f", len(rows), auc(found, positive).value)

@@ -4,6 +4,7 @@ Gate and test cases are those of patients drawn by a keyed hash before anyone re
 candidate; asked again, the hospital gives the same answer.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def judge(site: Site, offer: Offer) -> Evidence:
         raise BundleRefused("the bundle is not the version that was announced")
     known = versions.receive(site, bundle)
     if known.decision is not None:
-        told = Evidence.model_validate(_words(known.decision) | {"retraining": offer.retraining})
+        told = evidence_held(site, bundle.digest).model_copy(update={"retraining": offer.retraining})
         # in shadow nothing was decided yet; against another incumbent it is another question
         if told.verdict != "shadow" and _still(site, told):
             return told
@@ -69,7 +70,7 @@ def settle(site: Site, release: Release) -> Decision:
     known = versions.find(site, release.digest)
     if known is None or known.decision is None:
         raise NotFound("the version was never offered here")
-    evidence = Evidence.model_validate(_words(known.decision))
+    evidence = evidence_held(site, release.digest)
     if not release.released:
         versions.put(site, release.digest, "refused", "not-released")
         return Decision(
@@ -95,6 +96,18 @@ def settle(site: Site, release: Release) -> Decision:
             versions.put(site, release.digest, "refused", ",".join(evidence.reasons))
             outcome = "refused"
     return Decision(retraining=release.retraining, digest=release.digest, outcome=outcome, reasons=evidence.reasons)
+
+
+def evidence_held(site: Site, digest: str) -> Evidence:
+    """What the gate said of a version, with all counts: for this hospital's own people.
+
+    Raises:
+        NotFound: the version was never judged here.
+    """
+    known = versions.find(site, digest)
+    if known is None or known.decision is None:
+        raise NotFound("the version was never judged here")
+    return Evidence.model_validate_json(json.dumps(known.decision))
 
 
 def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float | None]:
@@ -126,7 +139,8 @@ def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float 
                 old["gate"].cases, old["gate"].positive, old["gate"].calls, new["gate"].calls, strict=True
             )
         ],
-        Margins(gate.margin, gate.alpha, gate.min_positives, gate.min_negatives),
+        # a retrained version's change plan, its base's, may ask for more than this hospital does
+        Margins(min(gate.margin, bundle.facts.changes.margin), gate.alpha, gate.min_positives, gate.min_negatives),
     )
     right_before = old["test"].calls == old["test"].positive
     right_after = new["test"].calls == new["test"].positive
@@ -208,8 +222,3 @@ def _evidence(
         verdict=verdict.value,
         reasons=tuple(reason.value for reason in reasons),
     )
-
-
-def _words(decision: dict[str, object]) -> dict[str, object]:
-    # JSON has lists where the message has tuples
-    return decision | {"reasons": tuple(decision["reasons"])}  # type: ignore[arg-type]

@@ -16,12 +16,15 @@ from models import exchange
 from models.errors import BorderRefused, VigieError
 from models.exchange import (
     ANSWERS,
+    Answer,
+    Consent,
     Crossing,
     Decision,
     Evidence,
     Layout,
     Offer,
     Order,
+    Proposal,
     Refusal,
     RefusalCode,
     Release,
@@ -53,6 +56,9 @@ class Handlers:
     everything else as `failed`.
 
     Attributes:
+        propose: take in the terms of a retraining and say whether the hospital agrees.
+        allows: raises for an order that the hospital has not agreed to; asked when it comes, and again before the
+            reply leaves.
         train: judge and train from the received weights.
         offer: judge an offered version on local cases.
         release: decide on a version.
@@ -60,6 +66,8 @@ class Handlers:
             not hold it; an order to train from it is then refused.
     """
 
+    propose: Callable[[Proposal], Consent]
+    allows: Callable[[Order], object]
     train: Callable[[TrainOrder], Update]
     offer: Callable[[Offer], Evidence]
     release: Callable[[Release], Decision]
@@ -94,8 +102,10 @@ class Border:
         try:
             order = self._admit(record, came)
             handlers = self._open()
+            self._agreed(order, handlers)
             layout = self._fits(order, handlers)
             reply = self._handle(order, handlers)
+            self._agreed(order, handlers)  # it may have been withdrawn meanwhile
             packed = self._release(reply, order, layout)
         except _Refused as refused:
             return self._leave(self._refusal(came, refused.code), came, refused.code)
@@ -116,7 +126,7 @@ class Border:
             log.warning("message refused at the border: %s", error)
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused") from None
-        if not isinstance(message, TrainOrder | Offer | Release):
+        if not isinstance(message, Proposal | TrainOrder | Offer | Release):
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused")
         self._record("border.crossed", "in", came, None)
@@ -127,6 +137,12 @@ class Border:
             return self._handlers()
         except Exception as error:  # noqa: BLE001 - the border of the hospital: nothing may pass but a code
             raise _Refused(_code(error, "unavailable")) from None
+
+    def _agreed(self, order: Order, handlers: Handlers) -> None:
+        try:
+            handlers.allows(order)
+        except Exception as error:  # noqa: BLE001
+            raise _Refused(_code(error, "consent-missing")) from None
 
     def _fits(self, order: Order, handlers: Handlers) -> Layout | None:
         """An order to train starts from a version that the hospital holds, tensor by tensor."""
@@ -147,9 +163,11 @@ class Border:
 
     # Out
 
-    def _handle(self, order: Order, handlers: Handlers) -> Update | Evidence | Decision:
+    def _handle(self, order: Order, handlers: Handlers) -> Answer:
         try:
             match order:
+                case Proposal():
+                    return handlers.propose(order)
                 case TrainOrder():
                     return handlers.train(order)
                 case Offer():
@@ -159,26 +177,22 @@ class Border:
         except Exception as error:  # noqa: BLE001
             raise _Refused(_code(error, "failed")) from None
 
-    def _release(self, reply: Update | Evidence | Decision, order: Order, layout: Layout | None) -> "RecordDict":
-        """Pack a reply and read it back as a stranger would; it must belong to its order."""
+    def _release(self, reply: Answer, order: Order, layout: Layout | None) -> "RecordDict":
+        """Pack a reply and read it back as a stranger would; it must belong to its order and keep to its bounds."""
         try:
-            packed = reply.to_record()
+            packed = exchange.disclosed(reply).to_record()
             read = ANSWERS[type(order)].from_record(packed, layout)
+            exchange.check_answer(read, order)
         except Exception as error:  # noqa: BLE001
             log.error("the hospital's own reply was refused: %s", type(error).__name__)
             raise _Refused("reply-refused") from None
-        same = read.retraining == order.retraining
-        if isinstance(read, Update) and isinstance(order, TrainOrder):
-            same = same and (read.round, read.base) == (order.round, order.base)
-        elif isinstance(read, Evidence | Decision) and isinstance(order, Offer | Release):
-            same = same and read.digest == order.digest
-        if not same:
+        if not exchange.belongs(read, order):
             log.error("the hospital's own reply belongs to another order")
             raise _Refused("reply-refused")
         return packed
 
     def _refusal(self, came: Crossing, code: RefusalCode) -> "RecordDict":
-        to = came.kind if came.kind in ("train", "offer", "release") else "unknown"
+        to = came.kind if came.kind in ("proposal", "train", "offer", "release") else "unknown"
         return Refusal(to=to, code=code).to_record()
 
     def _leave(self, packed: "RecordDict", came: Crossing, code: RefusalCode | None) -> "RecordDict":

@@ -8,6 +8,7 @@ from client.store.versions import held
 from models.errors import NotFound, TooFewCases
 from models.exchange import TrainOrder, Update
 from models.networks import build
+from models.stats.disclosure import LEAST
 from models.stats.intervals import auc
 from models.stats.threshold import balanced
 from models.training import fit, get_weights, scores, set_weights
@@ -18,7 +19,7 @@ def train(site: Site, order: TrainOrder) -> Update:
 
     Raises:
         NotFound: the base version is not here.
-        TooFewCases: the training patients have no validated case of one of the classes.
+        TooFewCases: the training patients have no validated case of one of the classes, or too few to be counted.
         TrainingDiverged: the loss is no longer finite.
     """
     bundle = held(site, order.base)
@@ -26,7 +27,7 @@ def train(site: Site, order: TrainOrder) -> Update:
         raise NotFound("the base version is not here")
     cases = ReusableCases.of(site).fold("train")
     positive = labels(cases)
-    if positive.all() or not positive.any():
+    if positive.all() or not positive.any() or len(cases) < LEAST:
         raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
     images = tensors(site, bundle, cases)
     wrong = np.array([not case.correct for case in cases])

@@ -293,6 +293,24 @@ verdict = Table(
     Index(None, "outcome_id"),
 )
 
+agreement = Table(
+    "agreement",
+    metadata,
+    Column("retraining", String(63), primary_key=True, doc="a name stands for one set of terms, for good"),
+    Column("digest", String(64), nullable=False, doc="of the terms"),
+    Column("terms", String, nullable=False, doc="as they were signed, see models.terms"),
+    Column("signer", String, nullable=False),
+    Column("signature", String(128), nullable=False, doc="hex"),
+    Column("state", String(9), nullable=False, doc="waiting | granted | declined | withdrawn"),
+    Column("basis", String(6), nullable=False, default="", doc="of what was decided: person | policy"),
+    Column("by", String, nullable=False, default="", doc="who decided"),
+    Column("proposed_at", Float, nullable=False),
+    Column("decided_at", Float, nullable=True),
+    Column("trained", JSON, nullable=False, doc="orders to train that were begun, by round"),
+    CheckConstraint("state in ('waiting', 'granted', 'declined', 'withdrawn')", name="state"),
+    CheckConstraint("basis in ('', 'person', 'policy')", name="basis"),
+)
+
 ledger = Table(
     "ledger",
     metadata,

@@ -22,7 +22,7 @@ from client.dicom.requestor import associate
 from client.federation import supernode
 from client.review.readers import add
 from client.store.site import Site, create, write_secret
-from configs.schema import PeerConfig, SiteConfig
+from configs.schema import ConsentConfig, PeerConfig, SiteConfig
 from models.children import Child, free_port
 from models.errors import VigieError
 from models.manifest import Row, picture
@@ -205,6 +205,7 @@ def start(
         pacs=PeerConfig("127.0.0.1", peer_port, "PACS"),
         superlink=superlink,
         quiet_seconds=0.5,
+        consent=ConsentConfig(standing="retrainings", most_rounds=100),
     )
     site = create(folder / "node", config, fold_key=hashlib.sha256(f"{name}:{seed}".encode()).digest())
     for key in keys:

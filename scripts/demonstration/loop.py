@@ -24,9 +24,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from client.federation.adoption import evidence_held
 from client.store import versions
 from client.vigilance import register
-from configs.schema import CoordinatorConfig, RetrainingConfig, compose
+from configs.schema import ConsentConfig, CoordinatorConfig, RetrainingConfig, compose
 from models.children import Child, free_port
 from models.exchange import Evidence, Measure
 from models.manifest import Row, read
@@ -203,8 +204,20 @@ def _start(story: _Story, out: Path, stack: ExitStack) -> tuple[Coordinator, dic
             f"  {site:<10} node :{hospitals[site].site.config.dicom_port}  worklist {hospitals[site].api}  "
             f"PACS {hospitals[site].pacs.name}  {count} radiographs"
         )
+    story.console.print(
+        "  each hospital agrees to retrainings and deliveries that fit the standing policy in its site.yaml:"
+    )
+    story.console.print(f"  {_policy(hospitals[SITES[0]].site.config.consent)}")
     story.console.print(f"  coordinator {superlink} (TLS, registered keys only), MLflow {coordinator.mlflow_uri}")
     return coordinator, {site: hospitals[site] for site in SITES}
+
+
+def _policy(policy: ConsentConfig) -> str:
+    return (
+        f"{policy.standing} signed by {', '.join(policy.signers)}, {policy.most_retrainings} a year at most, of "
+        f"{policy.most_rounds} rounds at most, with {policy.fewest_others} other hospitals at least, updates within a "
+        f"norm of {policy.largest_norm:g}"
+    )
 
 
 def _stop(hospitals: dict[str, Hospital]) -> None:
@@ -440,7 +453,9 @@ def _summary(
     memory: "_Memory",
 ) -> Summary:
     steps = {line["step"]: line for line in journal}
-    evidence = {site: Evidence.model_validate_json(text) for site, text in steps["evidence"]["evidence"].items()}
+    digest = steps["candidate"]["digest"]
+    # what the hospitals themselves saw: small counts do not leave them, so that the coordinator knows less
+    evidence = {site: evidence_held(hospital.site, digest) for site, hospital in hospitals.items()}
     decisions = steps["decisions"]["decisions"]
     gate = steps["release-gate"]
     addresses = {"MLflow": coordinator.mlflow_uri, "SuperLink": f"127.0.0.1:{coordinator.config.superlink_port}"}
@@ -539,7 +554,9 @@ def _performance(measure: Measure) -> Performance:
 
 def _show(story: _Story, summary: Summary, out: Path) -> None:
     console = story.console
-    console.print(f"\n[bold]What came of it[/bold] (test patients, 95 % intervals; {summary.data})")
+    console.print(
+        f"\n[bold]What came of it[/bold] (test patients, 95 % intervals, as each hospital knows them; {summary.data})"
+    )
     table = Table("hospital", "version", "AUC", "sensitivity", "specificity", "mended", "new errors", "decision")
     for site, found in summary.hospitals.items():
         for label, performance in ((summary.version_1, found.before), (summary.version_2, found.after)):

@@ -27,6 +27,7 @@ from pydicom import dcmread
 from client.store.archive import Archive
 from client.store.site import Site
 from models import exchange
+from models.stats.disclosure import LEAST
 from scripts.demonstration.summary import Summary
 from server.superlink import registered_sites
 
@@ -171,8 +172,12 @@ def test_the_retrained_version_is_registered_with_lineage_figures_and_decisions(
     for site in SITES:
         test = summary.hospitals[site].after["test"]
         assert test.n > 0
-        assert second["metrics"][f"{site}/test/candidate/auc"] == pytest.approx(test.auc.value)
-        assert f"{site}/test/served/auc" in second["metrics"]
+        told = second["metrics"].get(f"{site}/test/candidate/auc")
+        if min(test.n_positive, test.n - test.n_positive) < LEAST:  # too few patients to tell anybody outside of
+            assert not [key for key in second["metrics"] if key.startswith(f"{site}/test/")]
+        else:
+            assert told == pytest.approx(test.auc.value, abs=1e-3)
+            assert f"{site}/test/served/auc" in second["metrics"]
         decision = steps["decisions"]["decisions"][site]["outcome"]
         assert decision in ("adopted", "refused", "shadow")
         assert summary.hospitals[site].decision == decision
@@ -229,7 +234,10 @@ def test_what_crossed_is_what_the_ledgers_say(played: Played, summary: Summary, 
     seen = Counter((found.site, found.direction, found.kind, found.sha256, found.size) for found in crossed.crossed)
     assert seen == told
     kinds = Counter((found.direction, found.kind) for found in crossed.crossed)
-    each = {"offer": 2, "train": 1, "release": 2}, {"evidence": 2, "update": 1, "decision": 2}
+    each = (
+        {"proposal": 2, "offer": 2, "train": 1, "release": 2},
+        {"consent": 2, "evidence": 2, "update": 1, "decision": 2},
+    )
     assert kinds == {
         (direction, kind): count * len(SITES)
         for direction, per_site in zip(("in", "out"), each, strict=True)

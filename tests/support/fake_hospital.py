@@ -13,7 +13,7 @@ from client.federation import launcher
 from client.federation.border import Border, Handlers
 from client.store.database import Database
 from client.store.ledger import Ledger
-from models.exchange import Decision, Evidence, Measure, Update, layout_of
+from models.exchange import Consent, Decision, Evidence, Measure, Update, layout_of
 
 CANARY = "DUPONT^Marie 1 52 03 75 116 042"
 BASE = "b" * 64
@@ -28,18 +28,27 @@ def open_border():
     return Border(Ledger(Database(site / "site.db")), lambda: handlers(site, behaviour))
 
 
+def propose(order):
+    return Consent(retraining=order.retraining, digest=order.digest, state="granted", reasons=("person",))
+
+
+def agrees(order):
+    """To everything: what a hospital agrees to is seen in tests/hostile/test_consent.py."""
+
+
 def handlers(site, behaviour):
     if behaviour == "cannot-open":
         raise OSError(CANARY)
 
     def train(order):
-        weights = {name: array + 1 if array.dtype.kind == "f" else array for name, array in order.weights.items()}
+        step = np.float32(0.001 if behaviour == "big" else 1)  # within the usual bound of an update
+        weights = {name: array + step if array.dtype.kind == "f" else array for name, array in order.weights.items()}
         update = {
             "retraining": order.retraining,
             "round": order.round,
             "base": order.base,
             "n_cases": 20,
-            "n_errors": 3,
+            "n_errors": None,
             "train_loss": 0.25,
             "auc_received": 0.875,
             "weights": weights,
@@ -106,7 +115,7 @@ def handlers(site, behaviour):
             return {f"layer.{number:03}": ((11_600,), "float32") for number in range(600)}
         return layout_of(fake_coordinator.WEIGHTS) if digest == BASE else None
 
-    return Handlers(train, offer, release, layout)
+    return Handlers(propose, agrees, train, offer, release, layout)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class Federation:
             self.stop()
             raise
 
-    def add(self, folder: Path, name: str, register: bool = True) -> Hospital:
+    def add(self, folder: Path, name: str, register: bool = True, address: str = "") -> Hospital:
+        """A hospital that calls the SuperLink, or another address from which one gets there."""
         folder.mkdir()
         Database(folder / "site.db").migrate()
         (folder / "behaviour").write_text("honest")
@@ -65,7 +66,9 @@ class Federation:
         keys = pki.make_supernode(folder / "secrets" / "supernode.key")
         if register:
             self.superlink.register(name, keys.public)
-        child = supernode.start(SuperNodeSettings(folder, self.superlink.address, free_port()), FAKE_HOSPITAL)
+        child = supernode.start(
+            SuperNodeSettings(folder, address or self.superlink.address, free_port()), FAKE_HOSPITAL
+        )
         self.hospitals[name] = Hospital(name, folder, child)
         return self.hospitals[name]
 

@@ -26,15 +26,17 @@ class Memory:
 
 
 def honest(order):
-    return Update(retraining=order.retraining, round=order.round, base=order.base, n_cases=3, n_errors=0,
+    return Update(retraining=order.retraining, round=order.round, base=order.base, n_cases=30, n_errors=None,
                   train_loss=0.1, weights=dict(order.weights))  # fmt: skip
 
 
-def border(ledger, train=honest, release=None, layout=None):
-    def never(order):
-        raise AssertionError
+def never(order):
+    raise AssertionError
 
-    return Border(ledger, lambda: Handlers(train, never, release or never, layout or (lambda _: layout_of(WEIGHTS))))
+
+def border(ledger, train=honest, release=never, layout=None, propose=never, allows=lambda _: None, offer=never):
+    known = layout or (lambda _: layout_of(WEIGHTS))
+    return Border(ledger, lambda: Handlers(propose, allows, train, offer, release, known))
 
 
 def order(**changes):

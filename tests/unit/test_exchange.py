@@ -13,10 +13,14 @@ from pydantic import ValidationError
 from models.errors import BorderRefused
 from models.exchange import (
     CODES,
+    KINDS,
+    WIRE,
+    Consent,
     Decision,
     Evidence,
     Measure,
     Offer,
+    Proposal,
     Refusal,
     Release,
     TrainOrder,
@@ -27,6 +31,15 @@ from models.exchange import (
     parse,
 )
 from models.hyperparameters import Hyperparameters
+from models.terms import Terms, leaving
+
+
+def terms(name: str, base: str) -> Terms:
+    return Terms(
+        name=name, label="chest@1", base=base, hospitals=("a", "b"), quorum=1, rounds=3, strategy="fedavg",
+        hyper=Hyperparameters(), norm=10.0, leaves=leaving(3), deadline_seconds=60.0, created_at=1.0, expires_at=2.0,
+    )  # fmt: skip
+
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -60,7 +73,18 @@ updates = st.builds(
     Update, retraining=names, round=counts, base=digests, n_cases=st.just(10**6), n_errors=counts,
     train_loss=st.floats(-1e3, 1e3), auc_received=st.none() | shares, weights=weights,
 )  # fmt: skip
+proposals = st.builds(
+    lambda name, base, signature: Proposal(
+        retraining=name, signer="coordinator", signature=signature, terms=terms(name, base).to_bytes()
+    ),
+    names, digests, st.binary(min_size=64, max_size=64),
+)  # fmt: skip
 messages = st.one_of(
+    proposals,
+    st.builds(
+        Consent, retraining=names, digest=digests, state=st.sampled_from(["granted", "waiting", "declined"]),
+        reasons=st.lists(st.sampled_from(["person", "expired"]), max_size=2).map(tuple),
+    ),
     st.builds(
         TrainOrder, retraining=names, round=counts, base=digests, hyper=st.just(Hyperparameters()), weights=weights
     ),
@@ -140,10 +164,10 @@ values = st.one_of(
         values,
         max_size=8,
     ),
-    st.sampled_from(["train", "update", "offer", "evidence", "release", "decision", "refusal"]) | values,
+    st.sampled_from(sorted(KINDS)) | values,
 )
 def test_anything_at_all_is_refused_and_never_crashes(fields, kind):
-    record = RecordDict({"vigie": ConfigRecord({**fields, "kind": kind, "wire": 1})})
+    record = RecordDict({"vigie": ConfigRecord({**fields, "kind": kind, "wire": WIRE})})
 
     fingerprint(record)
     with pytest.raises(BorderRefused):

@@ -27,6 +27,7 @@ def conduct(exchange, folder, name):
         "hostile": hostile,
         "empty": empty,
         "train": train,
+        "large": large,
         "late": late,
         "small": small,
         "several": several,
@@ -67,6 +68,16 @@ def one_round(exchange, name, report):
 
 def train(exchange, name, report):
     ask(exchange, order(name), report)
+
+
+def large(exchange, name, report):
+    """A round on weights the size of a DenseNet121's, and all that follows a round."""
+    # no two parts alike: Flower sends what it has sent before no second time
+    values = np.random.default_rng(0).normal(size=(600, 11_600)).astype(np.float32)
+    weights = {f"layer.{number:03}": array for number, array in enumerate(values)}
+    ask(exchange, order(name, 1, weights), report)
+    ask(exchange, Offer(retraining=name, digest=VERSION, parent=BASE, bundle=b"a version"), report)
+    ask(exchange, Release(retraining=name, digest=VERSION, released=True), report)
 
 
 def several(exchange, name, report):

@@ -1,0 +1,130 @@
+"""The terms of a retraining: what a coordinator asks a hospital to agree to, signed before anything else is sent.
+
+A hospital agrees to these bytes and to nothing else: each later order is held against them. The signature covers a
+purpose and the digest of the bytes, so that no other signature of the coordinator's key can stand for it; a name stands
+for one set of terms for good.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from models.bounds import Bounds
+from models.change_plan import Layer
+from models.errors import NotAllowed
+from models.hyperparameters import Hyperparameters
+from models.signing import Trusted, holds
+from models.validation import told
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Leaves = Literal["update", "evidence", "decision"]
+
+MAX_BYTES = 64 * 1024
+
+
+class Privacy(BaseModel):
+    """How the updates are protected. `none`: as they are, within the norm bound."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    mechanism: Literal["none"] = "none"
+
+
+class Terms(BaseModel):
+    """A retraining as a hospital agrees to it, or the delivery of a version (no rounds).
+
+    Attributes:
+        name: of the retraining.
+        label: NAME@NUMBER of the base, for people.
+        base: digest of the version to start from, or to deliver.
+        hospitals: all that are asked.
+        hyper: of the first round; `Hyperparameters.at_round` gives those of the others.
+        layers: patterns of the tensors that may change.
+        norm: the largest L2 norm of what one round at one hospital may change.
+        leaves: the messages that leave a hospital.
+        expires_at: seconds since the epoch; no order counts afterwards.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    purpose: Literal["vigie retraining terms 1"] = "vigie retraining terms 1"
+    name: Name
+    label: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}@[0-9]{1,9}$")]
+    base: Digest
+    hospitals: tuple[Name, ...] = Field(min_length=1, max_length=10_000)
+    quorum: int = Field(ge=1)
+    rounds: int = Field(ge=0, le=1000)
+    strategy: Name
+    hyper: Hyperparameters
+    layers: tuple[Layer, ...] = Field(default=("*",), min_length=1, max_length=64)
+    norm: float = Field(gt=0, le=1e9)
+    privacy: Privacy = Privacy()
+    leaves: tuple[Leaves, ...]
+    deadline_seconds: float = Field(gt=0)
+    created_at: float = Field(ge=0)
+    expires_at: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Terms":
+        if set(self.leaves) != set(leaving(self.rounds)):
+            raise ValueError("what is said to leave is not what such a retraining sends")
+        if self.quorum > len(self.hospitals) or len(set(self.hospitals)) < len(self.hospitals):
+            raise ValueError("quorum and hospitals do not fit each other")
+        return self
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one round at one hospital may change."""
+        return Bounds(self.norm, self.layers)
+
+    def to_bytes(self) -> bytes:
+        """What is signed, and travels."""
+        return self.model_dump_json().encode()
+
+
+def leaving(rounds: int) -> tuple[Leaves, ...]:
+    """Which messages leave a hospital in a retraining of so many rounds."""
+    return ("update", "evidence", "decision") if rounds else ("evidence", "decision")
+
+
+def read(content: bytes) -> Terms:
+    """Read terms, whoever wrote them.
+
+    Raises:
+        ValueError: they are no terms.
+    """
+    if len(content) > MAX_BYTES:
+        raise ValueError("terms are too long")
+    try:
+        return Terms.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(told(error)) from None
+
+
+def digest(content: bytes) -> str:
+    """Of the terms, as consents and ledgers name them."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sign(content: bytes, key: Ed25519PrivateKey) -> bytes:
+    """The coordinator's signature over terms."""
+    return key.sign(_signed(content))
+
+
+def verify(content: bytes, signature: bytes, signer: str, trusted: Trusted) -> None:
+    """Refuse terms that nobody trusted here has signed.
+
+    Raises:
+        NotAllowed: the signer is unknown, or the signature is not theirs.
+    """
+    if signer not in trusted:
+        raise NotAllowed(f"the terms are signed by {signer!r}, who is not trusted here")
+    if not holds(trusted[signer], signature, _signed(content)):
+        raise NotAllowed(f"the signature of the terms is not {signer}'s")
+
+
+def _signed(content: bytes) -> bytes:
+    return f"vigie retraining terms {digest(content)}".encode()

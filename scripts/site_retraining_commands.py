@@ -1,0 +1,147 @@
+"""`vigie site retraining …`: what this hospital is asked to agree to, and a person's word on it."""
+
+import getpass
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from scripts.hospital_folder import opened
+
+if TYPE_CHECKING:
+    from client.federation.consent import Agreement
+    from client.store.site import Site
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Agree to retrainings and deliveries, or not. Example: vigie site retraining list --folder node",
+)
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
+Name = Annotated[str, typer.Argument(help="of the retraining, as `list` shows it")]
+By = Annotated[str, typer.Option("--by", help="who decides; stands in the ledger (default: the account)")]
+
+
+@app.command("list")
+def list_all(folder: Folder) -> None:
+    """List what was proposed, how it stands, and what was refused because nobody had agreed to it.
+
+    Example: vigie site retraining list --folder node
+    """
+    from client.federation.consent import listed, refusals, stands
+
+    site = opened(folder)
+    table = Table("retraining", "base", "rounds", "asked", "stands", "why", "decided by", "until")
+    for found in listed(site):
+        standing = stands(site, found)
+        table.add_row(
+            found.retraining,
+            found.terms.label,
+            str(found.terms.rounds) if found.terms.rounds else "delivery",
+            _day(found.proposed_at),
+            standing.state,
+            ", ".join(standing.reasons),
+            escape(found.by),
+            _day(found.terms.expires_at),
+        )
+    Console().print(table)
+    for (retraining, why), times in sorted(refusals(site).items()):
+        print(f"refused {times} times  {retraining}  {why}")
+
+
+@app.command()
+def show(folder: Folder, name: Name) -> None:
+    """Show the terms of a retraining: all that it may do here, and what would leave.
+
+    Example: vigie site retraining show --folder node spring
+    """
+    _show(opened(folder), name)
+
+
+@app.command()
+def approve(folder: Folder, name: Name, by: By = "") -> None:
+    """Agree to a retraining or a delivery; what was agreed to is printed.
+
+    Example: vigie site retraining approve --folder node spring --by "Dr Curie"
+    """
+    from client.federation import consent
+
+    site = opened(folder)
+    consent.approve(site, name, by or getpass.getuser())
+    _show(site, name)
+
+
+@app.command()
+def decline(folder: Folder, name: Name, by: By = "") -> None:
+    """Do not agree; it may be approved later.
+
+    Example: vigie site retraining decline --folder node spring
+    """
+    from client.federation import consent
+
+    consent.decline(opened(folder), name, by or getpass.getuser())
+    print(f"{name} is declined: nothing of it runs here")
+
+
+@app.command()
+def withdraw(folder: Folder, name: Name, by: By = "") -> None:
+    """Take an agreement back, for good: nothing more of it runs here, and what is being computed does not leave.
+
+    What has left by then is part of the mean already.
+
+    Example: vigie site retraining withdraw --folder node spring
+    """
+    from client.federation import consent
+
+    consent.withdraw(opened(folder), name, by or getpass.getuser())
+    print(f"{name} is withdrawn: nothing more of it runs here or leaves")
+
+
+def _show(site: "Site", name: str) -> None:
+    from client.federation.consent import find, stands
+    from client.store import versions
+    from models.errors import NotFound
+
+    found = find(site, name)
+    if found is None:
+        raise NotFound(f"nobody has proposed a retraining called {name!r}: `vigie site retraining list`")
+    standing = stands(site, found)
+    base = versions.facts(site, found.terms.base)
+    print(f"{name}: {standing.state} ({', '.join(standing.reasons)})" + (f", by {found.by}" if found.by else ""))
+    for what, value in _lines(found):
+        print(f"  {what:<18} {value}")
+    if base is not None and base.change_plan is not None:
+        print(f"  {'change plan':<18} {base.change_plan.statement or base.change_plan.model_dump_json()}")
+    if site.config.consent.clip_norm:
+        print(f"  {'kept here to':<18} a norm of {site.config.consent.clip_norm:g} (site.yaml)")
+
+
+def _lines(found: "Agreement") -> list[tuple[str, str]]:
+    terms = found.terms
+    lines = [
+        ("signed by", f"{found.signer}; terms {found.digest[:12]}…"),
+        ("base", f"{terms.label} ({terms.base[:12]}…)"),
+        ("hospitals", f"{', '.join(terms.hospitals)}; {terms.quorum} have to answer"),
+        ("leaves", ", ".join(terms.leaves)),
+        ("until", _day(terms.expires_at)),
+    ]
+    if terms.rounds:
+        hyper = ", ".join(f"{key} {value:g}" for key, value in terms.hyper.model_dump().items())
+        trained = ", ".join(f"round {round_}: {times}" for round_, times in sorted(found.trained.items()))
+        lines += [
+            ("rounds", f"{terms.rounds}, aggregated by {terms.strategy}"),
+            ("trains on", "validated cases of training patients who do not object to reuse"),
+            ("hyper-parameters", hyper),
+            ("layers", ", ".join(terms.layers)),
+            ("norm bound", f"{terms.norm:g} a round"),
+            ("privacy", terms.privacy.mechanism),
+            ("trained so far", trained or "nothing"),
+        ]
+    return lines
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
