@@ -4,12 +4,13 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, inference, ingest, latency, load, volume
+from scripts.benchmarks import completeness, demo, gate, inference, ingest, latency, load, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
     "completeness": completeness.run,
     "demo": demo.run,
+    "gate": gate.run,
     "inference": inference.run,
     "ingest": ingest.run,
     "latency": latency.run,
