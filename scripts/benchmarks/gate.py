@@ -1,9 +1,9 @@
 """How often the adoption gate adopts a version whose worth is known, because it was planted.
 
 Patients are drawn, each with their images, and the answers of two versions; `models.gate.adoption` is the code that a
-hospital runs. In the class that is tested the planted version is worse by the margin exactly, or much worse, or good; in
-the other class it is so much better that nothing there can stop it, which is the most favourable to a wrong adoption.
-Answers within a patient are alike: with the probability `alike` all of a patient's images get the same.
+hospital runs. In the class that is tested the planted version is worse by the margin exactly, or much worse, or good;
+in the other class it is so much better that nothing there can stop it, which is the most favourable to a wrong
+adoption. Answers within a patient are alike: with the probability `alike` all of a patient's images get the same.
 """
 
 import argparse
