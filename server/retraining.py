@@ -208,7 +208,8 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
 def _release_gate(step: _Retraining, version: Registered, parent: str | None, evidence: Mapping[str, Evidence]) -> bool:
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
-    decision = decide(evidence, step.plan.sites, step.plan.quorum, must_compare=parent is not None)
+    rounds = [list(line["sites"]) for line in read(step.journal.folder) if line["step"] == "round"]
+    decision = decide(evidence, step.plan.sites, step.plan.quorum, must_compare=parent is not None, rounds=rounds)
     step.coordinator.registry.tag(
         version,
         {

@@ -75,12 +75,14 @@ def _look(site: Site, digest: str, served: str) -> Probation:
     began, tolerated = _beginning(site, digest)
     gate = site.config.gate
     rows = _read_by_both(site, digest, served, began)
-    truth = {case.study_uid: case.positive for case in register.cases(site) if case.fold != "train"}
+    cases = sorted((case for case in register.cases(site) if case.fold != "train"), key=lambda case: case.at)
+    read = {row.uid: row for row in rows}
     others = bet(tolerated + gate.margin, [float(row.aside is not row.shown) for row in rows])
+    # in the order in which the truth became known: what came before a bet must not change afterwards
     losses = [
-        float(row.aside is not truth[row.uid]) - float(row.shown is not truth[row.uid])
-        for row in rows
-        if row.uid in truth
+        float(row.aside is not case.positive) - float(row.shown is not case.positive)
+        for case in cases
+        if (row := read.get(case.study_uid)) is not None
     ]
     worse = bet(gate.margin, losses, low=-1.0)
     refuted = None
