@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,16 @@ from models.errors import NotFound
 from models.signing import load_trust
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+
+
+class Why(StrEnum):
+    """Why a person changes what serves; closed, since the ledger keeps it and free text may hold a patient."""
+
+    TRIAL = "trial"
+    QUALITY = "quality"
+    SAFETY = "safety"
+    MISTAKE = "mistake"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +147,12 @@ def note_decision(
         _trace(connection, "version.judged", digest, {"decision": json.dumps(decision, sort_keys=True)})
 
 
-def adopt(site: Site, digest: str, by: str = "", reason: str = "") -> None:
+def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> None:
     """Serve this version; the one of the same model that served before is retired. Twice is once.
 
     Args:
         by: the person whose word it is; empty: the gate's.
-        reason: that they gave.
+        reason: theirs.
     """
     chosen = _known(site, digest)
     with site.database.write() as connection:
@@ -186,7 +197,7 @@ def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"
             _trace(connection, f"version.{state}", digest, {"reasons": reasons})
 
 
-def roll_back(site: Site, name: str, by: str = "", reason: str = "") -> HeldVersion:
+def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:
     """Serve again the version of this name that served before the present one.
 
     The one that is left keeps its state `retired` and forgets that it served: going back once more goes further back,
@@ -220,9 +231,9 @@ def roll_back(site: Site, name: str, by: str = "", reason: str = "") -> HeldVers
     return _known(site, row.digest)
 
 
-def _said(by: str, reason: str) -> dict[str, ledger.Fact]:
-    """Who it was and why, where somebody was."""
-    return {key: value for key, value in (("by", by), ("reason", reason)) if value}
+def _said(by: str, reason: Why | None) -> dict[str, ledger.Fact]:
+    """Who it was and why, where it was a person."""
+    return {"by": by, "reason": str(reason or Why.OTHER)} if by else {}
 
 
 def _known(site: Site, digest: str) -> HeldVersion:
