@@ -163,10 +163,11 @@ def adoption(cases: Sequence[Case], margins: Margins, earlier: Sequence[Look] = 
 
 def _limits(look: Look, margins: Margins, earlier: Sequence[Look]) -> _Limits | None:
     """None: there is too little new to look at again."""
-    if margins.looks == "fixed":
-        # one look; that there was none before is for the caller, who keeps its answer
+    if margins.looks == "fixed" and not earlier:
         limit = float(ndtri(1 - margins.alpha))
         return _Limits(limit, limit, last=True)
+    # a setting changed between two looks does not give the first one back
+    spending: Spending = "obrien-fleming" if margins.looks == "fixed" else margins.looks
     planned = (margins.planned_positives, margins.planned_negatives)
     counts = [(one.positives, one.negatives) for one in (*earlier, look)]
     # both classes spend by the one that lags: else the other had nothing left when both are complete
@@ -176,7 +177,7 @@ def _limits(look: Look, margins: Margins, earlier: Sequence[Look]) -> _Limits | 
         if min(grown) < 1 or (fractions[-1] < 1 and fractions[-1] - fractions[-2] < LEAST_GROWTH):
             return None
     sensitivity, specificity = (
-        limits([found[which] for found in counts], fractions, margins.alpha, margins.looks)[-1] for which in (0, 1)
+        limits([found[which] for found in counts], fractions, margins.alpha, spending)[-1] for which in (0, 1)
     )
     return _Limits(sensitivity, specificity, last=fractions[-1] >= 1)
 

@@ -4,7 +4,7 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, gate, inference, ingest, latency, load, volume
+from scripts.benchmarks import completeness, demo, gate, inference, ingest, latency, load, rollback, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "ingest": ingest.run,
     "latency": latency.run,
     "load": load.run,
+    "rollback": rollback.run,
     "volume": volume.run,
 }
 
