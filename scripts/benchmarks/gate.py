@@ -9,9 +9,11 @@ adoption. Answers within a patient are alike: with the probability `alike` all o
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -119,10 +121,10 @@ def adopted(planted: Planted, runs: int, seed: int) -> int:
 
 def _judged(planted: Planted, margins: Margins, random: np.random.Generator) -> GateVerdict:
     """One hospital, from its first look to its last."""
-    sample = _sample(planted, random)
+    cases, of = _sample(planted, random)
     looks: list[Look] = []
     for share in planted.looks:
-        seen = [case for number, several in enumerate(sample) if number < share * planted.patients for case in several]
+        seen = cases[: int(np.searchsorted(of, share * planted.patients))]
         result = adoption(seen, margins, looks)
         if result.verdict is not GateVerdict.SHADOW:
             return result.verdict
@@ -140,26 +142,28 @@ def _margins(planted: Planted) -> Margins:
     )
 
 
-def _sample(planted: Planted, random: np.random.Generator) -> list[list[Case]]:
-    """Each patient's cases, in the order in which the patients come."""
+def _sample(planted: Planted, random: np.random.Generator) -> tuple[list[Case], NDArray[np.intp]]:
+    """The cases in the order in which their patients come, and the patients' numbers."""
     # so many of each class at every look: how many there are is not what is tested
     order = np.arange(planted.patients)
     positive = np.floor((order + 1) * planted.prevalence + 1e-9) > np.floor(order * planted.prevalence + 1e-9)
     sizes = np.minimum(random.geometric(1 / planted.images, planted.patients), _MOST_IMAGES)
-    shared, same = random.random(planted.patients), random.random(planted.patients) < planted.alike
-    own = random.random((planted.patients, _MOST_IMAGES))
-    sample: list[list[Case]] = []
-    for number, truth in enumerate(positive.tolist()):
-        tested = truth == (planted.tested == "positive")
-        lost = planted.gained + planted.worse if tested else 0.0
-        gained = planted.gained if tested else _GOOD
-        cases: list[Case] = []
-        for image in range(int(sizes[number])):
-            drawn = float(shared[number] if same[number] else own[number, image])
-            old_right, new_right = not lost <= drawn < lost + gained, drawn >= lost
-            cases.append(Case(str(number), truth, truth == old_right, truth == new_right))
-        sample.append(cases)
-    return sample
+    same = random.random((planted.patients, 1)) < planted.alike
+    drawn = np.where(same, random.random((planted.patients, 1)), random.random((planted.patients, int(sizes.max()))))[
+        np.arange(sizes.max()) < sizes[:, None]
+    ]
+    of = np.repeat(order, sizes)
+    tested = positive[of] == (planted.tested == "positive")
+    lost = np.where(tested, planted.gained + planted.worse, 0.0)
+    gained = np.where(tested, planted.gained, _GOOD)
+    old_right, new_right = (drawn < lost) | (drawn >= lost + gained), drawn >= lost
+    columns = (of.tolist(), positive[of].tolist(), old_right.tolist(), new_right.tolist())
+    return [_case(*one) for one in zip(*columns, strict=True)], of
+
+
+@lru_cache(maxsize=8192)
+def _case(patient: int, positive: bool, old_right: bool, new_right: bool) -> Case:
+    return Case(str(patient), positive, positive == old_right, positive == new_right)
 
 
 def _row(planted: Planted, runs: int, seed: int) -> dict[str, Any]:
