@@ -23,9 +23,8 @@ _AT_ONCE = 64
 
 def remember(site: Site, retraining: str, cases: Sequence[Case]) -> None:
     """Keep which images a retraining learned from here; the same ones of a further round are there already."""
-    folder = site.folder / "trained"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{retraining}.sha256"
+    site.trained.mkdir(exist_ok=True)
+    path = site.trained / f"{retraining}.sha256"
     known = _lines(path) if path.exists() else set[str]()
     wanted = known | {case.input_digest for case in cases}
     if wanted != known:
@@ -46,7 +45,7 @@ def look(site: Site, bundle: Bundle, cases: ReusableCases) -> Leakage:
     if any(site.fold(row.patient_id, row.issuer) != row.fold for row in rows):
         return "folds-altered"
     held_out = [*cases.fold("gate"), *cases.fold("test")]
-    trained = {digest for path in (site.folder / "trained").glob("*.sha256") for digest in _lines(path)}
+    trained = {digest for path in site.trained.glob("*.sha256") for digest in _lines(path)}
     if any(case.input_digest in trained for case in held_out):
         return "trained-on"
     # by what the network sees: a header that was mended makes another file, and the same picture

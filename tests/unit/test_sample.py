@@ -97,7 +97,7 @@ def test_a_case_that_may_have_been_trained_on_is_noticed(
     (digest,) = [case.input_digest for case in cases.fold("train")]
     validate([scored(score=0.7, patient_id=name_of("test"), input_digest=digest)], True)
     assert leakage.look(site, bundle, ReusableCases.of(site)) == "trained-on"
-    (site.folder / "trained" / "spring.sha256").unlink()
+    (site.trained / "spring.sha256").unlink()
     assert leakage.look(site, bundle, ReusableCases.of(site)) == "same-image"
     with site.database.write() as connection:
         connection.execute(update(patient).where(patient.c.patient_id == learned).values(fold="gate"))
