@@ -74,17 +74,51 @@ class TlsConfig:
 
 @dataclass
 class GateConfig:
-    """A hospital's adoption gate: how much worse is still not worse, and how sure one has to be."""
+    """A hospital's adoption gate: how much worse is still not worse, and how sure one has to be.
+
+    Attributes:
+        min_positives, min_negatives: patients of the random sample, before the gate looks.
+        looks: fixed: one look; obrien-fleming or pocock: again each time that the sample has grown by a tenth of what
+            is planned, with the one alpha shared among all looks.
+        planned_positives, planned_negatives: patients at which the last of several looks is taken.
+        min_validated: share of the random sample whose truth has to be known, of what was called positive as of what
+            was called negative.
+        population: what becomes of a version that was trained on other patients than those here: ignore, warn (it is
+            said), or require (it stays in shadow, as does one that does not say whom it was trained on).
+        shadow_cases: patients whom an adopted version reads beside the served one before it serves; 0: none.
+        shadow_days: that this takes at least.
+    """
 
     margin: float = 0.05
     alpha: float = 0.025
     min_positives: int = 20
     min_negatives: int = 20
+    looks: str = "fixed"
+    planned_positives: int = 150
+    planned_negatives: int = 150
+    min_validated: float = 0.5
+    population: str = "warn"
+    shadow_cases: int = 0
+    shadow_days: float = 0.0
 
     def __post_init__(self) -> None:
         _require(0 < self.margin < 0.5, f"gate.margin is {self.margin}: between 0 and 0.5")
         _require(0 < self.alpha < 0.5, f"gate.alpha is {self.alpha}: between 0 and 0.5")
         _require(self.min_positives >= 1 and self.min_negatives >= 1, "gate minimums are at least 1")
+        known = ("fixed", "obrien-fleming", "pocock")
+        _require(self.looks in known, f"gate.looks {self.looks!r}: {', '.join(known)}")
+        _require(
+            self.planned_positives >= self.min_positives and self.planned_negatives >= self.min_negatives,
+            "gate: no fewer patients can be planned for the last look than the first one needs",
+        )
+        _require(0 <= self.min_validated <= 1, f"gate.min_validated is {self.min_validated}: a share, 0 to 1")
+        known = ("ignore", "warn", "require")
+        _require(self.population in known, f"gate.population {self.population!r}: {', '.join(known)}")
+        _require(self.shadow_cases >= 0 and self.shadow_days >= 0, "gate: a shadow period cannot be negative")
+        _require(
+            not self.shadow_days or self.shadow_cases > 0,
+            "gate.shadow_days needs shadow_cases: days in which nobody came show nothing",
+        )
 
 
 @dataclass

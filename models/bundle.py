@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.change_plan import DEFAULT, ChangePlan
 from models.coding import Coding
+from models.cohort import Cohort
 from models.errors import BundleRefused
 from models.intended_use import IntendedUse
 from models.novelty import Novelty
@@ -71,6 +72,7 @@ class Facts(BaseModel):
     calibration: Calibration | None = Field(
         default=None, description="of these very weights, on patients whom they were not trained on"
     )
+    cohort: Cohort | None = Field(default=None, description="whom it was trained on; None: it does not say")
     input_shape: tuple[int, int, int] | tuple[int, int, int, int] = Field(
         description="(channels, rows, columns), or (channels, *window) of a version that outlines in volumes"
     )

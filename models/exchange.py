@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
@@ -30,6 +30,7 @@ from models.change_plan import Layer
 from models.errors import BorderRefused
 from models.hyperparameters import Hyperparameters
 from models.stats import disclosure
+from models.subgroups import FEWEST, Change, Group, Rate
 
 if TYPE_CHECKING:
     from flwr.app import Array, RecordDict
@@ -40,6 +41,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Difference = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=-40.0, le=40.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 
 Kind = Literal["proposal", "consent", "train", "update", "offer", "evidence", "release", "decision", "refusal"]
@@ -68,8 +71,11 @@ Reason = Literal[
     "specificity-not-shown",
     "sensitivity-inferior",
     "specificity-inferior",
+    "certified-not-shown",  # as the four above, of the first certified version
+    "certified-inferior",
     "too-few-positives",
     "too-few-negatives",
+    "too-few-validated",  # of the random sample: what is left could be chosen by what the AI said
     "no-training-cases",
     "no-incumbent",
     "incumbent-changed",
@@ -77,8 +83,20 @@ Reason = Literal[
     "self-test-failed",
     "other-model",  # beside a model that serves, another one is put by a person
     "not-compared",  # the gate has no measure for this kind of version
+    "population-unknown",  # the version does not say whom it was trained on
+    "population-mismatch",  # the patients here are unlike those
+    "leakage",  # a case of the random sample may have been trained on
+    "shadow-period",  # it reads beside the served version first
+    "shadow-disagrees",  # there, it answered otherwise more often than on the random sample
+    "shadow-worse",  # there, it was worse beyond the margin
     "not-released",
     "site-policy",
+]
+Leakage = Literal[
+    "none",
+    "folds-altered",  # a patient is in another fold than the one that the hospital's key draws
+    "same-image",  # a training image is in the random sample, too, under another patient
+    "trained-on",  # an earlier retraining learned from it
 ]
 RefusalCode = Literal[
     "border-refused",  # the message is not one of those below, or not well formed
@@ -267,6 +285,7 @@ class Measure(_Declared):
     auc: Share | None = None
     auc_low: Share | None = None
     auc_high: Share | None = None
+    brier: Share | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -291,10 +310,52 @@ def _classes(measure: Measure) -> tuple[tuple[int | None, int | None, int], ...]
     )
 
 
+class Subgroups(_Declared):
+    """How rates changed in groups of patients, one group and rate a place; no group of fewer than eleven patients.
+
+    See models.subgroups. Flower carries no list of records: hence five lists of the same length.
+    """
+
+    group: Annotated[tuple[Group, ...], Field(max_length=32)] = ()
+    rate: Annotated[tuple[Rate, ...], Field(max_length=32)] = ()
+    patients: Annotated[tuple[Annotated[int, Field(ge=FEWEST, le=10**9)], ...], Field(max_length=32)] = ()
+    difference: Annotated[tuple[Difference, ...], Field(max_length=32)] = ()
+    z: Annotated[tuple[Score, ...], Field(max_length=32)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lengths = {len(self.group), len(self.rate), len(self.patients), len(self.difference), len(self.z)}
+        _require(len(lengths) == 1, "lists of different lengths")
+        _require(len(set(zip(self.group, self.rate, strict=True))) == len(self.group), "a group twice")
+        return self
+
+    @classmethod
+    def of(cls, changes: Sequence[Change]) -> Self | None:
+        """None where there is nothing to tell: Flower drops empty lists' types."""
+        if not changes:
+            return None
+        return cls(
+            group=tuple(one.group for one in changes),
+            rate=tuple(one.rate for one in changes),
+            patients=tuple(one.patients for one in changes),
+            difference=tuple(one.difference for one in changes),
+            z=tuple(one.z for one in changes),
+        )
+
+    def changes(self) -> list[Change]:
+        """One by one."""
+        places = zip(self.group, self.rate, self.patients, self.difference, self.z, strict=True)
+        return [Change(*place) for place in places]
+
+
 class Evidence(_Message):
     """Site to coordinator: the served and the offered version on the gate's and the test's cases, and the verdict.
 
     A fold with too few positives or negatives has no measure; `mended` and `new_errors` are both there or neither.
+
+    Attributes:
+        validated: share of the random sample whose truth is known.
+        brier_change: of the candidate against the served version, on the gate's cases, with its standard error.
     """
 
     kind = "evidence"
@@ -310,6 +371,11 @@ class Evidence(_Message):
     served_test: Measure | None = None
     candidate_gate: Measure | None = None
     candidate_test: Measure | None = None
+    validated: Share | None = None
+    leakage: Leakage | None = None
+    brier_change: Difference | None = None
+    brier_error: Share | None = None
+    subgroups: Subgroups | None = None
 
 
 class Release(_Message):

@@ -5,7 +5,7 @@ import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,12 +17,30 @@ from scripts.hospital_folder import opened as _opened
 from scripts.signals import wait_for_signal
 
 if TYPE_CHECKING:
-    from client.store.versions import HeldVersion
+    from client.store.site import Site
+    from client.store.versions import HeldVersion, Why
 
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
 app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
+Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
+
+
+def _person(reason: str) -> "tuple[str, Why]":
+    """Who types this, and why.
+
+    Raises:
+        ConfigurationError: no such reason.
+    """
+    import getpass
+
+    from client.store.versions import Why
+    from models.errors import ConfigurationError
+
+    if reason not in list(Why):
+        raise ConfigurationError(f"--reason {reason!r}: one of {', '.join(Why)}")
+    return getpass.getuser(), Why(reason)
 
 
 @app.command()
@@ -194,15 +212,29 @@ def doctor(folder: Folder) -> None:
 
 
 @app.command()
-def versions(folder: Folder) -> None:
+def versions(
+    folder: Folder,
+    look: Annotated[bool, typer.Option(help="let the gate look again at what is in shadow for want of cases")] = False,
+) -> None:
     """List the model versions that this hospital holds, and what its gate said.
 
-    Example: vigie site versions --folder node
+    With --look, a released version for which there were too few patients is judged on those that there are now, and
+    serves where it is shown not to be worse.
+
+    Example: vigie site versions --folder node --look
     """
     from client.store.versions import listed
 
+    site = _opened(folder)
+    if look:
+        from client.federation.adoption import look_again
+        from client.lean import without_unused
+
+        without_unused()
+        for digest, evidence in look_again(site).items():
+            print(f"{digest[:12]}  {evidence.verdict} ({', '.join(evidence.reasons)})")
     table = Table("version", "digest", "state", "threshold", "gate")
-    for held in listed(_opened(folder)):
+    for held in listed(site):
         decision = held.decision or {}
         gate = f"{decision.get('verdict', '')} ({', '.join(decision.get('reasons', []))})" if decision else ""
         threshold = "vendor's" if held.threshold is None else f"{held.threshold:.4f}"
@@ -212,7 +244,9 @@ def versions(folder: Folder) -> None:
 
 @app.command()
 def adopt(
-    folder: Folder, digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")]
+    folder: Folder,
+    digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")],
+    reason: Reason = "other",
 ) -> None:
     """Let a version that is held here read studies, by a person's word; the one of the same model before it retires.
 
@@ -227,7 +261,7 @@ def adopt(
     site = _opened(folder)
     held = _one(site, digest, "adopted")
     load(site, held.digest)  # verified and tested before it may read anything
-    versions.adopt(site, held.digest)
+    versions.adopt(site, held.digest, *_person(reason))
     serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
     print(f"adopted; on the panel: {serving}")
 
@@ -279,14 +313,21 @@ def retire(folder: Folder, name: Annotated[str, typer.Argument(help="of the mode
 
 
 @app.command()
-def rollback(folder: Folder, name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")]) -> None:
-    """Serve the version that served before the present one.
+def rollback(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")],
+    reason: Reason = "other",
+) -> None:
+    """Serve the version that served before the present one; done again, the one before that.
 
-    Example: vigie site rollback --folder node chest-radiograph
+    The running node goes over with the next study that it begins; nothing that waits is lost. The version that was
+    left comes back by `vigie site adopt` alone, not from the coordinator.
+
+    Example: vigie site rollback --folder node chest-radiograph --reason safety
     """
     from client.store.versions import roll_back
 
-    found = roll_back(_opened(folder), name)
+    found = roll_back(_opened(folder), name, *_person(reason))
     print(f"serving {found.name}@{found.number} ({found.digest[:12]}…)")
 
 

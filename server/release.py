@@ -1,16 +1,33 @@
 """The release gate: may this version be offered for adoption at all? Pure.
 
-Evidence from the hospitals may stop a version here; it never adopts one: that is each hospital's own decision.
+Evidence from the hospitals may stop a version here; it never adopts one: that is each hospital's own decision. What is
+missing is listed, and not read as good.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
 from statistics import fmean
+from typing import Final
 
-from models.exchange import Evidence, Measure
+from scipy.special import ndtri
+
+from models.exchange import Evidence, Leakage, Measure, Reason
+from models.fairness import worse
 from models.stats.disclosure import LEAST
 from models.stats.intervals import UNKNOWN, Estimate, proportion
+
+_STOPS: Final[Mapping[Reason, str]] = {
+    "sensitivity-inferior": "sensitivity is shown to be worse beyond the margin",
+    "specificity-inferior": "specificity is shown to be worse beyond the margin",
+    "certified-inferior": "it is shown to be worse than the first certified version beyond the margin",
+    "self-test-failed": "the version does not reproduce its own reference scores there",
+}
+_LEAKS: Final[Mapping[Leakage | None, str]] = {
+    "folds-altered": "leakage: a patient is in another fold than the one drawn",
+    "same-image": "leakage: a training picture is in the random sample, too",
+    "trained-on": "leakage: an earlier retraining learned from a case of the random sample",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +40,39 @@ class ReleaseDecision:
     compared: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What stops a version.
+
+    Attributes:
+        alpha: one-sided, of what has to be *shown* to be worse.
+        brier_margin: by which the mean Brier score may be worse.
+        same_sites: a hospital that was in one round and not in another stops it.
+    """
+
+    alpha: float = 0.025
+    brier_margin: float = 0.02
+    same_sites: bool = True
+
+
+RULES: Final = Rules()
+
+
 def decide(
-    evidence: Mapping[str, Evidence], sites: Sequence[str], quorum: int, *, must_compare: bool = True
+    evidence: Mapping[str, Evidence],
+    sites: Sequence[str],
+    quorum: int,
+    *,
+    must_compare: bool = True,
+    rounds: Sequence[Collection[str]] = (),
+    rules: Rules = RULES,
 ) -> ReleaseDecision:
     """Decide on a version from what the hospitals reported.
 
-    Blocked when fewer than the quorum reported, when a hospital has shown it to be worse beyond the margin, when it
-    failed a hospital's acceptance test, or when it is not better than what is served, on average over the hospitals.
+    Blocked when fewer than the quorum reported or trained, when the hospitals that trained were not the same in all
+    rounds, when a hospital has shown it to be worse beyond the margin, when it failed a hospital's acceptance test or
+    may have been tested on what it was trained on, when it is shown to be worse in a subgroup or worse calibrated over
+    all hospitals, or when it is not better than what is served, on average over the hospitals.
 
     Args:
         evidence: by site.
@@ -37,18 +80,21 @@ def decide(
         quorum: how many have to report.
         must_compare: a retrained version that no hospital could compare is blocked; only a first one has nothing to
             be compared with.
+        rounds: the hospitals whose updates went into each round, in order.
     """
     missing = tuple(site for site in sites if site not in evidence)
     reasons: list[str] = []
     if len(evidence) < quorum:
         reasons.append(f"quorum: {len(evidence)} of {quorum} hospitals reported")
+    reasons += _composition(sites, quorum, rounds, same=rules.same_sites)
     for site, found in sorted(evidence.items()):
-        if "sensitivity-inferior" in found.reasons:
-            reasons.append(f"{site}: sensitivity is shown to be worse beyond the margin")
-        if "specificity-inferior" in found.reasons:
-            reasons.append(f"{site}: specificity is shown to be worse beyond the margin")
-        if "self-test-failed" in found.reasons:
-            reasons.append(f"{site}: the version does not reproduce its own reference scores there")
+        reasons += [f"{site}: {text}" for reason, text in _STOPS.items() if reason in found.reasons]
+        if found.leakage in _LEAKS:
+            reasons.append(f"{site}: {_LEAKS[found.leakage]}")
+    told = [found.subgroups.changes() for found in evidence.values() if found.subgroups is not None]
+    for group, rate, difference in worse(told, rules.alpha):
+        reasons.append(f"unfair: {rate} of {group} is shown to be worse beyond the margin ({difference:+.3f})")
+    reasons += _calibrated(evidence, rules)
     pairs = [
         (found.served_gate.auc, found.candidate_gate.auc)
         for found in evidence.values()
@@ -62,6 +108,44 @@ def decide(
     elif must_compare:
         reasons.append("no hospital could compare it with what is served: missing evidence is not good evidence")
     return ReleaseDecision(not reasons, tuple(reasons), missing, len(known))
+
+
+def _composition(sites: Sequence[str], quorum: int, rounds: Sequence[Collection[str]], *, same: bool) -> list[str]:
+    """What is wrong with who trained."""
+    reasons: list[str] = []
+    for number, trained in enumerate(rounds, 1):
+        if strangers := sorted(set(trained) - set(sites)):
+            reasons.append(f"quorum: round {number} has an update of {', '.join(strangers)}, who is not in the plan")
+        if len(trained) < quorum:
+            reasons.append(f"quorum: {len(trained)} of {quorum} hospitals trained in round {number}")
+    everybody: set[str] = set().union(*rounds)
+    absent = {site: [n for n, trained in enumerate(rounds, 1) if site not in trained] for site in sorted(everybody)}
+    if same:
+        for site, numbers in absent.items():
+            if numbers:
+                listed = ", ".join(map(str, numbers))
+                reasons.append(f"composition changed: {site} trained, but not in round {listed}")
+    return reasons
+
+
+def _calibrated(evidence: Mapping[str, Evidence], rules: Rules) -> list[str]:
+    """Whether scores mean less than before, over all hospitals; each counts by its cases."""
+    known = [
+        (found.candidate_gate.n, found.brier_change, found.brier_error)
+        for found in evidence.values()
+        if found.candidate_gate is not None and found.brier_change is not None and found.brier_error is not None
+    ]
+    cases = sum(n for n, _, _ in known)
+    if not cases:
+        return []
+    change = sum(n * difference for n, difference, _ in known) / cases
+    error = math.sqrt(sum((n * one) ** 2 for n, _, one in known)) / cases
+    low = change - float(ndtri(1 - rules.alpha)) * error
+    if low <= rules.brier_margin:
+        return []
+    return [
+        f"calibration: the mean Brier score is shown to be worse by more than {rules.brier_margin:g} ({change:+.3f})"
+    ]
 
 
 def figures(measure: Measure) -> dict[str, float]:
@@ -79,6 +163,8 @@ def figures(measure: Measure) -> dict[str, float]:
             found |= _with_interval(prefix + name, _proportion(measure, prefix + right, prefix + wrong, trials))
     if measure.auc is not None and measure.auc_low is not None and measure.auc_high is not None:
         found |= _with_interval("auc", Estimate(measure.auc, measure.auc_low, measure.auc_high))
+    if measure.brier is not None:
+        found["brier"] = measure.brier
     return found
 
 
@@ -91,7 +177,7 @@ def _proportion(measure: Measure, right: str, wrong: str, trials: int) -> Estima
     most = min(LEAST - 1, trials) if right in few else trials
     if (least, most) == (0, trials):
         return UNKNOWN
-    return Estimate(nan, proportion(least, trials).low, proportion(most, trials).high)
+    return Estimate(math.nan, proportion(least, trials).low, proportion(most, trials).high)
 
 
 def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:

@@ -236,7 +236,8 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
 def _release_gate(step: _Retraining, version: Registered, parent: str | None, evidence: Mapping[str, Evidence]) -> bool:
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
-    decision = decide(evidence, step.asked, step.plan.quorum, must_compare=parent is not None)
+    rounds = [list(line["sites"]) for line in read(step.journal.folder) if line["step"] == "round"]
+    decision = decide(evidence, step.asked, step.plan.quorum, must_compare=parent is not None, rounds=rounds)
     if step.coordinator.registry.find(version.label).withdrawn:  # by a person, while the hospitals compared it
         decision = replace(decision, released=False, reasons=(*decision.reasons, "it was withdrawn"))
     step.coordinator.registry.tag(

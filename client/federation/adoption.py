@@ -1,29 +1,58 @@
 """The adoption gate: this hospital's own cases decide whether a version may serve here.
 
-Gate and test cases are those of patients drawn by a keyed hash before anyone read them. The gate looks once at a
-candidate; asked again, the hospital gives the same answer.
+Gate and test cases are those of patients drawn by a keyed hash before anyone read them, as many of either answer of the
+AI (`client.vigilance.sample`). A candidate has one look, or several that share one error rate; once it is decided on,
+the hospital gives the same answer whoever asks again. What is adopted may have to read beside the served version first
+(`client.vigilance.probation`).
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, Self, cast
 
 import numpy as np
 
 from client.federation.cases import ReusableCases, labels, tensors
+from client.federation.leakage import look as look_for_leakage
 from client.inference.engine import Engine
 from client.inference.panel import load
 from client.store import versions
+from client.store.ledger import Fact
 from client.store.site import Site
 from client.vigilance.register import Case
+from client.vigilance.sample import drawn, patients
 from models.bundle import Bundle, from_archive
+from models.cohort import differences
 from models.errors import BundleRefused, NotFound
-from models.exchange import Decision, Evidence, Measure, Offer, Release
+from models.exchange import Decision, Evidence, Measure, Offer, Release, Subgroups
+from models.fairness import changes
 from models.gate import Case as GateCase
-from models.gate import GateReason, GateVerdict, Margins, adoption
+from models.gate import GateReason, GateVerdict, Look, Margins, adoption
 from models.signing import load_trust
+from models.stats.calibration import brier, brier_change
 from models.stats.intervals import Bools, Floats, auc
 from models.stats.threshold import balanced
+
+_SHADOW_PERIOD: Final = GateReason.SHADOW_PERIOD.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Which version is asked about, and by which retraining."""
+
+    retraining: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the gate found: the evidence, the candidate's threshold here, and what the look, if any, rested on."""
+
+    evidence: Evidence
+    threshold: float | None = None
+    look: dict[str, Fact] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +85,38 @@ def judge(site: Site, offer: Offer) -> Evidence:
         # in shadow nothing was decided yet; against another incumbent it is another question
         if told.verdict != "shadow" and _still(site, told):
             return told
-    evidence, threshold = _compare(site, offer, bundle)
-    versions.note_decision(site, bundle.digest, evidence.model_dump(mode="json"), threshold)
-    return evidence
+    return _judge(site, _Question(offer.retraining, offer.digest), bundle)
+
+
+def look_again(site: Site) -> dict[str, Evidence]:
+    """Judge the released versions that are in shadow once more, and adopt what is shown to be good by now.
+
+    Returns:
+        By digest, of those that were judged.
+
+    Raises:
+        BundleRefused: what lies on disk is no longer what was signed.
+    """
+    found: dict[str, Evidence] = {}
+    for known in versions.listed(site):
+        if known.state != "shadow" or known.decision is None:
+            continue
+        told = evidence_held(site, known.digest)
+        bundle = versions.held(site, known.digest)
+        if told.verdict != "shadow" or bundle is None:
+            continue
+        found[known.digest] = _judge(site, _Question(told.retraining, known.digest), bundle)
+        # it was released, or it would not be in shadow
+        settle(site, Release(retraining=told.retraining, digest=known.digest, released=True))
+    return found
+
+
+def _judge(site: Site, question: _Question, bundle: Bundle) -> Evidence:
+    found = _compare(site, question, bundle)
+    versions.note_decision(
+        site, bundle.digest, found.evidence.model_dump(mode="json"), found.threshold, look=found.look
+    )
+    return found.evidence
 
 
 def settle(site: Site, release: Release) -> Decision:
@@ -76,7 +134,8 @@ def settle(site: Site, release: Release) -> Decision:
         return Decision(
             retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("not-released",)
         )
-    if known.state == "withdrawn":  # recalled here by a person: nobody outside brings it back
+    # recalled, rolled back or taken off here by a person: nobody outside brings it back
+    if known.state in ("withdrawn", "retired"):
         return Decision(
             retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("site-policy",)
         )
@@ -85,6 +144,11 @@ def settle(site: Site, release: Release) -> Decision:
             versions.put(site, release.digest, "refused", "incumbent-changed")
             return Decision(
                 retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("incumbent-changed",)
+            )
+        case "adopt" if known.state != "adopted" and site.config.gate.shadow_cases and evidence.served:
+            versions.put(site, release.digest, "shadow", _SHADOW_PERIOD)
+            return Decision(
+                retraining=release.retraining, digest=release.digest, outcome="shadow", reasons=(_SHADOW_PERIOD,)
             )
         case "adopt":
             versions.adopt(site, release.digest)
@@ -110,54 +174,140 @@ def evidence_held(site: Site, digest: str) -> Evidence:
     return Evidence.model_validate_json(json.dumps(known.decision))
 
 
-def _compare(site: Site, offer: Offer, bundle: Bundle) -> tuple[Evidence, float | None]:
+def _compare(site: Site, question: _Question, bundle: Bundle) -> _Found:
     incumbent = versions.serving(site, bundle.facts.name)
+
+    def told(verdict: GateVerdict, *reasons: GateReason) -> _Found:
+        return _Found(_evidence(question, incumbent, verdict, reasons))
+
     try:
         load(site, bundle.digest)
     except BundleRefused:
-        return _evidence(offer, incumbent, GateVerdict.REFUSE, (GateReason.SELF_TEST_FAILED,)), None
+        return told(GateVerdict.REFUSE, GateReason.SELF_TEST_FAILED)
     if incumbent is None and versions.panel(site):
         # a new name would be a way around the comparison: a person decides who sits on the panel
-        return _evidence(offer, None, GateVerdict.SHADOW, (GateReason.OTHER_MODEL,)), None
+        return told(GateVerdict.SHADOW, GateReason.OTHER_MODEL)
     if incumbent is not None and bundle.facts.segmentation is not None:
-        return _evidence(offer, incumbent, GateVerdict.SHADOW, (GateReason.NOT_COMPARED,)), None
+        return told(GateVerdict.SHADOW, GateReason.NOT_COMPARED)
+    unlike = _population(site, bundle)
+    if unlike and site.config.gate.population == "require":
+        return told(GateVerdict.SHADOW, *unlike)
     if incumbent is None:
-        reasons = (GateReason.NO_INCUMBENT, GateReason.ACCEPTANCE_PASSED)
-        return _evidence(offer, None, GateVerdict.ADOPT, reasons), None
+        return told(GateVerdict.ADOPT, GateReason.NO_INCUMBENT, GateReason.ACCEPTANCE_PASSED, *unlike)
     served = versions.held(site, incumbent.digest)
     if served is None:
         raise NotFound("the served version is not here")
     cases = ReusableCases.of(site)
     if not cases.fold("train"):
-        return _evidence(offer, incumbent, GateVerdict.SHADOW, (GateReason.NO_TRAINING_CASES,)), None
-    old, new = _answers(site, served, cases), _answers(site, bundle, cases)
+        return told(GateVerdict.SHADOW, GateReason.NO_TRAINING_CASES)
+    found = _looked(site, question, _Compared.of(site, served, bundle), cases)
+    warned = tuple(reason.value for reason in unlike if site.config.gate.population == "warn")
+    return replace(found, evidence=found.evidence.model_copy(update={"reasons": found.evidence.reasons + warned}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """The versions of one comparison; `first`: the first certified one, where it is neither of the two."""
+
+    served: Bundle
+    candidate: Bundle
+    first: Bundle | None
+
+    @classmethod
+    def of(cls, site: Site, served: Bundle, candidate: Bundle) -> Self:
+        certified = versions.first_certified(site, served.facts.name)
+        if certified is None or certified.digest in (served.digest, candidate.digest):
+            return cls(served, candidate, None)
+        return cls(served, candidate, versions.held(site, certified.digest))
+
+    @property
+    def against(self) -> list[str]:
+        return [one.digest for one in (self.served, self.first) if one is not None]
+
+
+def _looked(site: Site, question: _Question, compared: _Compared, cases: ReusableCases) -> _Found:
     gate = site.config.gate
-    result = adoption(
-        [
-            GateCase(case.patient_key, bool(truth), bool(before), bool(after))
-            for case, truth, before, after in zip(
-                old["gate"].cases, old["gate"].positive, old["gate"].calls, new["gate"].calls, strict=True
-            )
-        ],
+    sample = drawn(site, cases.fold("gate"))
+    folds = {"gate": sample.cases, "test": cases.fold("test")}
+    old, new = (_answers(site, one, cases.fold("train"), folds) for one in (compared.served, compared.candidate))
+    first = _answers(site, compared.first, cases.fold("train"), folds)["gate"].calls if compared.first else None
+    leak = look_for_leakage(site, compared.served, cases)
+    judged = [
+        GateCase(
+            case.patient_key,
+            bool(old["gate"].positive[place]),
+            bool(old["gate"].calls[place]),
+            bool(new["gate"].calls[place]),
+            None if first is None else bool(first[place]),
+        )
+        for place, case in enumerate(sample.cases)
+    ]
+    margins = Margins(
         # a retrained version's change plan, its base's, may ask for more than this hospital does
-        Margins(min(gate.margin, bundle.facts.changes.margin), gate.alpha, gate.min_positives, gate.min_negatives),
+        min(gate.margin, compared.candidate.facts.changes.margin),
+        gate.alpha,
+        gate.min_positives,
+        gate.min_negatives,
+        cast(Literal["fixed", "obrien-fleming", "pocock"], gate.looks),
+        gate.planned_positives,
+        gate.planned_negatives,
     )
+    earlier = versions.looks(site, question.digest, compared.against)
+    verdict, reasons, look = GateVerdict.SHADOW, (GateReason.LEAKAGE,), None
+    if leak == "none" and sample.cases and sample.least < gate.min_validated:
+        reasons = (GateReason.TOO_FEW_VALIDATED,)
+    elif leak == "none":
+        result = adoption(judged, margins, [Look(one["positives"], one["negatives"]) for one in earlier])
+        verdict, reasons, look = result.verdict, result.reasons, result.look
     right_before = old["test"].calls == old["test"].positive
     right_after = new["test"].calls == new["test"].positive
+    change, error = brier_change(
+        old["gate"].scores,
+        new["gate"].scores,
+        old["gate"].positive,
+        np.array([case.patient_key for case in sample.cases], dtype=str),
+    )
     evidence = Evidence(
-        retraining=offer.retraining,
-        digest=offer.digest,
-        served=incumbent.digest,
-        verdict=result.verdict.value,
-        reasons=tuple(reason.value for reason in result.reasons),
+        retraining=question.retraining,
+        digest=question.digest,
+        served=compared.served.digest,
+        verdict=verdict.value,
+        reasons=tuple(reason.value for reason in reasons),
         mended=int((right_after & ~right_before).sum()),
         new_errors=int((right_before & ~right_after).sum()),
         served_gate=_measure(old["gate"]),
         served_test=_measure(old["test"]),
         candidate_gate=_measure(new["gate"]),
         candidate_test=_measure(new["test"]),
+        validated=round(sample.share, 3),
+        leakage=leak,
+        brier_change=None if math.isnan(error) else change,
+        brier_error=None if math.isnan(error) else error,
+        subgroups=Subgroups.of(
+            changes(
+                [(one, sample.strata[case.study_uid]) for one, case in zip(judged, sample.cases, strict=True)],
+                gate.margin,
+            )
+        ),
     )
-    return evidence, new["gate"].threshold
+    rested: dict[str, Fact] | None = look and {
+        "against": ",".join(compared.against),
+        "looks": gate.looks,
+        "positives": look.positives,
+        "negatives": look.negatives,
+        "changed": sum(one.old_positive != one.new_positive for one in judged),
+        "cases": len(judged),
+    }
+    return _Found(evidence, new["gate"].threshold, rested)
+
+
+def _population(site: Site, bundle: Bundle) -> tuple[GateReason, ...]:
+    """What is to be said of whom the version was trained on, against who is read here."""
+    if site.config.gate.population == "ignore":
+        return ()
+    if bundle.facts.cohort is None:
+        return (GateReason.POPULATION_UNKNOWN,) if site.config.gate.population == "require" else ()
+    return (GateReason.POPULATION_MISMATCH,) if differences(bundle.facts.cohort, patients(site)) else ()
 
 
 def _still(site: Site, evidence: Evidence) -> bool:
@@ -167,23 +317,20 @@ def _still(site: Site, evidence: Evidence) -> bool:
     return (serving.digest if serving else None) in (evidence.served, evidence.digest)
 
 
-def _answers(site: Site, bundle: Bundle, cases: ReusableCases) -> dict[str, _Answers]:
-    """Score gate and test cases, at the threshold that the declared rule sets on the training patients."""
+def _answers(
+    site: Site, bundle: Bundle, training: Sequence[Case], folds: Mapping[str, Sequence[Case]]
+) -> dict[str, _Answers]:
+    """Score the cases of each fold, at the threshold that the declared rule sets on the training patients."""
     engine = Engine(bundle, site.threads, site.engines / bundle.digest)
 
     def score(fold: Sequence[Case]) -> Floats:
-        return engine.scores(tensors(site, bundle, fold)).astype(np.float64)
+        return engine.scores(tensors(site, bundle, fold)).astype(np.float64) if fold else np.zeros(0)
 
-    training = cases.fold("train")
     positive = labels(training)
     vendor = bundle.facts.threshold
     usable = bool(positive.any() and not positive.all())
     threshold = balanced(score(training), positive) if usable else vendor
-    return {
-        fold: _Answers(chosen, labels(chosen), score(chosen), threshold, vendor)
-        for fold, chosen in (("gate", cases.fold("gate")), ("test", cases.fold("test")))
-        if chosen
-    }
+    return {fold: _Answers(chosen, labels(chosen), score(chosen), threshold, vendor) for fold, chosen in folds.items()}
 
 
 def _measure(answers: _Answers) -> Measure:
@@ -206,18 +353,19 @@ def _measure(answers: _Answers) -> Measure:
         auc=curve.value if there else None,
         auc_low=curve.low if there else None,
         auc_high=curve.high if there else None,
+        brier=brier(answers.scores, positive) if len(positive) else None,
     )
 
 
 def _evidence(
-    offer: Offer,
+    question: _Question,
     incumbent: versions.HeldVersion | None,
     verdict: GateVerdict,
     reasons: tuple[GateReason, ...],
 ) -> Evidence:
     return Evidence(
-        retraining=offer.retraining,
-        digest=offer.digest,
+        retraining=question.retraining,
+        digest=question.digest,
         served=incumbent.digest if incumbent else None,
         verdict=verdict.value,
         reasons=tuple(reason.value for reason in reasons),

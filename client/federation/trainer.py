@@ -3,6 +3,7 @@
 import numpy as np
 
 from client.federation.cases import ReusableCases, labels, tensors
+from client.federation.leakage import remember
 from client.store.site import Site
 from client.store.versions import held
 from models.errors import NotFound, TooFewCases
@@ -29,6 +30,7 @@ def train(site: Site, order: TrainOrder) -> Update:
     positive = labels(cases)
     if positive.all() or not positive.any() or len(cases) < LEAST:
         raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
+    remember(site, order.retraining, cases)
     images = tensors(site, bundle, cases)
     wrong = np.array([not case.correct for case in cases])
     threads = site.threads

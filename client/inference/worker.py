@@ -43,6 +43,7 @@ from client.lean import without_unused
 from client.store.archive import Archive
 from client.store.database import Watch
 from client.store.site import Site
+from client.vigilance import probation
 from client.vigilance.calibration import Calibrations
 from models.errors import BundleRefused
 
@@ -194,6 +195,8 @@ class Worker:
             except BundleRefused as error:
                 result = Failed(Reason(error.code, str(error)))
             shadow.keep(self._site, due, result)
+            if self._site.config.gate.shadow_cases:
+                probation.advance(self._site, due.digest)
         except Exception as error:  # as in a turn; it is not asked again before the next commit
             log.error("shadow reading failed: %s", type(error).__name__, exc_info=error)
             return False

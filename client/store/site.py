@@ -23,8 +23,8 @@ Fold = Literal["train", "gate", "test"]
 class Site:
     """One hospital's folder, opened.
 
-    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `engines/`, `measured/`,
-    `logs/`.
+    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `trained/`, `engines/`,
+    `measured/`, `logs/`.
     """
 
     folder: Path
@@ -40,6 +40,11 @@ class Site:
     @property
     def versions(self) -> Path:
         return self.folder / "versions"
+
+    @property
+    def trained(self) -> Path:
+        """Which images each retraining learned from here."""
+        return self.folder / "trained"
 
     @property
     def measured(self) -> Path:

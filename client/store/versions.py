@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,16 @@ from models.errors import NotFound
 from models.signing import load_trust
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+
+
+class Why(StrEnum):
+    """Why a person changes what serves; closed, since the ledger keeps it and free text may hold a patient."""
+
+    TRIAL = "trial"
+    QUALITY = "quality"
+    SAFETY = "safety"
+    MISTAKE = "mistake"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,26 @@ def facts(site: Site, digest: str) -> Facts | None:
         return None
 
 
+def first_certified(site: Site, name: str) -> HeldVersion | None:
+    """The first certified version of a model that this hospital holds, whether it still serves or not."""
+    held_here = sorted((one for one in listed(site) if one.name == name), key=lambda one: (one.number, one.digest))
+    for one in held_here:
+        told = facts(site, one.digest)
+        if told is not None and told.certified and one.state not in ("refused", "withdrawn"):
+            return one
+    return None
+
+
+def looks(site: Site, digest: str, against: Sequence[str]) -> list[dict[str, Any]]:
+    """What earlier looks at a version rested on, oldest first; from the ledger, where none can be forgotten.
+
+    Args:
+        against: digests of the versions that it was compared with.
+    """
+    found = [json.loads(entry.facts) for entry in site.ledger.entries("version.looked")]
+    return [one for one in found if one["digest"] == digest and one["against"] == ",".join(against)]
+
+
 def receive(site: Site, bundle: Bundle) -> HeldVersion:
     """Enter a verified bundle; one that is there already keeps its state."""
     with site.database.write() as connection:
@@ -93,17 +125,35 @@ def receive(site: Site, bundle: Bundle) -> HeldVersion:
     return _known(site, bundle.digest)
 
 
-def note_decision(site: Site, digest: str, decision: dict[str, Any], threshold: float | None) -> None:
-    """Keep what the adoption gate said; the ledger keeps every look."""
+def note_decision(
+    site: Site,
+    digest: str,
+    decision: dict[str, Any],
+    threshold: float | None,
+    look: Mapping[str, ledger.Fact] | None = None,
+) -> None:
+    """Keep what the adoption gate said; the ledger keeps every look.
+
+    Args:
+        look: what it rested on, where the gate looked at answers; in the same transaction, so that no answer is known
+            of which the look is not.
+    """
     with site.database.write() as connection:
         connection.execute(
             update(version).where(version.c.digest == digest).values(decision=decision, threshold=threshold)
         )
+        if look is not None:
+            _trace(connection, "version.looked", digest, look)
         _trace(connection, "version.judged", digest, {"decision": json.dumps(decision, sort_keys=True)})
 
 
-def adopt(site: Site, digest: str) -> None:
-    """Serve this version; the one of the same model that served before is retired. Twice is once."""
+def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> None:
+    """Serve this version; the one of the same model that served before is retired. Twice is once.
+
+    Args:
+        by: the person whose word it is; empty: the gate's.
+        reason: theirs.
+    """
     chosen = _known(site, digest)
     with site.database.write() as connection:
         changed = connection.execute(
@@ -118,7 +168,8 @@ def adopt(site: Site, digest: str) -> None:
             .where(version.c.digest != digest, version.c.name == chosen.name, version.c.state == "adopted")
             .values(state="retired")
         )
-        _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}"})
+        said = _said(by, reason)
+        _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}", **said})
 
 
 def retire(site: Site, name: str) -> HeldVersion:
@@ -146,8 +197,11 @@ def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"
             _trace(connection, f"version.{state}", digest, {"reasons": reasons})
 
 
-def roll_back(site: Site, name: str) -> HeldVersion:
+def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:
     """Serve again the version of this name that served before the present one.
+
+    The one that is left keeps its state `retired` and forgets that it served: going back once more goes further back,
+    and only a person's `adopt` brings it again. A study that was begun is read to its end by the version that began it.
 
     Raises:
         NotFound: there is none to go back to.
@@ -157,12 +211,29 @@ def roll_back(site: Site, name: str) -> HeldVersion:
         .where(version.c.name == name, version.c.state == "retired", version.c.adopted_at.is_not(None))
         .order_by(version.c.adopted_at.desc())
     )
-    with site.database.read() as connection:
+    with site.database.write() as connection:
         row = connection.execute(query).first()
-    if row is None:
-        raise NotFound(f"no earlier version of {name!r} has served here: nothing to go back to")
-    adopt(site, row.digest)
+        if row is None:
+            raise NotFound(f"no earlier version of {name!r} has served here: nothing to go back to")
+        left = connection.execute(
+            select(version.c.digest).where(version.c.name == name, version.c.state == "adopted")
+        ).scalar()
+        connection.execute(
+            update(version)
+            .where(version.c.name == name, version.c.state == "adopted")
+            .values(state="retired", adopted_at=None)
+        )
+        connection.execute(
+            update(version).where(version.c.digest == row.digest).values(state="adopted", adopted_at=time.time())
+        )
+        said = {"version": f"{row.name}@{row.number}", "left": left or "", **_said(by, reason)}
+        _trace(connection, "version.rolled-back", row.digest, said)
     return _known(site, row.digest)
+
+
+def _said(by: str, reason: Why | None) -> dict[str, ledger.Fact]:
+    """Who it was and why, where it was a person."""
+    return {"by": by, "reason": str(reason or Why.OTHER)} if by else {}
 
 
 def _known(site: Site, digest: str) -> HeldVersion:
@@ -172,7 +243,7 @@ def _known(site: Site, digest: str) -> HeldVersion:
     return found
 
 
-def _trace(connection: Connection, event: str, digest: str, facts: dict[str, ledger.Fact]) -> None:
+def _trace(connection: Connection, event: str, digest: str, facts: Mapping[str, ledger.Fact]) -> None:
     ledger.append(connection, event, {"digest": digest, **facts})
 
 

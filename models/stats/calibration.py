@@ -19,6 +19,7 @@ import math
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.stats.intervals import Bools, Floats
@@ -101,6 +102,37 @@ def calibrate(scores: Floats, positive: Bools, level: float = LEVEL) -> Calibrat
         positives=positives,
         negatives=negatives,
     )
+
+
+def brier(scores: Floats, positive: Bools) -> float:
+    """Mean squared distance between score and truth; 0 is best, NaN without cases.
+
+    Source: Brier, Monthly Weather Review 1950.
+    """
+    return float(((scores - positive) ** 2).mean()) if len(scores) else math.nan
+
+
+def brier_change(old: Floats, new: Floats, positive: Bools, patients: NDArray[np.str_]) -> tuple[float, float]:
+    """The Brier score of new scores minus that of old ones of the same cases, and its standard error.
+
+    Args:
+        old, new: (N,) 0..1.
+        positive: (N,) the truth.
+        patients: (N,) who the case belongs to; they, and not the cases, are independent.
+
+    Returns:
+        NaN for both without cases, an error of NaN with one patient.
+    """
+    if not len(old):
+        return math.nan, math.nan
+    changes = (new - positive) ** 2 - (old - positive) ** 2
+    mean = float(changes.mean())
+    _, membership = np.unique(patients, return_inverse=True)
+    sums = np.bincount(membership, weights=changes - mean)
+    if len(sums) < 2:
+        return mean, math.nan
+    variance = float((sums**2).sum()) * len(sums) / (len(sums) - 1) / len(changes) ** 2
+    return mean, math.sqrt(variance)
 
 
 def limits(cases: Floats, controls: Floats, level: float) -> tuple[float, float]:

@@ -4,16 +4,18 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, inference, ingest, latency, load, volume
+from scripts.benchmarks import completeness, demo, gate, inference, ingest, latency, load, rollback, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
     "completeness": completeness.run,
     "demo": demo.run,
+    "gate": gate.run,
     "inference": inference.run,
     "ingest": ingest.run,
     "latency": latency.run,
     "load": load.run,
+    "rollback": rollback.run,
     "volume": volume.run,
 }
 

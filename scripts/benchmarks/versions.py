@@ -49,11 +49,11 @@ def network() -> torch.nn.Module:
     return networks.build("densenet121", norm="batch").eval()
 
 
-def radiographs(folder: Path, key: Ed25519PrivateKey) -> Bundle:
+def radiographs(folder: Path, key: Ed25519PrivateKey, number: int = 1) -> Bundle:
     """A version that scores chest radiographs with DenseNet121 at 224 x 224."""
     facts = Facts(
         name="densenet",
-        number=1,
+        number=number,
         title="DenseNet121",
         vendor="Bench",
         intended_use=IntendedUse(

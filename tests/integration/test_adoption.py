@@ -8,14 +8,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
-from client.federation.adoption import judge, settle
+from client.federation.adoption import judge, look_again, settle
 from client.federation.cases import ReusableCases
 from client.review import objections, readers
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import outcome, verdict
+from configs.schema import GateConfig
 from models.bundle import Bundle, to_archive
 from models.errors import BundleRefused, NotFound
 from models.exchange import Evidence, Offer, Release
@@ -89,6 +90,9 @@ def test_a_better_version_is_adopted_once_and_can_be_rolled_back(
     assert serving.digest == good.digest
     assert serving.threshold == pytest.approx(evidence.candidate_gate.threshold)  # type: ignore[union-attr]
     assert versions.roll_back(read, "brightness").digest == poor.digest
+    # the coordinator's word, late or again, does not undo what a person did
+    assert settle(read, release).reasons == ("site-policy",)
+    assert [held.digest for held in versions.panel(read)] == [poor.digest]
     events = [entry.event for entry in read.ledger.entries("version.")]
     assert events.count("version.adopted") >= 3
     assert read.ledger.first_break() is None
@@ -156,6 +160,41 @@ def test_a_recalled_version_is_not_brought_back_from_outside(
 
     assert (decision.outcome, decision.reasons) == ("refused", ("site-policy",))
     assert good.digest not in [held.digest for held in versions.panel(read)]
+
+
+def test_a_version_in_shadow_is_looked_at_again_when_there_are_more_cases(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    _serve(read, poor)
+    read.config.gate = GateConfig(min_positives=10_000, planned_positives=10_000)
+    release = Release(retraining="spring", digest=good.digest, released=True)
+    assert judge(read, _offer(good)).reasons == ("too-few-positives",)
+    assert settle(read, release).outcome == "shadow"
+    assert [found.verdict for found in look_again(read).values()] == ["shadow"]
+    assert not versions.looks(read, good.digest, [poor.digest])
+    # enough by now, and the site wants to see it beside the served one first
+    read.config.gate = GateConfig(shadow_cases=30)
+    assert [found.verdict for found in look_again(read).values()] == ["adopt"]
+    assert len(versions.looks(read, good.digest, [poor.digest])) == 1
+    assert settle(read, release).reasons == ("shadow-period",)
+    assert [held.digest for held in versions.panel(read)] == [poor.digest]
+    assert look_again(read) == {}
+
+
+def test_what_readers_chose_to_validate_decides_nothing(
+    read: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    poor = bundles.build(tmp_path / "poor", vendor_key, gain=-8.0, number=2)
+    good = bundles.build(tmp_path / "good", vendor_key, gain=6.0, number=3)
+    _serve(read, poor)
+    with read.database.write() as connection:  # of what the AI called negative hardly anything is known
+        silent = select(outcome.c.id).where(outcome.c.positive.is_(False), outcome.c.id % 8 != 0)
+        connection.execute(delete(verdict).where(verdict.c.outcome_id.in_(silent)))
+    evidence = judge(read, _offer(good))
+    assert (evidence.verdict, evidence.reasons) == ("shadow", ("too-few-validated",))
+    assert 0.4 < (evidence.validated or 0) < 0.8
 
 
 def test_too_few_cases_keep_a_version_in_shadow(

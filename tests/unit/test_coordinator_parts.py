@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from models.errors import ConfigurationError, Conflict, NotFound
-from models.exchange import Evidence, Measure
+from models.exchange import Evidence, Measure, Subgroups
+from models.subgroups import Change
 from server import journal, plan
 from server.plan import Plan
 from server.release import decide, figures
@@ -127,6 +129,42 @@ def test_the_release_gate_blocks_what_is_worse_somewhere_or_no_better_and_lists_
     same = decide({"a": _evidence(0.7, 0.7)}, ("a",), 1)
     assert not same.released
     assert "not better" in same.reasons[0]
+
+
+def test_a_version_is_blocked_that_is_unfair_badly_calibrated_leaky_or_of_other_hospitals_than_planned() -> None:
+    good = _evidence(0.7, 0.8)
+    women = Change("sex-f", "sensitivity", 60, -0.2, -4.0)
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"subgroups": Subgroups.of([women])}, "unfair: sensitivity of sex-f"),
+        ({"brier_change": 0.06, "brier_error": 0.01}, "calibration"),
+        ({"leakage": "trained-on"}, "a: leakage"),
+        ({"reasons": ("certified-inferior",)}, "a: it is shown to be worse than the first certified"),
+    ]
+    for changes, expected in cases:
+        found = decide({"a": good.model_copy(update=changes)}, ("a",), 1)
+        assert not found.released
+        assert expected in found.reasons[0]
+    harmless = {"brier_change": 0.03, "brier_error": 0.02, "leakage": "none"}
+    assert decide({"a": good.model_copy(update=harmless)}, ("a",), 1).released
+
+    both = {"a": good, "b": good}
+    assert decide(both, ("a", "b"), 1, rounds=[{"a", "b"}, {"a", "b"}]).released
+    changed = decide(both, ("a", "b"), 1, rounds=[{"a", "b"}, {"a"}])
+    assert changed.reasons == ("composition changed: b trained, but not in round 2",)
+    assert "1 of 2 hospitals trained in round 2" in decide(both, ("a", "b"), 2, rounds=[{"a", "b"}, {"a"}]).reasons[0]
+    assert "stranger" in decide(both, ("a", "b"), 1, rounds=[{"a", "b", "stranger"}]).reasons[0]
+
+
+def test_evidence_with_groups_crosses_the_wire_as_it_is() -> None:
+    women = Change("sex-f", "sensitivity", 60, -0.2, -4.0)
+    men = Change("sex-m", "specificity", 11, 0.1, 40.0)
+    sent = _evidence(0.7, 0.8).model_copy(update={"subgroups": Subgroups.of([women, men]), "leakage": "none"})
+    got = Evidence.from_record(sent.to_record())
+    assert got == sent
+    assert got.subgroups is not None
+    assert got.subgroups.changes() == [women, men]
+    with pytest.raises(ValidationError):
+        Subgroups.of([Change("sex-f", "sensitivity", 10, 0.0, 0.0)])
 
 
 def test_tracked_figures_carry_exact_intervals() -> None:
