@@ -151,5 +151,5 @@ def _belongs(answer: Answer, order: Order) -> bool:
     if answer.retraining != order.retraining:
         return False
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
-        return (answer.round, answer.base) == (order.round, order.base)
+        return answer.answers(order)
     return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest

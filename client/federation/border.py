@@ -139,6 +139,7 @@ class Border:
         if layout is None:
             raise _Refused("base-unknown")
         try:
+            layout = order.moving(layout)
             exchange.check_weights(order.weights, layout)
         except BorderRefused as error:
             log.warning("order refused at the border: %s", error)
@@ -169,7 +170,7 @@ class Border:
             raise _Refused("reply-refused") from None
         same = read.retraining == order.retraining
         if isinstance(read, Update) and isinstance(order, TrainOrder):
-            same = same and (read.round, read.base) == (order.round, order.base)
+            same = same and read.answers(order)
         elif isinstance(read, Evidence | Decision) and isinstance(order, Offer | Release):
             same = same and read.digest == order.digest
         if not same:
