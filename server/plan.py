@@ -4,16 +4,34 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.compression import Encoding
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Name
 from models.hyperparameters import Hyperparameters
 from models.validation import told
+from server.strategies import AnyStrategy, FedAvg
 
 PLAN = "plan.json"
+
+
+class Compression(BaseModel):
+    """How weights travel; `models.compression` says what there is.
+
+    Attributes:
+        updates: from the hospitals.
+        orders: to the hospitals.
+        stochastic: hospitals round by chance, right on average, instead of to the nearest.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    updates: Encoding = "plain"
+    orders: Encoding = "plain"
+    stochastic: bool = False
 
 
 class Plan(BaseModel):
@@ -36,7 +54,8 @@ class Plan(BaseModel):
     sites: tuple[Name, ...] = Field(min_length=1)
     quorum: int = Field(ge=1)
     rounds: int = Field(default=0, ge=0, le=1000)
-    strategy: Literal["fedavg", "fedavg-equal", "fedavg-root"] = "fedavg-root"
+    strategy: AnyStrategy = FedAvg()
+    compression: Compression = Compression()
     hyper: Hyperparameters = Hyperparameters()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     deadline_seconds: float = Field(default=600.0, gt=0)
@@ -47,6 +66,8 @@ class Plan(BaseModel):
             raise ConfigurationError(f"a quorum of {self.quorum} cannot come from {len(self.sites)} sites")
         if len(set(self.sites)) < len(self.sites):
             raise ConfigurationError("a site is named twice")
+        if self.rounds:
+            self.strategy.require(self.quorum)
 
     def draw(self, round_: int, site: str) -> int:
         """The seed of one hospital's training in one round."""

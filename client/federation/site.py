@@ -4,10 +4,11 @@ from pathlib import Path
 
 from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
+from client.federation.kept import Memory
 from client.federation.trainer import train
 from client.store.site import Site
 from client.store.versions import held
-from models.exchange import Layout, layout_of
+from models.exchange import Decision, Layout, Release, layout_of
 
 
 def handlers(folder: Path) -> Handlers:
@@ -19,9 +20,14 @@ def handlers(folder: Path) -> Handlers:
         bundle = held(site, digest)
         return layout_of(bundle.read_weights()) if bundle else None
 
+    def release(order: Release) -> Decision:
+        decision = settle(site, order)
+        Memory(site.retrainings, order.retraining).finish()
+        return decision
+
     return Handlers(
         train=lambda order: train(site, order),
         offer=lambda order: judge(site, order),
-        release=lambda order: settle(site, order),
+        release=release,
         layout=layout,
     )

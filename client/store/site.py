@@ -24,7 +24,7 @@ class Site:
     """One hospital's folder, opened.
 
     Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `engines/`, `measured/`,
-    `logs/`.
+    `retrainings/`, `logs/`.
     """
 
     folder: Path
@@ -59,6 +59,11 @@ class Site:
     @property
     def trust(self) -> Path:
         return self.folder / "trust"
+
+    @property
+    def retrainings(self) -> Path:
+        """What this hospital keeps of retrainings between their rounds; may be deleted at any time."""
+        return self.folder / "retrainings"
 
     @property
     def secrets(self) -> Path:
