@@ -85,7 +85,7 @@ class Memory:
 
     def _read(self, round_: int) -> Kept:
         try:
-            with np.load(self._path(round_), allow_pickle=False) as file:
+            with self._path(round_).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 base = str(file["base"])
                 found = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

@@ -59,7 +59,15 @@ def train(site: Site, order: TrainOrder) -> Update:
     drawn = draws(cases, order.hyper)
     _require_both(positive[drawn > 0])
     lesson = Lesson(
-        tensors(site, bundle, cases), positive, np.array([not case.correct for case in cases]), drawn, taught(cases)
+        tensors(site, bundle, cases),
+        positive,
+        np.array([not case.correct for case in cases]),
+        drawn,
+        taught(
+            np.array([case.score for case in cases]),
+            np.array([case.threshold for case in cases]),
+            np.array([case.correct for case in cases]),
+        ),
     )
     memory = Memory(site.retrainings, order.retraining)
     kept = memory.before(order.round, order.base)
@@ -136,16 +144,15 @@ def draws(cases: list[Case], hyper: Hyperparameters) -> Floats:
     )
 
 
-def taught(cases: list[Case]) -> Floats:
+def taught(scores: Floats, thresholds: Floats, correct: Bools) -> Floats:
     """(N,) what the served version said where it was right, NaN where it erred.
 
     Its score is taken relative to the threshold it was called by: else a case that was rightly called positive at 0.3
     would be drawn towards negative.
     """
-    said = np.array([case.score for case in cases], dtype=np.float64).clip(1e-6, 1 - 1e-6)
-    called = np.array([case.threshold for case in cases], dtype=np.float64).clip(1e-6, 1 - 1e-6)
+    said, called = scores.clip(1e-6, 1 - 1e-6), thresholds.clip(1e-6, 1 - 1e-6)
     odds = said / (1 - said) * (1 - called) / called
-    return np.where([case.correct for case in cases], odds / (1 + odds), np.nan)
+    return np.where(correct, odds / (1 + odds), np.nan)
 
 
 def _sent(
