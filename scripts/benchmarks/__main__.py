@@ -4,10 +4,12 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, inference, ingest, latency, load, volume
+from scripts.benchmarks import accuracy, bytes, completeness, demo, inference, ingest, latency, load, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
+    "accuracy": accuracy.run,
+    "bytes": bytes.run,
     "completeness": completeness.run,
     "demo": demo.run,
     "inference": inference.run,

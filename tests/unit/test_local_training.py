@@ -77,18 +77,12 @@ def test_a_proximal_term_holds_back_and_none_changes_nothing(round_, base) -> No
     assert distance(round_(hyper=held)[0], base) < 0.8 * distance(round_(hyper=slow)[0], base)
 
 
-def test_staying_with_what_was_right_draws_scores_to_it(facts, base, lesson, round_) -> None:
-    def away(**changes: Any) -> float:
-        hyper = QUICK.model_copy(update={"steps": 12} | changes)
-        said = federation.read_with(facts, dict(round_(hyper=hyper)[0].weights), lesson.images)
-        return float(np.abs(said - lesson.taught)[~lesson.wrong].mean())
-
-    assert away(flip_penalty=20.0) < 0.8 * away()
+def test_where_the_served_version_erred_nothing_holds_back(round_, base, lesson) -> None:
     nothing = Lesson(lesson.images, lesson.positive, lesson.wrong, lesson.weights, np.full(24, np.nan))
-    free, taught_nothing = (
+    free, penalised = (
         round_(lesson=nothing, hyper=QUICK.model_copy(update={"flip_penalty": weight}))[0] for weight in (0.0, 20.0)
     )
-    assert all(np.array_equal(free.weights[name], taught_nothing.weights[name]) for name in base)
+    assert all(np.array_equal(free.weights[name], penalised.weights[name]) for name in base)
 
 
 def test_what_is_learned_of_a_right_call_lies_on_its_side_of_the_middle() -> None:
