@@ -90,7 +90,9 @@ def fit(
                     target = share * target + (1 - share) * target.flip(0)
                     # of a mixture the served version said something only where it did so of both
                     lesson = share * lesson + (1 - share) * lesson.flip(0) if lesson is not None else None
-            logits = network(batch.contiguous(memory_format=torch.channels_last))[:, 0]
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            # torch 2.13 crashes in the gradient of group norm in this memory format where nothing before it has one
+            logits = network(batch.requires_grad_() if frozen else batch)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits, target)
             if lesson is not None:
                 loss = loss + hyper.flip_penalty * _departure(logits, lesson)
