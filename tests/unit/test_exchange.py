@@ -60,7 +60,16 @@ updates = st.builds(
     Update, retraining=names, round=counts, base=digests, n_cases=st.just(10**6), n_errors=counts,
     train_loss=st.floats(-1e3, 1e3), auc_received=st.none() | shares, weights=weights,
 )  # fmt: skip
+layers = st.lists(tensors, max_size=3).map(tuple)
+controlled = weights.flatmap(
+    lambda chosen: st.builds(
+        TrainOrder, retraining=names, round=counts, base=digests, hyper=st.just(Hyperparameters()), local=layers,
+        frozen=layers, reply=st.sampled_from(["plain", "float16", "eight-bit"]), stochastic=st.booleans(),
+        controls=st.just(True), weights=st.just(chosen), control=st.none() | st.just(chosen),
+    )
+)  # fmt: skip
 messages = st.one_of(
+    controlled,
     st.builds(
         TrainOrder, retraining=names, round=counts, base=digests, hyper=st.just(Hyperparameters()), weights=weights
     ),
@@ -103,10 +112,12 @@ def test_a_message_survives_the_journey(message):
     read = parse(over_the_wire(message.to_record()))
 
     assert type(read) is type(message)
-    assert read.model_dump(exclude={"weights"}) == message.model_dump(exclude={"weights"})
+    assert read.model_dump(exclude={"weights", "control"}) == message.model_dump(exclude={"weights", "control"})
     if isinstance(message, TrainOrder | Update):
         assert layout_of(read.weights) == layout_of(message.weights)
         assert all(np.array_equal(read.weights[name], array) for name, array in message.weights.items())
+        assert (read.control is None) == (message.control is None)
+        assert all(np.array_equal(read.control[name], array) for name, array in (message.control or {}).items())
     assert fingerprint(read.to_record()) == fingerprint(message.to_record())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.federation import trainer
 from client.federation.kept import Kept, Memory
 from client.federation.trainer import Lesson, draws, learn, taught
 from client.review.verdict import TruthTier
+from client.store import versions
+from client.store.site import Site
 from client.vigilance.register import Case
-from models.bundle import Facts
+from models.bundle import Bundle, Facts
 from models.control import ControlVariate
 from models.errors import BorderRefused, TooFewCases
 from models.exchange import TrainOrder, Update, layout_of
@@ -177,6 +181,40 @@ def test_in_fewer_bits_what_is_left_goes_with_the_next_round(round_, base) -> No
     second, _ = round_(kept, **order)
     third, _ = round_(**order)
     assert any(not np.array_equal(second.weights[name], third.weights[name]) for name in base)
+
+
+def test_a_hospital_learns_from_its_cases_and_remembers(
+    make_site: Callable[..., Site], residual: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(adopted=False)
+    shutil.copytree(residual.folder, site.versions / residual.digest)
+    versions.receive(site, residual)
+    digests = [f"{number:064x}" for number in range(8)]
+    found = tuple(
+        Case("1", f"k{number}", "train", False, digest, residual.digest, 0.8, 0.5, True, number % 2 == 1,
+             TruthTier.AI_VISIBLE if number < 2 else TruthTier.BIOPSY, 0.0)
+        for number, digest in enumerate(digests)
+    )  # fmt: skip
+    monkeypatch.setattr(trainer.ReusableCases, "of", lambda _site: trainer.ReusableCases(found))
+    images = np.random.default_rng(0).normal(size=(8, 1, 64, 64)).astype(np.float32)
+    monkeypatch.setattr(trainer, "tensors", lambda *_: images)
+    base = residual.read_weights()
+    hyper = QUICK.model_copy(update={"steps": 1, "ai_visible_weight": 0.0, "flip_penalty": 1.0, "proximal": 0.1})
+    zeros = {name: np.zeros_like(value) for name, value in base.items()}
+    order = TrainOrder(
+        retraining="spring", round=1, base=residual.digest, hyper=hyper, encoding="eight-bit", reply="eight-bit",
+        weights=zeros,
+    )  # fmt: skip
+    update = trainer.train(site, order)
+    assert (update.n_cases, update.n_errors) == (6, 3)
+    assert update.answers(order)
+    kept = Memory(site.retrainings, "spring").before(2, residual.digest)
+    assert set(kept.left) == set(base)
+    again = trainer.train(site, order)
+    assert all(np.array_equal(update.weights[name], again.weights[name]) for name in base)
+    few = hyper.model_copy(update={"biopsy_weight": 0.0})
+    with pytest.raises(TooFewCases):
+        trainer.train(site, order.model_copy(update={"hyper": few}))
 
 
 # ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────────────
