@@ -212,3 +212,11 @@ def test_which_layers_stay_is_said_by_the_network() -> None:
     assert not {"fc.weight", "fc.bias", "layer4.0.conv1.weight"} & set(frozen)
     with pytest.raises(ConfigurationError, match="layer9"):
         strategy("partial", layers=("layer9",)).staying(facts)
+
+
+def test_what_a_strategy_wants_of_hospitals_is_in_their_orders() -> None:
+    plan = federation.plan(("a", "b"), ["strategy=fedprox", "strategy.mu=0.5", "hyper.biopsy_weight=3"])
+    assert plan.strategy.ordered(plan.hyper).proximal == 0.5
+    assert plan.hyper.biopsy_weight == 3
+    assert plan.hyper == federation.plan(("a", "b"), ["hyper.biopsy_weight=3"]).hyper
+    assert strategy("fedavg").ordered(plan.hyper) == plan.hyper
