@@ -4,7 +4,7 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import accuracy, bytes, completeness, demo, inference, ingest, latency, load, volume
+from scripts.benchmarks import accuracy, bytes, completeness, demo, inference, ingest, latency, load, poisoned, volume
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "ingest": ingest.run,
     "latency": latency.run,
     "load": load.run,
+    "poisoned": poisoned.run,
     "volume": volume.run,
 }
 

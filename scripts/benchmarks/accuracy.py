@@ -12,13 +12,12 @@ the same network, hyper-parameters (configs/version.yaml, configs/retraining.yam
 - left out: the default over the other two hospitals, first trained at one of them; tested where nothing was trained.
   Against it, the better of those two hospitals' local models, tested there too.
 
-Choices are made with `--fold gate`; `--fold test` is for what is reported. `--poison` measures instead what one
-poisoned hospital of four costs the honest ones.
+Choices are made with `--fold gate`; `--fold test` is for what is reported.
 """
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ from models.bundle import Facts
 from models.hyperparameters import Hyperparameters
 from scripts.benchmarks import federation
 from scripts.benchmarks.federation import HOSPITALS, Cases, Cohort, Fold, Weights
-from scripts.benchmarks.poison import ATTACKS, Attack
+from scripts.benchmarks.poison import Attack
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
 
 _PERSONAL = ("strategy=fedbn", "strategy.head=true")
-_ROBUST = ("strategy=trimmed-mean", "strategy.trim=1", "strategy.norm_bound=1.5")
 _FEW = 24
 
 
@@ -48,15 +46,17 @@ def run(arguments: Sequence[str]) -> Report:
         prog="scripts/bench accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--poison", action="store_true", help="one poisoned hospital of four instead")
     options = parser.parse_args(arguments)
+    runs = [row for study in studies(options) for row in study.compared()]
+    show(runs)
+    return Report({"accuracy": runs}, _good(runs))
+
+
+def studies(options: argparse.Namespace) -> Iterator["Study"]:
+    """One study a seed."""
     rows, pixels = federation.images(options.data)
-    runs: list[dict[str, Any]] = []
     for seed in options.seeds:
-        study = Study(federation.cohorts(rows, pixels, seed, _FEW if options.quick else 0), seed, options)
-        runs += study.poisoned() if options.poison else study.compared()
-    _show(runs)
-    return Report({"poisoned" if options.poison else "accuracy": runs}, _harm(runs) if options.poison else _good(runs))
+        yield Study(federation.cohorts(rows, pixels, seed, _FEW if options.quick else 0), seed, options)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--fold", choices=("gate", "test"), default="test", help="gate: to choose by; test: to report")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="some images, a round of two steps: only to see it work")
+    parser.add_argument(
+        "--quick", action="store_true", help="some images of the gate's fold, a round of two steps: only to see it work"
+    )
     parser.add_argument("overrides", nargs="*", default=[], help="of configs/retraining.yaml, for all but `fedavg`")
 
 
@@ -76,7 +78,7 @@ class Study:
     def __init__(self, cohorts: dict[str, Cohort], seed: int, options: argparse.Namespace) -> None:
         """Prepare; nothing is trained yet."""
         self.cohorts, self.seed, self.threads = cohorts, seed, int(options.threads)
-        self._fold: Fold = options.fold
+        self.fold: Fold = "gate" if options.quick else options.fold
         self._short = ("rounds=1", "hyper.steps=2") if options.quick else ()
         self._overrides = tuple(options.overrides)
         self.facts, self._first = self._version(options.quick)
@@ -84,7 +86,7 @@ class Study:
     def compared(self) -> list[dict[str, Any]]:
         """The areas of all contenders, a row for each hospital."""
         rows: list[dict[str, Any]] = []
-        firsts = {site: self._begun(site) for site in HOSPITALS}
+        firsts = {site: self.begun(self.cohorts[site]["train"]) for site in HOSPITALS}
         local = {site: self._retrained((site,), firsts[site]).weights for site in HOSPITALS}
         vendor = firsts[HOSPITALS[0]]
         everywhere = federation.together([self.cohorts[site]["train"] for site in HOSPITALS])
@@ -97,7 +99,7 @@ class Study:
             rows.append(
                 {
                     "seed": self.seed,
-                    "fold": self._fold,
+                    "fold": self.fold,
                     "hospital": site,
                     "local": self.area(local[site], site),
                     "pooled": self.area(pooled, site),
@@ -109,22 +111,6 @@ class Study:
                     "best single": max(self.area(local[other], site) for other in others),
                 }
             )
-        return rows
-
-    def poisoned(self) -> list[dict[str, Any]]:
-        """The areas at the honest hospitals, with the largest one cut in two and its second half poisoned."""
-        half = _halved(self.cohorts[HOSPITALS[0]]["train"])
-        train = {site: self.cohorts[site]["train"] for site in HOSPITALS} | {HOSPITALS[0]: half[0], "poisoned": half[1]}
-        vendor = federation.first(self.facts, self._first, half[0], self.seed, self.threads)
-        rows: list[dict[str, Any]] = []
-        for strategy, overrides in (("default", ()), ("robust", _ROBUST)):
-            for attack in (None, *ATTACKS):
-                plan = federation.plan(tuple(train), (*self._overrides, *self._short, *overrides), self.seed)
-                lessons = self._lessons(vendor, train, plan.hyper)
-                attacks: dict[str, Attack] = {"poisoned": attack} if attack else {}
-                found = federation.retrain(plan, self.facts, vendor, lessons, attacks, self.threads)
-                areas = {site: self.area(found.weights, site) for site in HOSPITALS}
-                rows.append({"seed": self.seed, "strategy": strategy, "attack": attack or "none", **areas})
         return rows
 
     def retrained(
@@ -139,23 +125,34 @@ class Study:
 
     def vendor(self) -> Weights:
         """The first version: trained at the first hospital."""
-        return self._begun(HOSPITALS[0])
+        return self.begun(self.cohorts[HOSPITALS[0]]["train"])
 
     def area(self, weights: Weights, site: str) -> float:
         """The area under the curve at one hospital."""
-        return federation.performance(self.facts, weights, self.cohorts[site][self._fold], self.threads)
+        return federation.performance(self.facts, weights, self.cohorts[site][self.fold], self.threads)
 
-    def _begun(self, site: str) -> Weights:
-        return federation.first(self.facts, self._first, self.cohorts[site]["train"], self.seed, self.threads)
+    def begun(self, cases: Cases) -> Weights:
+        """A first version, trained in one place."""
+        return federation.first(self.facts, self._first, cases, self.seed, self.threads)
 
     def _retrained(self, sites: Sequence[str], base: Weights, overrides: Sequence[str] = ()) -> federation.Trained:
-        plan = federation.plan(sites, (*self._short, *overrides), self.seed)
         train = {site: self.cohorts[site]["train"] for site in sites}
+        return self.retrained_on(train, base, overrides)
+
+    def retrained_on(
+        self,
+        train: dict[str, Cases],
+        base: Weights,
+        overrides: Sequence[str] = (),
+        attacks: Mapping[str, Attack] | None = None,
+    ) -> federation.Trained:
+        """Rounds over hospitals with these cases, some of which may harm."""
+        plan = federation.plan(tuple(train), (*self._short, *overrides), self.seed)
         lessons = self._lessons(base, train, plan.hyper)
-        return federation.retrain(plan, self.facts, base, lessons, threads=self.threads)
+        return federation.retrain(plan, self.facts, base, lessons, attacks, self.threads)
 
     def _pooled(self, everywhere: Cases) -> Weights:
-        base = federation.first(self.facts, self._first, everywhere, self.seed, self.threads)
+        base = self.begun(everywhere)
         plan = federation.plan(("pooled",), self._short, self.seed)
         hyper = plan.hyper.model_copy(update={"steps": plan.hyper.steps * len(HOSPITALS)})
         lessons = self._lessons(base, {"pooled": everywhere}, hyper)
@@ -170,13 +167,6 @@ class Study:
 
     def _version(self, quick: bool) -> tuple[Facts, Hyperparameters]:
         return federation.facts(("hyper.steps=4",) if quick else ())
-
-
-def _halved(cases: Cases) -> tuple[Cases, Cases]:
-    """Every second case of each kind: two hospitals that look alike."""
-    order = np.argsort(cases.positive, kind="stable")
-    first, second = order[::2], order[1::2]
-    return Cases(cases.images[first], cases.positive[first]), Cases(cases.images[second], cases.positive[second])
 
 
 def _good(runs: list[dict[str, Any]]) -> list[Claim]:
@@ -204,23 +194,8 @@ def _good(runs: list[dict[str, Any]]) -> list[Claim]:
     ]
 
 
-def _harm(runs: list[dict[str, Any]]) -> list[Claim]:
-    claims: list[Claim] = []
-    for attack in ATTACKS:
-        lost: list[float] = []
-        for run in runs:
-            if (run["strategy"], run["attack"]) == ("robust", "none"):
-                found = next(
-                    other
-                    for other in runs
-                    if (other["seed"], other["strategy"], other["attack"]) == (run["seed"], "robust", attack)
-                )
-                lost.append(float(np.mean([run[site] - found[site] for site in HOSPITALS])))
-        claims.append(at_most(f"{attack}, AUC lost at the honest hospitals, worst seed", max(lost), 0.02))
-    return claims
-
-
-def _show(runs: list[dict[str, Any]]) -> None:
+def show(runs: list[dict[str, Any]]) -> None:
+    """Print rows."""
     table = Table(*runs[0])
     for row in runs:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))

@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from scripts.benchmarks import federation
-from scripts.benchmarks.accuracy import Study, add_options
+from scripts.benchmarks.accuracy import add_options, show, studies
 from scripts.benchmarks.federation import HOSPITALS
 from scripts.benchmarks.report import Report, at_most
 
@@ -31,19 +28,23 @@ def run(arguments: Sequence[str]) -> Report:
     )
     add_options(parser)
     options = parser.parse_args(arguments)
-    rows, pixels = federation.images(options.data)
     runs: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        study = Study(federation.cohorts(rows, pixels, seed, 24 if options.quick else 0), seed, options)
+    for study in studies(options):
         base = study.vendor()
         for encoding in _ENCODINGS:
             found = study.retrained(HOSPITALS, base, (f"compression={encoding}",))
             areas = {site: study.area(found.weights, site) for site in HOSPITALS}
-            runs.append({"seed": seed, "encoding": encoding, "to": found.sent, "from": found.received, **areas})
-    table = Table(*runs[0])
-    for row in runs:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+            runs.append(
+                {
+                    "seed": study.seed,
+                    "fold": study.fold,
+                    "encoding": encoding,
+                    "to": found.sent,
+                    "from": found.received,
+                    **areas,
+                }
+            )
+    show(runs)
 
     def total(encoding: str, *directions: str) -> float:
         return sum(row[direction] for row in runs if row["encoding"] == encoding for direction in directions)
