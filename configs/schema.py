@@ -361,7 +361,8 @@ class RetrainingConfig:
     sites: list[str] = field(default_factory=lambda: list[str]())
     quorum: int = 0
     rounds: int = 8
-    strategy: str = "fedavg-root"
+    strategy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    compression: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     seed: int = 0
     deadline_seconds: float = 600.0
     connect_seconds: float = 60.0

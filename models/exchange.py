@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from models import bounds, terms
+from models import bounds, compression, terms
 from models.bounds import EVERY_LAYER, USUAL_NORM, Bounds
 from models.change_plan import Layer
+from models.compression import Encoding
 from models.errors import BorderRefused
 from models.hyperparameters import Hyperparameters
 from models.stats import disclosure
@@ -44,6 +45,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Difference = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=-40.0, le=40.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+LayerName = terms.LayerName
+LayerNames = Annotated[tuple[LayerName, ...], Field(max_length=4096)]
 
 Kind = Literal["proposal", "consent", "train", "update", "offer", "evidence", "release", "decision", "refusal"]
 Agreement = Literal["granted", "waiting", "declined"]
@@ -123,6 +126,7 @@ KINDS: frozenset[str] = frozenset(get_args(Kind))
 CODES: frozenset[str] = frozenset(get_args(RefusalCode))
 
 _DTYPES = ("float32", "float16", "int64", "uint8")
+_ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 _TENSOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", re.ASCII)
 _SHAPE = re.compile(r"(?:[0-9]{1,7}(?:x[0-9]{1,7}){0,5})?", re.ASCII)
 
@@ -131,6 +135,11 @@ Weights = Mapping[str, NDArray[Any]]
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """(shape, number type) by name: what the weights of a version look like."""
+
+
+def is_in(name: str, layer: str) -> bool:
+    """Whether a tensor belongs to a layer: it is it, or stands below it (`layer4` has `layer4.0.conv1.weight`)."""
+    return name == layer or name.startswith(f"{layer}.")
 
 
 def layout_of(weights: Weights) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -150,6 +159,7 @@ class _Declared(BaseModel):
 class _Message(_Declared):
     kind: ClassVar[Kind]
     payload: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
 
     def to_record(self) -> "RecordDict":
         """The message as Flower carries it."""
@@ -205,10 +215,24 @@ class Consent(_Message):
 
 
 class TrainOrder(_Message):
-    """Coordinator to site: judge these weights on training patients, then train from them."""
+    """Coordinator to site: judge these weights on training patients, then train from them.
+
+    Only the layers that are neither `local` nor `frozen` cross, in both directions.
+
+    Attributes:
+        weights: of those layers; in another encoding than `plain`, their differences from the base's.
+        encoding: how these weights travel.
+        reply: how those of the update are to travel.
+        stochastic: the update is rounded by chance, right on average, instead of to the nearest.
+        local: layers that are trained here and stay here from round to round, by name or the beginning of names.
+        frozen: layers that are neither trained nor sent.
+        controls: the update is to come with the hospital's control variate.
+        control: what to correct gradients by, laid out and encoded as the weights are; None: by nothing.
+    """
 
     kind = "train"
     payload = ("weights",)
+    optional = ("control",)
 
     retraining: Name
     round: Count
@@ -217,7 +241,43 @@ class TrainOrder(_Message):
     hyper: Hyperparameters
     norm: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = USUAL_NORM
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=64)] = EVERY_LAYER
+    encoding: Encoding = "plain"
+    reply: Encoding = "plain"
+    stochastic: bool = False
+    local: LayerNames = ()
+    frozen: LayerNames = ()
+    controls: bool = False
     weights: Weights
+    control: Weights | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _require(self.controls or self.control is None, "a control variate that was not asked for")
+        # the bound of an answer is looked at without the base that differences begin at
+        _require(self.encoding == "plain" or self.reply != "plain", "differences are answered by differences")
+        return self
+
+    def moving(self, layout: Layout) -> Layout:
+        """What crosses of a base of this layout.
+
+        Raises:
+            BorderRefused: a layer that the base does not have, or none is left.
+        """
+        layers = (*self.local, *self.frozen)
+        if unknown := [layer for layer in layers if not any(is_in(name, layer) for name in layout)]:
+            raise BorderRefused(f"the base has no layer {unknown[0]}")
+        found = {name: form for name, form in layout.items() if not any(is_in(name, layer) for layer in layers)}
+        if not found:
+            raise BorderRefused("no layer is left to send")
+        return found
+
+    def received(self, base: Weights) -> Weights:
+        """The weights of the moving layers that this order stands for.
+
+        Raises:
+            BorderRefused: a sum is not finite.
+        """
+        return self.weights if self.encoding == "plain" else compression.applied(self.weights, base)
 
     @property
     def bounds(self) -> Bounds:
@@ -229,10 +289,15 @@ class Update(_Message):
     """Site to coordinator: the weights after local training, and how the received ones did before it.
 
     `n_errors` is absent where it, or what it leaves of the cases, is too small a count to leave.
+
+    Attributes:
+        weights: of the moving layers; in another encoding than `plain`, their differences from the received ones.
+        control: the hospital's control variate, where it was asked for; laid out and encoded as the weights are.
     """
 
     kind = "update"
     payload = ("weights",)
+    optional = ("control",)
 
     retraining: Name
     round: Count
@@ -242,12 +307,31 @@ class Update(_Message):
     train_loss: Number
     auc_received: Share | None = None
     threshold_received: Share | None = None
+    loss_received: Number | None = None
+    encoding: Encoding = "plain"
     weights: Weights
+    control: Weights | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _require(self.n_errors is None or self.n_errors <= self.n_cases, "more errors than cases")
         return self
+
+    def trained(self, received: Weights) -> Weights:
+        """The weights of the moving layers that this update stands for.
+
+        Args:
+            received: what the hospital was sent, of the same layout.
+
+        Raises:
+            BorderRefused: a sum is not finite.
+        """
+        return self.weights if self.encoding == "plain" else compression.applied(self.weights, received)
+
+    def answers(self, order: TrainOrder) -> bool:
+        """Whether this is the update that was ordered, in the form in which it was ordered."""
+        asked = (order.retraining, order.round, order.base, order.reply, order.controls)
+        return (self.retraining, self.round, self.base, self.encoding, self.control is not None) == asked
 
 
 class Offer(_Message):
@@ -456,11 +540,16 @@ def parse(record: "RecordDict", layout: Layout | None = None) -> Message:
     if fields.pop("wire", None) != WIRE:
         raise BorderRefused("other wire version")
     values = _nest(fields)
-    extra = set(record.keys()) - {"vigie", *model.payload}
+    extra = set(record.keys()) - {"vigie", *model.payload, *model.optional}
     if extra or (model.payload and not set(model.payload) <= set(record.keys())):
         raise BorderRefused("records do not fit the kind")
     if "weights" in model.payload:
-        values["weights"] = _unpack_weights(record, values.pop("layout", None))
+        forms, encoding = _forms(values.pop("layout", None)), values.get("encoding")
+        if encoding not in _ENCODINGS:
+            raise BorderRefused("unknown encoding")
+        for name in ("weights", "control"):
+            if name in record.keys():  # noqa: SIM118 - a RecordDict is no dict
+                values[name] = _unpack_weights(record, name, forms, encoding)
     if "bundle" in model.payload:
         values["bundle"] = _unpack_bundle(record, values.pop("bundle_sha256", None))
     try:
@@ -489,7 +578,7 @@ def belongs(answer: Answer, order: Order) -> bool:
     if not isinstance(answer, ANSWERS[type(order)]) or answer.retraining != order.retraining:
         return False
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
-        return (answer.round, answer.base) == (order.round, order.base)
+        return answer.answers(order)
     return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest
 
 
@@ -500,7 +589,7 @@ def check_answer(answer: Answer, order: Order) -> None:
         BorderRefused: an update beyond the order's bounds, or a count that could show a patient.
     """
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
-        bounds.check(answer.weights, order.weights, order.bounds)
+        bounds.check(answer.weights, _start(answer, order), order.bounds)
         _require_large(answer.n_cases)
         if answer.n_errors is not None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
@@ -519,6 +608,13 @@ def check_answer(answer: Answer, order: Order) -> None:
         _require_large(*(count for count in (answer.mended, answer.new_errors) if count is not None))
 
 
+def _start(update: Update, order: TrainOrder) -> Weights:
+    """Where the weights of an update begin: at the received ones, or at nothing where they are differences."""
+    if update.encoding == "plain":
+        return order.weights
+    return {name: np.zeros_like(array) for name, array in update.weights.items()}
+
+
 _HALVES: Mapping[bool, frozenset[Half]] = {
     True: frozenset({"tp", "fn", "vendor_tp", "vendor_fn"}),
     False: frozenset({"tn", "fp", "vendor_tn", "vendor_fp"}),
@@ -532,7 +628,7 @@ def disclosed(answer: Answer) -> Answer:
         changes: dict[str, Any] = {
             "n_errors": None if answer.n_errors is None else disclosure.part(answer.n_errors, answer.n_cases)
         }
-        for name in ("train_loss", "auc_received", "threshold_received"):
+        for name in ("train_loss", "loss_received", "auc_received", "threshold_received"):
             if (value := getattr(answer, name)) is not None:
                 changes[name] = disclosure.rounded(value)
         return answer.model_copy(update=changes)
@@ -631,15 +727,19 @@ def _pack(message: _Message) -> "RecordDict":
     from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
     fields: dict[str, Any] = {"kind": message.kind, "wire": WIRE}
-    for key, value in message.model_dump(exclude=set(message.payload), exclude_none=True).items():
+    for key, value in message.model_dump(exclude={*message.payload, *message.optional}, exclude_none=True).items():
         if isinstance(value, dict):
             fields.update({f"{key}.{part}": _listed(found) for part, found in value.items()})
         else:
             fields[key] = _listed(value)
     record = RecordDict()
     if isinstance(message, TrainOrder | Update):
-        packed, fields["layout"] = _flatten(message.weights)
-        record["weights"] = ArrayRecord({"packed": Array(packed)})
+        record["weights"] = ArrayRecord({"packed": Array(_bytes(message.weights, message.encoding))})
+        fields["layout"] = _lines(message.weights)
+        if message.control is not None:
+            if layout_of(message.control) != layout_of(message.weights):
+                raise BorderRefused("a control variate is not laid out as the weights")
+            record["control"] = ArrayRecord({"packed": Array(_bytes(message.control, message.encoding))})
     if isinstance(message, Offer):
         fields["bundle_sha256"] = hashlib.sha256(message.bundle).hexdigest()
         record["bundle"] = ArrayRecord({"tar": Array(np.frombuffer(message.bundle, np.uint8))})
@@ -676,29 +776,47 @@ def _nest(fields: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _flatten(weights: Weights) -> tuple[NDArray[np.uint8], list[str]]:
-    """All tensors' bytes end to end (little-endian), and the lines `name dtype shape` in that order.
-
-    Wider number types come first, so that every tensor is aligned where it lies.
-    """
-    names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
-    lines = [f"{name} {weights[name].dtype.name} {'x'.join(map(str, weights[name].shape))}" for name in names]
-    parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8) for name in names]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint8), lines
+def _order(weights: Weights) -> list[str]:
+    """Wider number types come first, so that every tensor is aligned where it lies."""
+    return sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
 
 
-def _unpack_weights(record: "RecordDict", lines: object) -> dict[str, NDArray[Any]]:
-    if "weights" not in record.array_records or set(record.array_records["weights"]) != {"packed"}:
-        raise BorderRefused("no weights")
+def _lines(weights: Weights) -> list[str]:
+    """The layout on the wire: `name dtype shape`, in order."""
+    return [f"{name} {weights[name].dtype.name} {'x'.join(map(str, weights[name].shape))}" for name in _order(weights)]
+
+
+def _bytes(weights: Weights, encoding: Encoding) -> NDArray[np.uint8]:
+    """All tensors' bytes end to end (little-endian), in the order of the layout; or the encoding's."""
+    if encoding != "plain":
+        return compression.pack(weights, encoding)
+    parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8) for name in _order(weights)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+
+def _forms(lines: object) -> dict[str, tuple[tuple[int, ...], str]]:
     if not isinstance(lines, list) or not 0 < len(lines) <= MAX_TENSORS:
         raise BorderRefused("no layout")
-    packed = _vector(record.array_records["weights"]["packed"], "uint8", MAX_WEIGHTS).copy()
-    weights: dict[str, NDArray[Any]] = {}
-    start = 0
+    forms: dict[str, tuple[tuple[int, ...], str]] = {}
     for line in cast(list[object], lines):
         name, dtype, shape = _tensor(line)
+        if name in forms:
+            raise BorderRefused("layout does not fit the weights")
+        forms[name] = (shape, dtype)
+    return forms
+
+
+def _unpack_weights(record: "RecordDict", key: str, forms: Layout, encoding: Encoding) -> dict[str, NDArray[Any]]:
+    if key not in record.array_records or set(record.array_records[key]) != {"packed"}:
+        raise BorderRefused("no weights")
+    packed = _vector(record.array_records[key]["packed"], "uint8", MAX_WEIGHTS).copy()
+    if encoding != "plain":
+        return compression.unpack(packed, forms, encoding)
+    weights: dict[str, NDArray[Any]] = {}
+    start = 0
+    for name, (shape, dtype) in forms.items():
         end = start + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-        if name in weights or end > packed.size:
+        if end > packed.size:
             raise BorderRefused("layout does not fit the weights")
         weights[name] = packed[start:end].view(dtype).reshape(shape)
         if weights[name].dtype.kind == "f" and not bool(np.isfinite(weights[name]).all()):

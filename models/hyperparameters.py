@@ -21,6 +21,10 @@ class Hyperparameters(BaseModel):
         label_smoothing: how far labels are drawn towards one half.
         averaging: decay of the running mean of the weights that is kept in the end, 0 keeps the last ones.
         error_weight: how much more often a case is drawn on which the served version erred.
+        ai_visible_weight, report_weight, single_reader_weight, blind_consensus_weight, follow_up_weight,
+            biopsy_weight: how much more often a case is drawn whose truth rests on that tier; 0 leaves it out.
+        proximal: weight of the squared distance from the received weights (FedProx), 0 none.
+        flip_penalty: weight of staying with the served version where that was right, 0 none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,6 +40,26 @@ class Hyperparameters(BaseModel):
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     averaging: float = Field(default=0.99, ge=0, lt=1)
     error_weight: float = Field(default=2.0, ge=1, le=100)
+    ai_visible_weight: float = Field(default=1.0, ge=0, le=100)
+    report_weight: float = Field(default=1.0, ge=0, le=100)
+    single_reader_weight: float = Field(default=1.0, ge=0, le=100)
+    blind_consensus_weight: float = Field(default=1.0, ge=0, le=100)
+    follow_up_weight: float = Field(default=1.0, ge=0, le=100)
+    biopsy_weight: float = Field(default=1.0, ge=0, le=100)
+    proximal: float = Field(default=0.0, ge=0, le=100)
+    flip_penalty: float = Field(default=0.0, ge=0, le=100)
+
+    def tier_weight(self, tier: str) -> float:
+        """How much more often a case is drawn whose truth rests on this tier, by the tier's word."""
+        weights = {
+            "ai_visible": self.ai_visible_weight,
+            "report": self.report_weight,
+            "single_reader": self.single_reader_weight,
+            "blind_consensus": self.blind_consensus_weight,
+            "follow_up": self.follow_up_weight,
+            "biopsy": self.biopsy_weight,
+        }
+        return weights[tier]
 
     def at_round(self, number: int, rounds: int) -> Self:
         """Give the hyper-parameters of one round of a retraining: the peak rate falls along a cosine.

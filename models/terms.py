@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from models.bounds import Bounds
 from models.change_plan import Layer
+from models.compression import Encoding
 from models.errors import NotAllowed
 from models.hyperparameters import Hyperparameters
 from models.signing import Trusted, holds
 from models.validation import told
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Leaves = Literal["update", "evidence", "decision"]
 
@@ -43,6 +45,10 @@ class Terms(BaseModel):
         hospitals: all that are asked.
         hyper: of the first round; `Hyperparameters.at_round` gives those of the others.
         layers: patterns of the tensors that may change.
+        local: layers that are trained at each hospital and stay there, by name or the beginning of names.
+        frozen: layers that are neither trained nor sent.
+        encoding: how updates travel.
+        controls: an update comes with the hospital's control variate, its mean gradient.
         norm: the largest L2 norm of what one round at one hospital may change.
         leaves: the messages that leave a hospital.
         expires_at: seconds since the epoch; no order counts afterwards.
@@ -60,6 +66,10 @@ class Terms(BaseModel):
     strategy: Name
     hyper: Hyperparameters
     layers: tuple[Layer, ...] = Field(default=("*",), min_length=1, max_length=64)
+    local: tuple[LayerName, ...] = Field(default=(), max_length=4096)
+    frozen: tuple[LayerName, ...] = Field(default=(), max_length=4096)
+    encoding: Encoding = "plain"
+    controls: bool = False
     norm: float = Field(gt=0, le=1e9)
     privacy: Privacy = Privacy()
     leaves: tuple[Leaves, ...]

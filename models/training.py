@@ -2,13 +2,16 @@
 
 The vendor's first training and a hospital's local round are the same function with other hyper-parameters. Cases are
 drawn in proportion to their weights, so that errors come back more often while right cases are replayed.
+
+Sources: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020 (the proximal term); Yan et al.,
+Positive-Congruent Training, CVPR 2021 (distillation from the served version where it was right).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.augmentation import augment
+from models.control import ControlVariate
 from models.errors import InvalidTraining, TrainingDiverged
 from models.hyperparameters import Hyperparameters
 
@@ -32,6 +36,9 @@ def fit(
     seed: int,
     threads: int = 1,
     on_progress: Callable[[int, int, float], None] | None = None,
+    frozen: Sequence[str] = (),
+    taught: NDArray[np.generic] | None = None,
+    variate: ControlVariate | None = None,
 ) -> float:
     """Train a network in place.
 
@@ -44,6 +51,9 @@ def fit(
         seed: of drawing, augmentation and mixing.
         threads: of torch, while this runs.
         on_progress: told (steps done, steps in all, running loss) after each step; may raise to stop.
+        frozen: names of parameters that stay as they are.
+        taught: (N,) scores to stay close to, 0..1, NaN where there is none; for `hyper.flip_penalty`.
+        variate: corrects each gradient and remembers their mean.
 
     Returns:
         The mean loss over the last tenth of the steps.
@@ -53,11 +63,15 @@ def fit(
         TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
     """
     pixels, targets, draw = _cases(images, labels, weights)
+    lessons = _lessons(taught, len(pixels)) if hyper.flip_penalty else None
     generator = torch.Generator().manual_seed(seed)
     mixing = np.random.default_rng(seed)
     network.train()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for name, value in network.named_parameters():
+        value.requires_grad_(name not in frozen)
     optimizer = _optimizer(network, hyper)
+    anchor = [value.detach().clone() for value in _trained(network)] if hyper.proximal else []
     average = copy.deepcopy(network.state_dict()) if hyper.averaging else None
     losses: list[float] = []
     before = torch.get_num_threads()
@@ -69,15 +83,27 @@ def fit(
             with torch.no_grad():
                 batch = augment(pixels[chosen], hyper.augmentation, generator)
                 target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
+                lesson = lessons[chosen] if lessons is not None else None
                 if hyper.mixup:
                     share = float(mixing.beta(hyper.mixup, hyper.mixup))
                     batch = share * batch + (1 - share) * batch.flip(0)
                     target = share * target + (1 - share) * target.flip(0)
-            logits = network(batch.contiguous(memory_format=torch.channels_last))[:, 0]
+                    # of a mixture the served version said something only where it did so of both
+                    lesson = share * lesson + (1 - share) * lesson.flip(0) if lesson is not None else None
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            # torch 2.13 crashes in the gradient of group norm in this memory format where nothing before it has one
+            logits = network(batch.requires_grad_() if frozen else batch)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits, target)
+            if lesson is not None:
+                loss = loss + hyper.flip_penalty * _departure(logits, lesson)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            for value, start in zip(_trained(network), anchor, strict=False):
+                if value.grad is not None:  # the gradient of half the squared distance, times its weight
+                    value.grad.add_(value.detach() - start, alpha=hyper.proximal)
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            if variate is not None:
+                variate.correct(network)
             optimizer.step()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
@@ -88,6 +114,7 @@ def fit(
                 on_progress(step + 1, hyper.steps, float(np.mean(losses[-20:])))
     finally:
         torch.set_num_threads(before)
+        network.requires_grad_(True)
     if average is not None:
         network.load_state_dict(average)
     network.eval()
@@ -153,9 +180,33 @@ def _cases(
     return pixels, targets, draw
 
 
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [value for value in network.parameters() if value.requires_grad]
+
+
+def _lessons(taught: NDArray[np.generic] | None, count: int) -> Tensor | None:
+    if taught is None:
+        return None
+    lessons = torch.as_tensor(taught, dtype=torch.float32)
+    told = lessons[~torch.isnan(lessons)]
+    if lessons.shape != (count,) or bool(((told < 0) | (told > 1)).any()):
+        raise InvalidTraining("scores to stay close to are one for each case, 0..1")
+    return lessons
+
+
+def _departure(logits: Tensor, lesson: Tensor) -> Tensor:
+    """How far the answers are from the served version's where there is one: the mean over the whole batch of the
+    divergence between the two, 0 where they agree.
+    """
+    there = ~torch.isnan(lesson)
+    score = lesson[there].clamp(1e-6, 1 - 1e-6)
+    least = functional.binary_cross_entropy(score, score, reduction="sum")
+    return (functional.binary_cross_entropy_with_logits(logits[there], score, reduction="sum") - least) / len(lesson)
+
+
 def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """Make AdamW; only matrices and kernels decay."""
-    parameters = [value for value in network.parameters() if value.requires_grad]
+    parameters = _trained(network)
     groups = [
         {"params": [value for value in parameters if value.ndim > 1], "weight_decay": hyper.weight_decay},
         {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0},

@@ -18,6 +18,7 @@ from models.terms import Terms, leaving
 from server.coordinator import SIGNER, Coordinator
 from server.journal import Journal
 from server.plan import Plan
+from server.strategies.strategy import Staying
 
 TERMS = "terms.json"
 ANSWER_SECONDS = 60.0  # for a hospital that is connected: what it says is known there already
@@ -42,13 +43,14 @@ def within_change_plan(plan: Plan, base: Facts) -> None:
         raise ConfigurationError(f"{plan.name!r} cannot retrain {plan.base}: {'; '.join(outside)}")
 
 
-def terms_of(plan: Plan, base: str, now: float) -> Terms:
+def terms_of(plan: Plan, base: str, facts: Facts, now: float) -> Terms:
     """What hospitals are asked to agree to.
 
     Args:
-        base: digest of the version that the plan names.
+        base, facts: digest and facts of the version that the plan names.
         now: seconds since the epoch.
     """
+    staying = plan.strategy.staying(facts) if plan.rounds else Staying()
     return Terms(
         name=plan.name,
         label=plan.base,
@@ -56,9 +58,13 @@ def terms_of(plan: Plan, base: str, now: float) -> Terms:
         hospitals=plan.sites,
         quorum=plan.quorum,
         rounds=plan.rounds,
-        strategy=plan.strategy,
-        hyper=plan.hyper,
+        strategy=plan.strategy.name,
+        hyper=plan.strategy.ordered(plan.hyper),
         layers=plan.layers,
+        local=staying.local,
+        frozen=staying.frozen,
+        encoding=plan.compression.updates,
+        controls=plan.strategy.controls,
         norm=plan.norm,
         leaves=leaving(plan.rounds),
         deadline_seconds=plan.deadline_seconds,
@@ -67,11 +73,11 @@ def terms_of(plan: Plan, base: str, now: float) -> Terms:
     )
 
 
-def proposal_of(coordinator: Coordinator, plan: Plan, base: str) -> Proposal:
+def proposal_of(coordinator: Coordinator, plan: Plan, base: str, facts: Facts) -> Proposal:
     """The signed terms of a plan: the same bytes each time that it is resumed, for hospitals agree to those alone."""
     path = coordinator.folder / "retrainings" / plan.name / TERMS
     if not path.exists():
-        _write(path, terms_of(plan, base, round(time.time())).to_bytes())
+        _write(path, terms_of(plan, base, facts, round(time.time())).to_bytes())
     content = path.read_bytes()
     return Proposal(
         retraining=plan.name, terms=content, signer=SIGNER, signature=signed.sign(content, coordinator.signing_key)

@@ -47,18 +47,36 @@ class Journal:
 
     def save_weights(self, round_: int, weights: Mapping[str, NDArray[Any]]) -> None:
         """Keep the weights after a round; the line that names the round comes after them."""
-        path = self._weights(round_)
+        self._save(self._weights(round_), weights)
+
+    def load_weights(self, round_: int) -> dict[str, NDArray[Any]]:
+        """The weights after a round."""
+        return self._load(self._weights(round_))
+
+    def save_state(self, round_: int, state: Mapping[str, NDArray[Any]]) -> None:
+        """Keep what the strategy remembers after a round, before its weights and the line that names it."""
+        if state:
+            self._save(self._state(round_), state)
+
+    def load_state(self, round_: int) -> dict[str, NDArray[Any]]:
+        """What the strategy remembers after a round; nothing where it has nothing to remember."""
+        path = self._state(round_)
+        return self._load(path) if path.exists() else {}
+
+    def _save(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **weights)
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
 
-    def load_weights(self, round_: int) -> dict[str, NDArray[Any]]:
-        """The weights after a round."""
-        with np.load(self._weights(round_), allow_pickle=False) as file:
+    def _load(self, path: Path) -> dict[str, NDArray[Any]]:
+        with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+
+    def _state(self, round_: int) -> Path:
+        return self.folder / f"state-{round_:04d}.npz"
 
     def _weights(self, round_: int) -> Path:
         return self.folder / f"round-{round_:04d}.npz"

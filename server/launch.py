@@ -47,6 +47,7 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
                 "quorum": config.quorum or len(sites),
                 "rounds": config.rounds,
                 "strategy": config.strategy,
+                "compression": config.compression,
                 "seed": config.seed,
                 "hyper": Hyperparameters.model_validate(config.hyper),
                 "deadline_seconds": config.deadline_seconds,

@@ -4,18 +4,36 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.bounds import EVERY_LAYER, USUAL_NORM
 from models.change_plan import Layer
+from models.compression import Encoding
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Name
 from models.hyperparameters import Hyperparameters
 from models.validation import told
+from server.strategies import AnyStrategy, FedAvg
 
 PLAN = "plan.json"
+
+
+class Compression(BaseModel):
+    """How weights travel; `models.compression` says what there is.
+
+    Attributes:
+        updates: from the hospitals.
+        orders: to the hospitals.
+        stochastic: hospitals round by chance, right on average, instead of to the nearest.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    updates: Encoding = "plain"
+    orders: Encoding = "plain"
+    stochastic: bool = False
 
 
 class Plan(BaseModel):
@@ -42,7 +60,8 @@ class Plan(BaseModel):
     sites: tuple[Name, ...] = Field(min_length=1)
     quorum: int = Field(ge=1)
     rounds: int = Field(default=0, ge=0, le=1000)
-    strategy: Literal["fedavg", "fedavg-equal", "fedavg-root"] = "fedavg-root"
+    strategy: AnyStrategy = FedAvg()
+    compression: Compression = Compression()
     hyper: Hyperparameters = Hyperparameters()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     deadline_seconds: float = Field(default=600.0, gt=0)
@@ -57,6 +76,10 @@ class Plan(BaseModel):
             raise ConfigurationError(f"a quorum of {self.quorum} cannot come from {len(self.sites)} sites")
         if len(set(self.sites)) < len(self.sites):
             raise ConfigurationError("a site is named twice")
+        if self.compression.orders != "plain" and self.compression.updates == "plain":
+            raise ConfigurationError("compression.orders needs compression.updates: differences answer differences")
+        if self.rounds:
+            self.strategy.require(self.quorum)
 
     def draw(self, round_: int, site: str) -> int:
         """The seed of one hospital's training in one round."""

@@ -9,26 +9,24 @@ was answered and not journalled is asked again, which changes nothing at a hospi
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bounds import Bounds, keep
 from models.bundle import Bundle, to_archive
 from models.errors import VigieError
-from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
+from models.exchange import Decision, Evidence, Offer, Order, Release, Update
 from server import consent
 from server import plan as plans
+from server.aggregation import Aggregation
 from server.coordinator import Coordinator
 from server.evaluation import evaluations
 from server.journal import Journal, alone, read
 from server.plan import Plan
 from server.registry import Registered
 from server.release import decide, figures
-from server.strategies import Contribution, strategy
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     standing = coordinator.registry.find_standing(plan.base)
     base = coordinator.registry.fetch(standing, coordinator.versions, coordinator.trusted)
     consent.within_change_plan(plan, base.facts)
-    proposal = consent.proposal_of(coordinator, plan, base.digest)
+    proposal = consent.proposal_of(coordinator, plan, base.digest, base.facts)
     agreed = consent.agreed(hospitals, proposal, plan, step.journal)
     _require_quorum(step, "agreed", len(agreed))
     step = replace(step, plan=plan.model_copy(update={"sites": agreed}))
@@ -105,35 +103,26 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
 def _rounds(step: _Retraining, base: Bundle) -> Weights:
     done = step.journal.last("round")
     number = int(done["round"]) if done else 0
-    weights = step.journal.load_weights(number) if done else base.read_weights()
-    aggregate = strategy(step.plan.strategy)
+    aggregation = Aggregation(
+        step.plan,
+        base.digest,
+        base.facts,
+        base.read_weights(),
+        step.journal.load_weights(number) if done else None,
+        step.journal.load_state(number) if done else None,
+    )
     while number < step.plan.rounds:
         number += 1
-        hyper = step.plan.hyper.at_round(number, step.plan.rounds)
-        # one order a hospital: each draws with a seed of its own
-        orders: dict[str, Order] = {
-            site: TrainOrder(
-                retraining=step.plan.name,
-                round=number,
-                base=base.digest,
-                seed=step.plan.draw(number, site),
-                hyper=hyper,
-                norm=step.plan.norm,
-                layers=step.plan.layers,
-                weights=weights,
-            )
-            for site in step.plan.sites
-        }
+        orders: dict[str, Order] = {site: aggregation.order(number, site) for site in step.plan.sites}
         answered = step.hospitals.send_and_receive(orders, step.plan.deadline_seconds)
         updates = {site: found for site, found in answered.results.items() if isinstance(found, Update)}
         failures = {site: found.code for site, found in answered.results.items() if site not in updates}
         if len(updates) < step.plan.quorum:
             step.journal.write("quorum-missed", {"round": number, "failures": failures})
         _require_quorum(step, f"answered in round {number}", len(updates))
-        mean = aggregate([Contribution(site, found.weights, found.n_cases) for site, found in updates.items()])
-        # what may not change is not left to the last bit of a mean of equal numbers
-        weights = keep(mean, weights, Bounds(inf, step.plan.layers))
-        step.journal.save_weights(number, weights)
+        aggregation.take(updates)
+        step.journal.save_state(number, aggregation.state)
+        step.journal.save_weights(number, aggregation.weights)
         step.journal.write(
             "round",
             {
@@ -152,7 +141,7 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
                 },
             },
         )
-    return weights
+    return aggregation.weights
 
 
 def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
@@ -178,7 +167,7 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
         "retraining": step.plan.name,
         "base": step.plan.base,
         "rounds": str(step.plan.rounds),
-        "strategy": step.plan.strategy,
+        "strategy": str(step.plan.strategy),
         "sites": ",".join(sorted(contributions)),
         "asked": ",".join(step.asked),
         "plan": step.plan.model_dump_json(),

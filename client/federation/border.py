@@ -155,6 +155,7 @@ class Border:
         if layout is None:
             raise _Refused("base-unknown")
         try:
+            layout = order.moving(layout)
             exchange.check_weights(order.weights, layout)
         except BorderRefused as error:
             log.warning("order refused at the border: %s", error)

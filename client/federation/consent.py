@@ -301,6 +301,9 @@ def _departs(site: Site, order: TrainOrder | Offer | Release, asked: Terms) -> s
             (not _same(order.hyper, expected), "other hyper-parameters"),
             (order.norm != asked.norm, "another norm bound"),
             (order.layers != asked.layers, "other layers"),
+            ((order.local, order.frozen) != (asked.local, asked.frozen), "other layers that stay"),
+            (order.reply != asked.encoding, "another encoding"),
+            (order.controls != asked.controls, "control variates that were not agreed to"),
         ):
             if wrong:
                 return what

@@ -5,11 +5,11 @@ from pathlib import Path
 from client.federation import candidate, consent
 from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
+from client.federation.kept import Memory
 from client.federation.trainer import train
 from client.store.site import Site
 from client.store.versions import held
-from models.bounds import Bounds, keep
-from models.exchange import Evidence, Layout, Offer, TrainOrder, Update, layout_of
+from models.exchange import Decision, Evidence, Layout, Offer, Release, TrainOrder, Update, layout_of
 
 
 def handlers(folder: Path) -> Handlers:
@@ -21,12 +21,9 @@ def handlers(folder: Path) -> Handlers:
         bundle = held(site, digest)
         return layout_of(bundle.read_weights()) if bundle else None
 
-    def train_within(order: TrainOrder) -> Update:
+    def train_agreed(order: TrainOrder) -> Update:
         consent.begin(site, order)
-        update = train(site, order)
-        own = site.config.consent.clip_norm or order.norm
-        bounds = Bounds(min(own, order.norm), order.layers)
-        return update.model_copy(update={"weights": keep(update.weights, order.weights, bounds)})
+        return train(site, order)
 
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
@@ -34,11 +31,16 @@ def handlers(folder: Path) -> Handlers:
             candidate.check(site, offer, agreed)
         return judge(site, offer)
 
+    def release(order: Release) -> Decision:
+        decision = settle(site, order)
+        Memory(site.retrainings, order.retraining).finish()
+        return decision
+
     return Handlers(
         propose=lambda order: consent.answer(site, order),
         allows=lambda order: consent.require(site, order),
-        train=train_within,
+        train=train_agreed,
         offer=judge_agreed,
-        release=lambda order: settle(site, order),
+        release=release,
         layout=layout,
     )

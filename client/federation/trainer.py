@@ -1,18 +1,49 @@
 """Local training: this hospital's validated cases, errors drawn more often, right ones replayed."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from client.federation.cases import ReusableCases, labels, tensors
+from client.federation.kept import Kept, Memory
 from client.federation.leakage import remember
 from client.store.site import Site
 from client.store.versions import held
+from client.vigilance.register import Case
+from models import compression
+from models.bounds import Bounds, distance, keep
+from models.bundle import Facts
+from models.control import ControlVariate
 from models.errors import NotFound, TooFewCases
-from models.exchange import TrainOrder, Update
+from models.exchange import TrainOrder, Update, is_in
+from models.hyperparameters import Hyperparameters
 from models.networks import build
 from models.stats.disclosure import LEAST
-from models.stats.intervals import auc
+from models.stats.intervals import Bools, Floats, auc
 from models.stats.threshold import balanced
 from models.training import fit, get_weights, scores, set_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn from at one hospital.
+
+    Attributes:
+        images: (N, 1, H, W) float32, preprocessed.
+        positive: (N,) the truth.
+        wrong: (N,) whether the version erred whose result the clinician had before them.
+        weights: (N,) how often to draw each case, relative to the others; 0 leaves it out.
+        taught: (N,) what that version said where it was right, 0..1 with 0.5 at its threshold; NaN where it erred.
+    """
+
+    images: NDArray[np.float32]
+    positive: Bools
+    wrong: Bools
+    weights: Floats
+    taught: Floats
 
 
 def train(site: Site, order: TrainOrder) -> Update:
@@ -28,32 +59,142 @@ def train(site: Site, order: TrainOrder) -> Update:
         raise NotFound("the base version is not here")
     cases = ReusableCases.of(site).fold("train")
     positive = labels(cases)
-    if positive.all() or not positive.any() or len(cases) < LEAST:
-        raise TooFewCases(f"{len(cases)} training cases, {int(positive.sum())} of them positive")
+    drawn = draws(cases, order.hyper)
+    _require_both(positive[drawn > 0])
+    if np.count_nonzero(drawn) < LEAST:
+        raise TooFewCases(f"{np.count_nonzero(drawn)} training cases: fewer than {LEAST} would show a patient")
     remember(site, order.retraining, cases)
-    images = tensors(site, bundle, cases)
-    wrong = np.array([not case.correct for case in cases])
-    threads = site.threads
-    network = build(bundle.facts.network, **bundle.facts.network_facts)
-    set_weights(network, order.weights)
-    received = scores(network, images, threads=threads).astype(np.float64)
+    lesson = Lesson(
+        tensors(site, bundle, cases),
+        positive,
+        np.array([not case.correct for case in cases]),
+        drawn,
+        taught(
+            np.array([case.score for case in cases]),
+            np.array([case.threshold for case in cases]),
+            np.array([case.correct for case in cases]),
+        ),
+    )
+    memory = Memory(site.retrainings, order.retraining)
+    kept = memory.before(order.round, order.base)
+    own = site.config.consent.clip_norm or order.norm
+    within = Bounds(min(own, order.norm), order.layers)
+    update, kept = learn(bundle.facts, bundle.read_weights(), lesson, order, kept, within, site.threads)
+    memory.keep(order.round, kept)
+    return update
+
+
+def learn(
+    facts: Facts,
+    base: Mapping[str, NDArray[Any]],
+    lesson: Lesson,
+    order: TrainOrder,
+    kept: Kept,
+    within: Bounds | None = None,
+    threads: int = 1,
+) -> tuple[Update, Kept]:
+    """One round at one hospital, without its store: the same arguments give the same bits.
+
+    Args:
+        facts, base: of the version that the order starts from.
+        kept: what the rounds before left here.
+        within: what the update may change; by default what the order allows.
+
+    Returns:
+        The update, and what this round leaves.
+
+    Raises:
+        TooFewCases: there is nothing to draw of one of the classes.
+        TrainingDiverged: the loss is no longer finite.
+    """
+    there = lesson.weights > 0
+    _require_both(lesson.positive[there])
+    received = dict(order.received(base))
+    own = {name: kept.local.get(name, base[name]) for name in base if _among(name, order.local)}
+    network = build(facts.network, **facts.network_facts)
+    set_weights(network, {**base, **own, **received})
+    judged = scores(network, lesson.images, threads=threads).astype(np.float64)
+    variate = ControlVariate(order.control) if order.controls else None
     loss = fit(
         network,
-        images,
-        positive.astype(np.float32),
-        np.where(wrong, order.hyper.error_weight, 1.0),
+        lesson.images,
+        lesson.positive.astype(np.float32),
+        lesson.weights,
         order.hyper,
         seed=order.seed,
         threads=threads,
+        frozen=[name for name in base if _among(name, order.frozen)],
+        taught=lesson.taught,
+        variate=variate,
     )
-    return Update(
+    trained = get_weights(network)
+    sent, left = _sent({name: trained[name] for name in received}, received, order, kept, within or order.bounds)
+    update = Update(
         retraining=order.retraining,
         round=order.round,
         base=order.base,
-        n_cases=len(cases),
-        n_errors=int(wrong.sum()),
+        n_cases=int(there.sum()),
+        n_errors=int((lesson.wrong & there).sum()),
         train_loss=loss,
-        auc_received=auc(received, positive).value,
-        threshold_received=balanced(received, positive),
-        weights=get_weights(network),
+        auc_received=auc(judged[there], lesson.positive[there]).value,
+        threshold_received=balanced(judged[there], lesson.positive[there]),
+        loss_received=_loss(judged[there], lesson.positive[there]),
+        encoding=order.reply,
+        weights=sent,
+        control=compression.rounded(variate.mean(received), order.reply) if variate else None,
     )
+    return update, Kept(order.base, left, {name: trained[name] for name in own})
+
+
+def draws(cases: list[Case], hyper: Hyperparameters) -> Floats:
+    """(N,) how often to draw each case: an error more often, and by what its truth rests on."""
+    return np.array(
+        [(1.0 if case.correct else hyper.error_weight) * hyper.tier_weight(case.tier.value) for case in cases],
+        dtype=np.float64,
+    )
+
+
+def taught(scores: Floats, thresholds: Floats, correct: Bools) -> Floats:
+    """(N,) what the served version said where it was right, NaN where it erred.
+
+    Its score is taken relative to the threshold it was called by: else a case that was rightly called positive at 0.3
+    would be drawn towards negative.
+    """
+    said, called = scores.clip(1e-6, 1 - 1e-6), thresholds.clip(1e-6, 1 - 1e-6)
+    odds = said / (1 - said) * (1 - called) / called
+    return np.where(correct, odds / (1 + odds), np.nan)
+
+
+def _sent(
+    trained: dict[str, NDArray[Any]], received: dict[str, NDArray[Any]], order: TrainOrder, kept: Kept, within: Bounds
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """The update's weights as ordered, kept to the bounds, and what rounding leaves behind.
+
+    What the bounds cut off is not left behind: it would come back in the next round, for ever.
+    """
+    if order.reply == "plain":
+        return keep(trained, received, within), {}
+    nothing = {name: np.zeros_like(array) for name, array in received.items()}
+    meant = keep(compression.added(compression.difference(trained, received), kept.left), nothing, within)
+    while True:
+        draw = np.random.default_rng(order.seed) if order.stochastic else None
+        sent, left = compression.with_feedback(meant, {}, order.reply, draw)
+        if (found := distance(sent, nothing)) <= within.norm:
+            return sent, left
+        # rounded to the nearest, the sum of many can be a little longer than what was meant
+        meant = {name: np.asarray(array * (0.999 * within.norm / found), array.dtype) for name, array in meant.items()}
+
+
+def _loss(judged: Floats, positive: Bools) -> float:
+    """The mean negative log-likelihood of the received weights."""
+    right = np.where(positive, judged, 1 - judged).clip(1e-7, 1)
+    return float(-np.log(right).mean())
+
+
+def _among(name: str, layers: tuple[str, ...]) -> bool:
+    return any(is_in(name, layer) for layer in layers)
+
+
+def _require_both(positive: Bools) -> None:
+    if positive.all() or not positive.any():
+        raise TooFewCases(f"{len(positive)} training cases, {int(positive.sum())} of them positive")

@@ -23,8 +23,8 @@ Fold = Literal["train", "gate", "test"]
 class Site:
     """One hospital's folder, opened.
 
-    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `trained/`, `engines/`,
-    `measured/`, `logs/`.
+    Layout: `site.yaml`, `site.db`, `secrets/`, `trust/`, `archive/`, `tensors/`, `versions/`, `trained/`,
+    `retrainings/`, `engines/`, `measured/`, `logs/`.
     """
 
     folder: Path
@@ -64,6 +64,11 @@ class Site:
     @property
     def trust(self) -> Path:
         return self.folder / "trust"
+
+    @property
+    def retrainings(self) -> Path:
+        """What this hospital keeps of retrainings between their rounds; may be deleted at any time."""
+        return self.folder / "retrainings"
 
     @property
     def secrets(self) -> Path:

@@ -4,10 +4,25 @@ import signal
 import sys
 
 from models.errors import VigieError
-from scripts.benchmarks import completeness, demo, gate, inference, ingest, latency, load, rollback, volume
+from scripts.benchmarks import (
+    accuracy,
+    bytes,
+    completeness,
+    demo,
+    gate,
+    inference,
+    ingest,
+    latency,
+    load,
+    poisoned,
+    rollback,
+    volume,
+)
 from scripts.benchmarks.report import show, write
 
 BENCHMARKS = {
+    "accuracy": accuracy.run,
+    "bytes": bytes.run,
     "completeness": completeness.run,
     "demo": demo.run,
     "gate": gate.run,
@@ -15,6 +30,7 @@ BENCHMARKS = {
     "ingest": ingest.run,
     "latency": latency.run,
     "load": load.run,
+    "poisoned": poisoned.run,
     "rollback": rollback.run,
     "volume": volume.run,
 }

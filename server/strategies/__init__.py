@@ -1,39 +1,25 @@
 """How updates become one set of weights; one strategy per file."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
-from numpy.typing import NDArray
+from pydantic import Field
 
-from models.errors import ConfigurationError
+from server.strategies.fedadam import FedAdam
+from server.strategies.fedavg import FedAvg
+from server.strategies.fedbn import FedBN
+from server.strategies.fedprox import FedProx
+from server.strategies.krum import Krum
+from server.strategies.median import Median
+from server.strategies.partial import Partial
+from server.strategies.qfair import QFair
+from server.strategies.scaffold import Scaffold
+from server.strategies.strategy import Contribution, Next, Staying, Strategy
+from server.strategies.trimmed_mean import TrimmedMean
 
+AnyStrategy = Annotated[
+    FedAvg | FedProx | FedAdam | Scaffold | FedBN | TrimmedMean | Median | Krum | QFair | Partial,
+    Field(discriminator="name"),
+]
+"""The strategies there are; which one, its name says."""
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """One hospital's update: its weights by name, and on how many cases they rest."""
-
-    site: str
-    weights: Mapping[str, NDArray[Any]]
-    cases: int
-
-
-Aggregate = Callable[[Sequence[Contribution]], dict[str, NDArray[Any]]]
-
-
-def strategy(name: str) -> Aggregate:
-    """The strategy a plan names.
-
-    Raises:
-        ConfigurationError: there is none of this name.
-    """
-    from server.strategies import fedavg
-
-    known: dict[str, Aggregate] = {
-        "fedavg": fedavg.by_cases,
-        "fedavg-equal": fedavg.by_site,
-        "fedavg-root": fedavg.by_root,
-    }
-    if name not in known:
-        raise ConfigurationError(f"strategy {name!r} is unknown; there are {', '.join(known)}")
-    return known[name]
+__all__ = ["AnyStrategy", "Contribution", "FedAvg", "Next", "Staying", "Strategy"]

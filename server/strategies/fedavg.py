@@ -5,30 +5,49 @@ Source: McMahan et al., Communication-Efficient Learning of Deep Networks from D
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.strategies import Contribution
+from server.strategies.strategy import Contribution, Next, Strategy, Weights
 
 
-def by_cases(contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
-    """The mean of the weights, each hospital counting as many times as it has cases."""
-    return _mean(contributions, [contribution.cases for contribution in contributions])
+class Averaging(Strategy):
+    """What all strategies share that take a mean of the updates.
+
+    Attributes:
+        weighting: a hospital counts as many times as it has cases; once, so that a small one is not drowned by a large
+            one; or with the root of its number of cases, between the two.
+    """
+
+    weighting: Literal["cases", "site", "root"] = "root"
+
+    def mean(self, contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
+        """The mean of the updates, weighted."""
+        return mean(contributions, [self.share(contribution) for contribution in contributions])
+
+    def share(self, contribution: Contribution) -> float:
+        """How much a hospital counts, relative to the others."""
+        match self.weighting:
+            case "cases":
+                return contribution.cases
+            case "site":
+                return 1
+            case "root":
+                return math.sqrt(contribution.cases)
+
+    def aggregate(self, received: Weights, contributions: Sequence[Contribution], state: Weights) -> Next:
+        return Next(self.mean(contributions))
 
 
-def by_site(contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
-    """The mean of the weights, each hospital counting once: a small hospital is not drowned by a large one."""
-    return _mean(contributions, [1] * len(contributions))
+class FedAvg(Averaging):
+    """The mean of the weights."""
+
+    name: Literal["fedavg"] = "fedavg"
 
 
-def by_root(contributions: Sequence[Contribution]) -> dict[str, NDArray[Any]]:
-    """The mean of the weights, each hospital counting with the root of its number of cases: between the two above."""
-    return _mean(contributions, [math.sqrt(contribution.cases) for contribution in contributions])
-
-
-def _mean(contributions: Sequence[Contribution], shares: Sequence[float]) -> dict[str, NDArray[Any]]:
+def mean(contributions: Sequence[Contribution], shares: Sequence[float]) -> dict[str, NDArray[Any]]:
     """Summed in double precision and in the order of the hospitals' names, so that the same updates always give the
     same bits, however they arrived.
     """
@@ -36,10 +55,10 @@ def _mean(contributions: Sequence[Contribution], shares: Sequence[float]) -> dic
     if total <= 0:
         raise ValueError("nothing to average")
     ordered = sorted(zip(contributions, shares, strict=True), key=lambda pair: pair[0].site)
-    mean: dict[str, NDArray[Any]] = {}
+    result: dict[str, NDArray[Any]] = {}
     for name, first in ordered[0][0].weights.items():
         accumulated = np.zeros(first.shape, dtype=np.float64)
         for contribution, share in ordered:
             accumulated += contribution.weights[name].astype(np.float64) * (share / total)
-        mean[name] = accumulated.astype(first.dtype)
-    return mean
+        result[name] = accumulated.astype(first.dtype)
+    return result

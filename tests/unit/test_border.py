@@ -150,6 +150,41 @@ def test_an_order_with_a_tensor_too_many_never_reaches_the_trainer():
     assert parse(reply) == Refusal(to="train", code="border-refused")
 
 
+TWO = {**WEIGHTS, "fc.bias": np.ones(3, np.float32)}
+
+
+def asked_of_two(**changes):
+    """An order over a base of two layers of which only `w` crosses."""
+    return order(local=("fc",), **changes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reply", "code"),
+    [
+        (asked_of_two(), honest, None),
+        (asked_of_two(), lambda o: honest(o).model_copy(update={"weights": TWO}), "reply-refused"),
+        (asked_of_two(weights=TWO), honest, "border-refused"),
+        (order(weights=TWO, frozen=("layer9",)), honest, "border-refused"),
+        (order(weights=TWO, local=("fc",), frozen=("w",)), honest, "border-refused"),
+        (asked_of_two(reply="eight-bit"), honest, "reply-refused"),
+        (asked_of_two(), lambda o: honest(o).model_copy(update={"encoding": "eight-bit"}), "reply-refused"),
+        (asked_of_two(reply="eight-bit"), lambda o: honest(o).model_copy(update={"encoding": "eight-bit"}), None),
+        (asked_of_two(), lambda o: honest(o).model_copy(update={"control": WEIGHTS}), "reply-refused"),
+        (asked_of_two(controls=True), honest, "reply-refused"),
+        (asked_of_two(controls=True), lambda o: honest(o).model_copy(update={"control": TWO}), "reply-refused"),
+        (asked_of_two(controls=True), lambda o: honest(o).model_copy(update={"control": WEIGHTS}), None),
+    ],
+)
+def test_only_the_layers_and_the_form_that_were_ordered_leave(asked, reply, code):
+    sent = parse(border(Memory(), reply, layout=lambda _: layout_of(TWO)).answer(asked.to_record()))
+
+    if code is None:
+        assert isinstance(sent, Update)
+        assert set(sent.weights) == {"w"}
+    else:
+        assert sent == Refusal(to="train", code=code)
+
+
 def test_what_is_not_a_message_is_refused_without_opening_the_site():
     ledger = Memory()
 

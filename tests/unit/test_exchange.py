@@ -79,8 +79,17 @@ proposals = st.builds(
     ),
     names, digests, st.binary(min_size=64, max_size=64),
 )  # fmt: skip
+layers = st.lists(tensors, max_size=3).map(tuple)
+controlled = weights.flatmap(
+    lambda chosen: st.builds(
+        TrainOrder, retraining=names, round=counts, base=digests, hyper=st.just(Hyperparameters()), local=layers,
+        frozen=layers, reply=st.sampled_from(["plain", "float16", "eight-bit"]), stochastic=st.booleans(),
+        controls=st.just(True), weights=st.just(chosen), control=st.none() | st.just(chosen),
+    )
+)  # fmt: skip
 messages = st.one_of(
     proposals,
+    controlled,
     st.builds(
         Consent, retraining=names, digest=digests, state=st.sampled_from(["granted", "waiting", "declined"]),
         reasons=st.lists(st.sampled_from(["person", "expired"]), max_size=2).map(tuple),
@@ -127,10 +136,12 @@ def test_a_message_survives_the_journey(message):
     read = parse(over_the_wire(message.to_record()))
 
     assert type(read) is type(message)
-    assert read.model_dump(exclude={"weights"}) == message.model_dump(exclude={"weights"})
+    assert read.model_dump(exclude={"weights", "control"}) == message.model_dump(exclude={"weights", "control"})
     if isinstance(message, TrainOrder | Update):
         assert layout_of(read.weights) == layout_of(message.weights)
         assert all(np.array_equal(read.weights[name], array) for name, array in message.weights.items())
+        assert (read.control is None) == (message.control is None)
+        assert all(np.array_equal(read.control[name], array) for name, array in (message.control or {}).items())
     assert fingerprint(read.to_record()) == fingerprint(message.to_record())
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +22,7 @@ from server.messaging import Failure
 from server.plan import Plan
 
 BASE = "b" * 64
+FACTS: Any = None  # what averaging asks of no version
 
 
 def _plan(**changes: object) -> Plan:
@@ -30,7 +32,7 @@ def _plan(**changes: object) -> Plan:
 
 def test_terms_that_one_byte_was_changed_in_are_nobodys():
     key = Ed25519PrivateKey.generate()
-    content = consent.terms_of(_plan(), BASE, 5.0).to_bytes()
+    content = consent.terms_of(_plan(), BASE, FACTS, 5.0).to_bytes()
     signature = signed.sign(content, key)
     signed.verify(content, signature, "coordinator", {"coordinator": key.public_key()})
     assert signed.read(content).hyper == Hyperparameters()
@@ -42,7 +44,7 @@ def test_terms_that_one_byte_was_changed_in_are_nobodys():
 def test_a_version_signature_is_no_signature_of_terms():
     """The purpose is part of what is signed."""
     key = Ed25519PrivateKey.generate()
-    content = consent.terms_of(_plan(), BASE, 5.0).to_bytes()
+    content = consent.terms_of(_plan(), BASE, FACTS, 5.0).to_bytes()
     with pytest.raises(NotAllowed):
         signed.verify(
             content, key.sign(f"vigie model version {signed.digest(content)}".encode()), "c", {"c": key.public_key()}
@@ -51,7 +53,9 @@ def test_a_version_signature_is_no_signature_of_terms():
 
 def test_terms_say_what_leaves_and_nothing_else():
     with pytest.raises(ValueError, match="leave"):
-        signed.read(consent.terms_of(_plan(rounds=0), BASE, 5.0).to_bytes().replace(b'"rounds":0', b'"rounds":3'))
+        signed.read(
+            consent.terms_of(_plan(rounds=0), BASE, FACTS, 5.0).to_bytes().replace(b'"rounds":0', b'"rounds":3')
+        )
 
 
 def test_a_plan_from_before_consents_is_the_same_plan(tmp_path: Path):
@@ -137,7 +141,7 @@ class Clock:
 
 
 def _proposal(asked: Plan) -> Proposal:
-    content = consent.terms_of(asked, BASE, 5.0).to_bytes()
+    content = consent.terms_of(asked, BASE, FACTS, 5.0).to_bytes()
     return Proposal(retraining=asked.name, terms=content, signer="coordinator", signature=b"s" * 64)
 
 
@@ -166,7 +170,7 @@ def test_who_does_not_answer_holds_nobody_up_for_ever(tmp_path: Path):
 def test_a_resumed_retraining_proposes_the_same_bytes(tmp_path: Path):
     coordinator = create(tmp_path / "coordinator", CoordinatorConfig())
     folder = plan.save(_plan(), coordinator.folder)
-    first = consent.proposal_of(coordinator, _plan(), BASE)
+    first = consent.proposal_of(coordinator, _plan(), BASE, FACTS)
     assert (folder / "terms.json").read_bytes() == first.terms
-    assert consent.proposal_of(coordinator, _plan(), BASE) == first
+    assert consent.proposal_of(coordinator, _plan(), BASE, FACTS) == first
     signed.verify(first.terms, first.signature, first.signer, coordinator.trusted)

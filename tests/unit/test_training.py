@@ -93,6 +93,34 @@ def test_refuses_cases_that_do_not_fit(labels: np.ndarray, weights: np.ndarray) 
         fit(small(), cases()[0], labels, weights, QUICK, 0)
 
 
+def test_staying_with_what_was_right_draws_scores_to_it() -> None:
+    images, labels = cases()
+    right = np.arange(64) % 4 < 2
+    taught = np.where(right, np.where(labels == 1, 0.6, 0.4), np.nan)
+    hyper = QUICK.model_copy(update={"augmentation": 0.0, "label_smoothing": 0.0, "learning_rate": 0.02})
+
+    def away(weight: float) -> float:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 1))
+        fit(network, images, labels, np.ones(64), hyper.model_copy(update={"flip_penalty": weight}), 0, taught=taught)
+        return float(np.abs(scores(network, images) - taught)[right].mean())
+
+    assert away(50.0) < 0.5 * away(0.0)
+    for wrong in (np.full(64, 2.0), np.full(63, 0.5)):
+        with pytest.raises(InvalidTraining):
+            fit(small(), images, labels, np.ones(64), QUICK.model_copy(update={"flip_penalty": 1.0}), 0, taught=wrong)
+
+
+def test_frozen_parameters_stay_and_all_can_be_trained_afterwards() -> None:
+    images, labels = cases(16)
+    network = small()
+    before = get_weights(network)
+    fit(network, images, labels, np.ones(16), QUICK.model_copy(update={"steps": 2}), 0, frozen=["conv1.weight"])
+    np.testing.assert_array_equal(get_weights(network)["conv1.weight"], before["conv1.weight"])
+    assert not np.array_equal(get_weights(network)["fc.weight"], before["fc.weight"])
+    assert all(value.requires_grad for value in network.parameters())
+
+
 def test_weights_go_out_and_in() -> None:
     one, other = small(), build("residual", channels=[8, 8, 8, 8], groups=4, stride=2)
     set_weights(other, get_weights(one))
