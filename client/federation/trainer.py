@@ -77,11 +77,15 @@ def train(site: Site, order: TrainOrder) -> Update:
     )
     memory = Memory(site.retrainings, order.retraining)
     kept = memory.before(order.round, order.base)
-    own = site.config.consent.clip_norm or order.norm
-    within = Bounds(min(own, order.norm), order.layers)
-    update, kept = learn(bundle.facts, bundle.read_weights(), lesson, order, kept, within, site.threads)
+    update, kept = learn(bundle.facts, bundle.read_weights(), lesson, order, kept, bounds_of(site, order), site.threads)
     memory.keep(order.round, kept)
     return update
+
+
+def bounds_of(site: Site, order: TrainOrder) -> Bounds:
+    """What an update may change: what the order allows, and no more than this hospital does."""
+    own = site.config.consent.clip_norm or order.norm
+    return Bounds(min(own, order.norm), order.layers)
 
 
 def learn(

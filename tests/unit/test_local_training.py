@@ -17,6 +17,7 @@ from client.review.verdict import TruthTier
 from client.store import versions
 from client.store.site import Site
 from client.vigilance.register import Case
+from models import exchange
 from models.bundle import Bundle, Facts
 from models.control import ControlVariate
 from models.errors import BorderRefused, TooFewCases
@@ -79,6 +80,24 @@ def test_a_proximal_term_holds_back_and_none_changes_nothing(round_, base) -> No
     slow = QUICK.model_copy(update={"steps": 12})
     held = slow.model_copy(update={"proximal": 50.0})
     assert distance(round_(hyper=held)[0], base) < 0.8 * distance(round_(hyper=slow)[0], base)
+
+
+@pytest.mark.parametrize("reply", ["plain", "float16", "eight-bit", "stochastic"])
+def test_no_form_of_an_update_is_longer_than_its_bound(round_, base, reply) -> None:
+    far = QUICK.model_copy(update={"learning_rate": 0.5})
+    form = {"reply": "eight-bit", "stochastic": True} if reply == "stochastic" else {"reply": reply}
+    update, kept = round_(hyper=far, norm=0.25, **form)
+    exchange.check_answer(exchange.disclosed(update), TrainOrder(retraining="r", round=1, base=BASE, hyper=far, weights=base, norm=0.25))
+    start = base if update.encoding == "plain" else {name: np.zeros_like(value) for name, value in base.items()}
+    assert 0.2 < distance(update, start) <= 0.25 * (1 + 1e-6)
+    # what the bound cut off does not come back, round after round
+    assert sum(np.square(value).sum() for value in kept.left.values()) ** 0.5 < 0.05
+
+
+def test_a_layer_that_may_not_change_does_not(round_, base) -> None:
+    first = next(iter(base))
+    update, _ = round_(layers=(f"{first}*",))
+    assert [name for name in base if not np.array_equal(update.weights[name], base[name])] == [first]
 
 
 def test_where_the_served_version_erred_nothing_holds_back(round_, base, lesson) -> None:
@@ -189,14 +208,14 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     site = make_site(adopted=False)
     shutil.copytree(residual.folder, site.versions / residual.digest)
     versions.receive(site, residual)
-    digests = [f"{number:064x}" for number in range(8)]
+    digests = [f"{number:064x}" for number in range(16)]
     found = tuple(
         Case("1", f"k{number}", "train", False, digest, residual.digest, 0.8, 0.5, True, number % 2 == 1,
              TruthTier.AI_VISIBLE if number < 2 else TruthTier.BIOPSY, 0.0)
         for number, digest in enumerate(digests)
     )  # fmt: skip
     monkeypatch.setattr(trainer.ReusableCases, "of", lambda _site: trainer.ReusableCases(found))
-    images = np.random.default_rng(0).normal(size=(8, 1, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(16, 1, 64, 64)).astype(np.float32)
     monkeypatch.setattr(trainer, "tensors", lambda *_: images)
     base = residual.read_weights()
     hyper = QUICK.model_copy(update={"steps": 1, "ai_visible_weight": 0.0, "flip_penalty": 1.0, "proximal": 0.1})
@@ -206,7 +225,7 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
         weights=zeros,
     )  # fmt: skip
     update = trainer.train(site, order)
-    assert (update.n_cases, update.n_errors) == (6, 3)
+    assert (update.n_cases, update.n_errors) == (14, 7)
     assert update.answers(order)
     kept = Memory(site.retrainings, "spring").before(2, residual.digest)
     assert set(kept.left) == set(base)
