@@ -24,7 +24,7 @@ from configs.schema import CoordinatorConfig
 from models.bundle import Bundle, verify
 from models.children import Child, free_port
 from models.errors import ConfigurationError, Conflict, NotFound
-from models.exchange import Decision, Evidence, Offer, Order, Release, TrainOrder, Update
+from models.exchange import Consent, Decision, Evidence, Offer, Order, Proposal, Release, TrainOrder, Update
 from models.signing import load_trust
 from scripts.vigie import app
 from server import plan as plans
@@ -316,6 +316,8 @@ class _Hospitals:
 
     def _answer(self, order: Order) -> Any:
         match order:
+            case Proposal():
+                return Consent(retraining=order.retraining, digest=order.digest, state="granted", reasons=("person",))
             case TrainOrder():
                 moved = {
                     name: array + np.asarray(0.01, array.dtype) if array.dtype.kind == "f" else array

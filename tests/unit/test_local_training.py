@@ -87,7 +87,9 @@ def test_no_form_of_an_update_is_longer_than_its_bound(round_, base, reply) -> N
     far = QUICK.model_copy(update={"learning_rate": 0.5})
     form = {"reply": "eight-bit", "stochastic": True} if reply == "stochastic" else {"reply": reply}
     update, kept = round_(hyper=far, norm=0.25, **form)
-    exchange.check_answer(exchange.disclosed(update), TrainOrder(retraining="r", round=1, base=BASE, hyper=far, weights=base, norm=0.25))
+    exchange.check_answer(
+        exchange.disclosed(update), TrainOrder(retraining="r", round=1, base=BASE, hyper=far, weights=base, norm=0.25)
+    )
     start = base if update.encoding == "plain" else {name: np.zeros_like(value) for name, value in base.items()}
     assert 0.2 < distance(update, start) <= 0.25 * (1 + 1e-6)
     # what the bound cut off does not come back, round after round
