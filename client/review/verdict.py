@@ -192,7 +192,7 @@ def record(
     """
     mode = mode or (Mode.DOCTOR_FIRST if tier in _BLIND else Mode.AI_FIRST)
     with site.database.write() as connection:
-        present = _present(connection, study_uid)
+        present = _present(connection, study_uid, revision)
         if present.revision != revision:
             raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
         if connection.execute(
@@ -308,15 +308,17 @@ def history(connection: Connection, study_uid: str) -> list[Verdict]:
     return [read(row, row.revision) for row in connection.execute(query)]
 
 
-def _present(connection: Connection, study_uid: str) -> Any:
+def _present(connection: Connection, study_uid: str, revision: int) -> Any:
     row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
         raise NotFound("no such study here")
+    if revision < row.revision and (before := earlier.judged(connection, study_uid, revision)) is not None:
+        return before
     asked = select(outcome).join(study, study.c.uid == outcome.c.study_uid).where(study.c.uid == study_uid)
-    if row.state in earlier.JUDGED_IN:
-        asked = asked.where(outcome.c.id == earlier.last(), outcome.c.positive)
+    if row.state == "scored":
+        asked = asked.where(outcome.c.revision == row.revision)
     else:
-        asked = asked.where(outcome.c.revision == row.revision, study.c.state == "scored")
+        asked = asked.where(outcome.c.id == earlier.last(), outcome.c.positive, study.c.state.in_(earlier.JUDGED_IN))
     present = connection.execute(asked).first()
     if present is None or present.kind != "scored":
         raise Conflict(f"the study is {row.state}: there is no result to judge")
