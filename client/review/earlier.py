@@ -68,6 +68,12 @@ def judged(connection: Connection, study_uid: str, revision: int) -> Any:
     return connection.execute(asked).first()
 
 
+def doubted(connection: Connection, verdict_id: int) -> bool:
+    """Whether images of another patient came to a study after a verdict: said again, it is another one."""
+    query = select(verdict.c.id).where(verdict.c.id == verdict_id, _doubted(verdict))
+    return connection.execute(query).first() is not None
+
+
 def _beside(known: Any) -> Any:
     """Whether an outcome is a result from before, of a study of the query around it, and nothing took its place."""
     return and_(
@@ -89,11 +95,15 @@ def _about(given: Any, known: Any) -> Any:
 
 
 def _answered(known: Any) -> Any:
-    given, since = verdict.alias("answering"), outcome.alias("since")
-    code = literal_column(f"'\"{TWO_PEOPLE}\"'")
-    doubted = exists().where(
+    given = verdict.alias("answering")
+    return exists().where(_about(given, known), or_(given.c.decision == "reject", ~_doubted(given)))
+
+
+def _doubted(given: Any) -> Any:
+    """Whether images of another patient came to the study after a verdict."""
+    since, code = outcome.alias("since"), literal_column(f"'\"{TWO_PEOPLE}\"'")
+    return exists().where(
         since.c.study_uid == given.c.study_uid,
         since.c.created_at > given.c.created_at,
         func.instr(since.c.reasons, code) > 0,
     )
-    return exists().where(_about(given, known), or_(given.c.decision == "reject", ~doubted))

@@ -211,7 +211,8 @@ def record(
             "mode": str(mode),
             "reason": str(reason or ""),
         }
-        if mine and {key: getattr(mine[-1], key) for key in new} == new:
+        same = bool(mine) and {key: getattr(mine[-1], key) for key in new} == new
+        if same and not earlier.doubted(connection, mine[-1].id):
             return read(mine[-1], revision)
         at = time.time()
         values = {"study_uid": study_uid, "outcome_id": present.id, "reader": reader, "created_at": at, **new}
