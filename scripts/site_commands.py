@@ -529,6 +529,8 @@ def keep(
             "prior": "is an earlier study, and not read",
         }
         print(f"study {again.study_uid} {means[again.done]}")
+        if again.disowned:
+            print(f"  it was another patient's until now: what was said of it {again.disowned} times is taken back")
 
 
 @app.command()

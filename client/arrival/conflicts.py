@@ -3,7 +3,8 @@
 Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
 on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
 another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
-comes late: as a new revision, whose report names the one before.
+comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was said
+of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later names it.
 
 A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
 """
@@ -27,6 +28,8 @@ from client.arrival.index import enter_patient, unsettled
 from client.arrival.intake import Header, read_header
 from client.dicom.copies import Looked, look
 from client.dicom.malformed import MALFORMED
+from client.dicom.person import Person, differ, person_of
+from client.review.recall import disown
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
@@ -92,11 +95,13 @@ class Again:
     Attributes:
         revision: as which it is read again.
         done: `read-again`, `still-coming` (it is read when it is complete), or `prior` (it is never read).
+        disowned: outcomes that were taken back, for they name another patient.
     """
 
     study_uid: str
     revision: int
     done: str
+    disowned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,8 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
         of: UID of an image, or of a study.
         which: `first` or `last` that came, `readable` for the only one that can be decoded, or the beginning of the
             digest of its file.
-        by: who says so; the account, when not given. The ledger has a keyed hash of it.
+        by: who says so; the account, when not given. The ledger has a keyed hash of it, the withdrawal of what was said
+            of another patient the name.
 
     Raises:
         NotFound: no such image or study has several copies, or none of them is meant by `which`.
@@ -164,12 +170,20 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
     concerned = (copy for clash in new for copy in (clash.standing, chosen[clash.sop_uid]) if copy is not None)
     studies = sorted({copy.study_uid for copy in concerned})
     identities = {uid: _identity(site, archive, uid, new, chosen) for uid in studies}
-    who = site.account_key(by or getpass.getuser())
+    others = {uid: _other_people(archive, uid, new, chosen) for uid in studies}
+    by = by or getpass.getuser()
+    who = site.account_key(by)
     with site.database.write() as connection:
         for clash in new:
             _require_unchanged(connection, clash)
             _stand(connection, site, clash, chosen[clash.sop_uid], who)
-        again = tuple(_read_again(connection, site, uid, identities[uid]) for uid in studies)
+        again = tuple(
+            replace(
+                _read_again(connection, site, uid, identities[uid]),
+                disowned=sum(disown(connection, site, uid, was, now, by) for was, now in others[uid]),
+            )
+            for uid in studies
+        )
     for one in again:
         log.info("study %s: a person chose among copies of its images: %s", site.study_key(one.study_uid), one.done)
     return Kept(len(new), len(clashes) - len(new), again)
@@ -296,6 +310,24 @@ def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chos
     patients = {(one.patient_id, one.issuer) for one in said if one.patient_id}
     accessions = {one.accession for one in said if one.accession}
     return _Identity(patients.pop() if len(patients) == 1 else None, accessions.pop() if len(accessions) == 1 else None)
+
+
+def _other_people(
+    archive: Archive, uid: str, new: Iterable[Clash], chosen: dict[str, Copy]
+) -> list[tuple[Person, list[Person]]]:
+    """Of a study, whom copies named that stood until now, each with those whom what stands instead names, where they
+    are certainly not the same; a copy that cannot be read, or that names nobody, is of nobody else.
+    """
+    found: dict[Person, list[Person]] = {}
+    for clash in new:
+        copy = chosen[clash.sop_uid]
+        if copy.study_uid != uid:
+            continue
+        was = person_of(archive.path(clash.standing.digest)) if clash.standing else Person()
+        now = person_of(archive.path(copy.digest))
+        if (clash.standing is None and now != Person()) or differ(was, now):
+            found.setdefault(was, []).append(now)
+    return [(was, list(dict.fromkeys(now))) for was, now in found.items()]
 
 
 def _header(path: Path) -> Header | None:

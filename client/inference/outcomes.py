@@ -20,7 +20,9 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
+    exists,
     func,
     insert,
     literal_column,
@@ -277,10 +279,12 @@ def _report(site: Site, archive: Archive, study_uid: str, row: Any, *, result: b
 def _withdrawn() -> ColumnElement[bool]:
     """Whether the PACS was told not to show an outcome's report: a later one does not name it."""
     recalled = select(recall.c.outcome_id).where(
-        recall.c.outcome_id == outcome.c.id, recall.c.action.in_(("withdrawn", "already_withdrawn"))
+        recall.c.outcome_id == outcome.c.id, recall.c.action.concat(recall.c.document) != "to_signer"
     )
+    withdrawal = delivery.alias("withdrawal")  # of the word that nothing was read, by no version: see `disown`
+    disowned = exists().where(withdrawal.c.outcome_id == outcome.c.id, withdrawal.c.kind == "kos")
     rejected = select(verdict.c.id).where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject")
-    return or_(recalled.exists(), rejected.exists())
+    return or_(recalled.exists(), rejected.exists(), and_(outcome.c.kind != "scored", disowned))
 
 
 def retry(site: Site, study_uid: str) -> None:

@@ -22,7 +22,9 @@ def last() -> Any:
         select(func.max(known.c.id))
         .where(known.c.study_uid == study.c.uid, known.c.kind == "scored", known.c.revision < study.c.revision)
         .where(study.c.state != "scored")
-        .where(~exists().where(recall.c.outcome_id == known.c.id, recall.c.action != "to_signer"))
+        .where(
+            ~exists().where(recall.c.outcome_id == known.c.id, recall.c.action.concat(recall.c.document) != "to_signer")
+        )
         .correlate(study)
         .scalar_subquery()
     )

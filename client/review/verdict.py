@@ -7,6 +7,7 @@ stands in place of theirs, and of several readers the highest truth tier counts,
 """
 
 import io
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import pydicom
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from sqlalchemy import Connection, insert, literal_column, select, update
 
@@ -27,6 +30,8 @@ from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict
 from models.errors import Conflict, InvalidVerdict, NotFound
+
+log = logging.getLogger(__name__)
 
 
 class TruthTier(StrEnum):
@@ -361,7 +366,7 @@ def _documents(site: Site, connection: Connection, given: Verdict, before: Seque
         if not _withdraws(given, drawn):
             return documents
         made = [row for row in made if row is not report]
-    objects = [names(archive.read(row.sha256)) for row in made]
+    objects = named_by(archive, first, [(row.sop_uid, row.sha256) for row in made])
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
     own = _signed_before(given, before) if given.decision is Decision.REJECT else ()
     return [*documents, withdraw(first, objects, title, opinion, own)]
@@ -391,6 +396,45 @@ def _withdraws(given: Verdict, drawn: bool) -> bool:
 @cache
 def _archive(folder: Path) -> Archive:
     return Archive(folder)  # opening one makes its folders
+
+
+def named_by(archive: Archive, report: bytes, objects: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """SOP class, SOP instance and series UID of a result's objects; of one whose file is lost, as the report names it.
+
+    One that is lost and that the report does not name is left out: a withdrawal says what it can, rather than nothing.
+
+    Args:
+        report: of the result, a Part 10 file.
+        objects: the UID of each, and the digest of its file.
+    """
+    listed: dict[str, tuple[str, str, str]] | None = None
+    found: list[tuple[str, str, str]] = []
+    for sop_uid, digest in objects:
+        try:
+            found.append(names(archive.read(digest)))
+        except (NotFound, OSError, AttributeError, InvalidDicomError) as error:
+            log.error("the file of a result's object cannot be read: %s", type(error).__name__)
+            listed = listed if listed is not None else _evidence(report)
+            if sop_uid in listed:
+                found.append(listed[sop_uid])
+    return found
+
+
+def _evidence(report: bytes) -> dict[str, tuple[str, str, str]]:
+    """By its UID, what a report says it rests on."""
+    wanted = ["CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"]
+    header = pydicom.dcmread(io.BytesIO(report), specific_tags=wanted)
+    return {
+        str(one.ReferencedSOPInstanceUID): (
+            str(one.ReferencedSOPClassUID),
+            str(one.ReferencedSOPInstanceUID),
+            str(series.SeriesInstanceUID),
+        )
+        for keyword in wanted
+        for of_study in header.get(keyword, ())
+        for series in of_study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
 
 
 def names(content: bytes) -> tuple[str, str, str]:

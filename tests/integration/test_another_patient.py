@@ -1,0 +1,158 @@
+"""A choice among copies that makes a study another patient's: what was said of it before is said of nobody any more."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import update
+
+from client.arrival.completeness import Bounds
+from client.arrival.conflicts import keep
+from client.arrival.gateway import Gateway
+from client.arrival.receive import Receiving
+from client.delivery.standing import named
+from client.inference.pipeline import Refused, Scored
+from client.review import deadletters, readers, worklist
+from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.store.archive import Archive
+from client.store.site import Site
+from client.store.tables import delivery, outcome, recall
+from models.errors import Conflict
+from tests.integration import test_conflicts as copies
+from tests.integration.test_conflicts import read, rows, same_uids, send
+
+pytestmark = copies.pytestmark
+Make = copies.Make
+
+
+@pytest.fixture
+def gateway(site: Site) -> Iterator[Gateway]:
+    made = Gateway(site)
+    yield made
+    made.close()
+
+
+def wrong_patient(site: Site, gateway: Gateway, radiograph: Make) -> Dataset:
+    readers.add(site, "Ada", "clinician")
+    wrong = radiograph(0.9, PatientID="WRONG", PatientName="Wrong^One", AccessionNumber="W1")
+    send(gateway, wrong)
+    Receiving(site, Bounds(0, 0, 0)).complete()
+    assert isinstance(read(site), Scored)
+    return wrong
+
+
+def corrected(gateway: Gateway, radiograph: Make, wrong: Dataset, **values: Any) -> None:
+    right = {"PatientID": "RIGHT", "PatientName": "Right^Two", "AccessionNumber": "R1", **values}
+    send(gateway, radiograph(0.2, **same_uids(wrong) | right))
+
+
+def all_sent(site: Site, state: str = "sent") -> None:
+    with site.database.write() as connection:
+        connection.execute(update(delivery).values(state=state))
+
+
+def objects_of(site: Site, revision: int, *kinds: str) -> dict[str, Any]:
+    """By kind, what was made of a revision of the only study."""
+    number = {row.revision: row.id for row in rows(site, outcome)}[revision]
+    return {
+        row.kind: row for row in rows(site, delivery) if row.outcome_id == number and (not kinds or row.kind in kinds)
+    }
+
+
+def opened(site: Site, row: Any) -> Dataset:
+    return dcmread(Archive(site.archive).path(row.sha256))
+
+
+def withdrawn(site: Site, row: Any) -> set[str]:
+    return named(Archive(site.archive).read(row.sha256))
+
+
+def judge(
+    site: Site, uid: str, revision: int, decision: Decision, answer: Answer, reason: Reason | None = None
+) -> None:
+    record(
+        site, uid, "Ada", revision=revision, decision=decision, answer=answer, tier=TruthTier.AI_VISIBLE, reason=reason
+    )
+
+
+def test_what_the_pacs_has_of_the_wrong_patient_is_withdrawn_and_never_named_again(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    all_sent(site)
+    corrected(gateway, radiograph, wrong)
+
+    (done,) = keep(site, wrong.StudyInstanceUID, "last").studies
+    assert (done.done, done.disowned) == ("read-again", 1)
+    assert isinstance(read(site), Scored)
+
+    first, second = objects_of(site, 1), objects_of(site, 2)
+    selection = opened(site, first["kos"])
+    assert selection.PatientID == "WRONG"  # under whom the objects lie in the PACS
+    assert selection.ConceptNameCodeSequence[0].CodeValue == "113037"
+    assert withdrawn(site, first["kos"]) == {first["sr"].sop_uid, first["sc"].sop_uid}
+    assert first["kos"].state == "pending"
+    report = opened(site, second["sr"])
+    assert report.PatientID == "RIGHT"
+    assert first["sr"].sop_uid not in str(report)
+    assert site.ledger.first_break() is None
+
+
+def test_what_was_not_sent_of_the_wrong_patient_never_is(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    corrected(gateway, radiograph, wrong, ViewPosition="LL")
+    keep(site, wrong.StudyInstanceUID, "last")
+    assert isinstance(read(site), Refused)
+    assert {row.state for row in objects_of(site, 1, "sr", "sc").values()} == {"dropped"}
+    all_sent(site, "failed")
+    assert deadletters.resend_all(site).number == 2  # the withdrawal, and the word that nothing was read
+    line = worklist.one(site, wrong.StudyInstanceUID).line
+    assert (line.status, line.shown, line.patient_id) == ("refused", None, "RIGHT")
+    with pytest.raises(Conflict):  # nobody signs in the wrong patient's name
+        judge(site, wrong.StudyInstanceUID, 1, Decision.AGREE, Answer.POSITIVE)
+
+
+def test_undone_the_study_is_read_for_the_first_patient_again(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    corrected(gateway, radiograph, wrong)
+    uid = str(wrong.StudyInstanceUID)
+    for which in ("last", "first", "last"):
+        keep(site, uid, which)
+        assert isinstance(read(site), Scored)
+    for revision, patient in enumerate(("WRONG", "RIGHT", "WRONG"), 1):
+        made = objects_of(site, revision)
+        assert opened(site, made["kos"]).PatientID == patient
+        assert withdrawn(site, made["kos"]) == {made["sr"].sop_uid, made["sc"].sop_uid}
+    last = objects_of(site, 4)
+    assert set(last) == {"sr", "sc"}
+    assert opened(site, last["sr"]).PatientID == "RIGHT"
+    assert "PredecessorDocumentsSequence" not in opened(site, last["sr"])
+
+
+def test_a_choice_for_the_same_patient_withdraws_nothing(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    all_sent(site)
+    send(gateway, radiograph(0.2, **same_uids(wrong, "PatientID", "PatientName")))
+    (done,) = keep(site, wrong.StudyInstanceUID, "last").studies
+    assert done.disowned == 0
+    assert isinstance(read(site), Scored)
+    assert rows(site, recall) == []
+    assert copies.predecessor(opened(site, objects_of(site, 2)["sr"])) == objects_of(site, 1)["sr"].sop_uid
+
+
+def test_the_word_that_nothing_was_read_of_the_wrong_patient_is_withdrawn(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = radiograph(PatientID="WRONG", PatientName="Wrong^One", ViewPosition="LL")
+    send(gateway, wrong)
+    Receiving(site, Bounds(0, 0, 0)).complete()
+    assert isinstance(read(site), Refused)
+    all_sent(site)
+    corrected(gateway, radiograph, wrong)
+    keep(site, wrong.StudyInstanceUID, "last")
+    assert isinstance(read(site), Scored)
+    told = objects_of(site, 1)
+    assert withdrawn(site, told["kos"]) == {told["sr"].sop_uid}
+    assert told["sr"].sop_uid not in str(opened(site, objects_of(site, 2)["sr"]))
