@@ -3,8 +3,9 @@
 Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
 on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
 another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
-comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was said
-of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later names it.
+comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was
+said of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later
+names it.
 
 A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
 """
