@@ -398,7 +398,7 @@ def _present(connection: Connection, study_uid: str, revision: int, decision: De
 def _documents(
     site: Site, connection: Connection, given: Verdict, before: Sequence[Verdict]
 ) -> list[tuple[int, ResultObject]]:
-    """The verified report or the withdrawal, and of which outcome; nothing where the result was never made an object of.
+    """The verified report or the withdrawal, and of which outcome; none where the result was never made an object of.
 
     Where a finding that was outlined is called absent, both: the report takes the place of the first one, and what was
     drawn of nothing is withdrawn. What the reader signed of earlier results of the study is replaced by the report, or

@@ -1,27 +1,29 @@
 """A choice among copies that makes a study another patient's: what was said of it before is said of nobody any more."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import update
 
-from client.arrival.completeness import Bounds
 from client.arrival.conflicts import keep
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
 from client.delivery.standing import named
 from client.inference.pipeline import Refused, Scored
 from client.review import deadletters, readers, worklist
+from client.review.recall import take_back
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall
 from models.errors import Conflict
 from tests.integration import test_conflicts as copies
-from tests.integration.test_conflicts import read, rows, same_uids, send
+from tests.integration.test_conflicts import AT_ONCE, read, rows, same_uids, send
 
 pytestmark = copies.pytestmark
 Make = copies.Make
@@ -38,7 +40,7 @@ def wrong_patient(site: Site, gateway: Gateway, radiograph: Make) -> Dataset:
     readers.add(site, "Ada", "clinician")
     wrong = radiograph(0.9, PatientID="WRONG", PatientName="Wrong^One", AccessionNumber="W1")
     send(gateway, wrong)
-    Receiving(site, Bounds(0, 0, 0)).complete()
+    Receiving(site, AT_ONCE).complete()
     assert isinstance(read(site), Scored)
     return wrong
 
@@ -147,7 +149,7 @@ def test_the_word_that_nothing_was_read_of_the_wrong_patient_is_withdrawn(
 ) -> None:
     wrong = radiograph(PatientID="WRONG", PatientName="Wrong^One", ViewPosition="LL")
     send(gateway, wrong)
-    Receiving(site, Bounds(0, 0, 0)).complete()
+    Receiving(site, AT_ONCE).complete()
     assert isinstance(read(site), Refused)
     all_sent(site)
     corrected(gateway, radiograph, wrong)
@@ -156,3 +158,146 @@ def test_the_word_that_nothing_was_read_of_the_wrong_patient_is_withdrawn(
     told = objects_of(site, 1)
     assert withdrawn(site, told["kos"]) == {told["sr"].sop_uid}
     assert told["sr"].sop_uid not in str(opened(site, objects_of(site, 2)["sr"]))
+
+
+def cut(gateway: Gateway, radiograph: Make, site: Site, first: Dataset, **values: Any) -> None:
+    """An image of the study that nobody can read comes."""
+    late = radiograph(0.9, **{name: first[name].value for name in ("StudyInstanceUID", "PatientID")} | values)
+    late.PixelData = late.PixelData[:100]
+    send(gateway, late)
+    Receiving(site, AT_ONCE).complete()
+    assert isinstance(read(site), Refused)
+
+
+def test_who_signed_of_the_wrong_patient_is_asked_and_the_answer_withdraws_it(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    uid = str(wrong.StudyInstanceUID)
+    judge(site, uid, 1, Decision.AGREE, Answer.POSITIVE)
+    all_sent(site)
+    corrected(gateway, radiograph, wrong)
+    keep(site, uid, "last")
+    assert isinstance(read(site), Scored)
+    assert worklist.one(site, uid).line.recalled == "Ada"
+
+    judge(site, uid, 2, Decision.AGREE, Answer.NEGATIVE)
+    assert worklist.one(site, uid).line.recalled == ""
+    signed = {row.outcome_id: row for row in rows(site, delivery) if row.kind == "verified"}
+    first, second = (signed[number] for number in sorted(signed))
+    selections = [row for row in rows(site, delivery) if row.kind == "kos"]
+    assert {opened(site, row).PatientID for row in selections} == {"WRONG"}
+    assert first.sop_uid in {uid for row in selections for uid in withdrawn(site, row)}
+    assert first.sop_uid not in str(opened(site, second))
+    assert opened(site, second).PatientID == "RIGHT"
+    (again,) = (row for row in selections if first.sop_uid in withdrawn(site, row))
+    all_sent(site, "failed")
+    deadletters.remake(site, again.sop_uid)
+    assert withdrawn(site, objects_by_uid(site)[again.sop_uid]) == {first.sop_uid}
+
+
+def objects_by_uid(site: Site) -> dict[str, Any]:
+    return {row.sop_uid: row for row in rows(site, delivery)}
+
+
+def test_who_signed_of_the_wrong_patient_can_only_reject_it_where_the_right_one_is_not_read(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    uid = str(wrong.StudyInstanceUID)
+    judge(site, uid, 1, Decision.AGREE, Answer.POSITIVE)
+    all_sent(site)
+    corrected(gateway, radiograph, wrong, ViewPosition="LL")
+    keep(site, uid, "last")
+    assert isinstance(read(site), Refused)
+    with pytest.raises(Conflict, match="only be rejected"):
+        judge(site, uid, 1, Decision.CORRECT, Answer.NEGATIVE, Reason.OTHER)
+    judge(site, uid, 1, Decision.REJECT, Answer.NOT_ASSESSABLE, Reason.WRONG_PATIENT)
+    assert worklist.one(site, uid).line.recalled == ""
+    (signed,) = (row for row in rows(site, delivery) if row.kind == "verified")
+    assert signed.sop_uid in {one for row in rows(site, delivery) if row.kind == "kos" for one in withdrawn(site, row)}
+
+
+def test_whatever_was_said_before_can_be_rejected_and_no_all_clear_signed(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    readers.add(site, "Ada", "clinician")
+    first = radiograph(0.2, PatientID="ONE")
+    send(gateway, first)
+    Receiving(site, AT_ONCE).complete()
+    assert isinstance(read(site), Scored)
+    cut(gateway, radiograph, site, first)
+    uid = str(first.StudyInstanceUID)
+    with pytest.raises(Conflict, match="only be rejected"):
+        judge(site, uid, 1, Decision.AGREE, Answer.NEGATIVE)
+    judge(site, uid, 1, Decision.REJECT, Answer.NOT_ASSESSABLE, Reason.WRONG_PATIENT)
+    made = objects_of(site, 1)
+    assert withdrawn(site, made["kos"]) == {made["sr"].sop_uid, made["sc"].sop_uid}
+
+
+def test_who_signed_what_was_recalled_since_can_answer_where_the_study_is_not_read(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    readers.add(site, "Ada", "clinician")
+    first = radiograph(0.2, PatientID="ONE")
+    send(gateway, first)
+    Receiving(site, AT_ONCE).complete()
+    assert isinstance(read(site), Scored)
+    uid = str(first.StudyInstanceUID)
+    judge(site, uid, 1, Decision.AGREE, Answer.NEGATIVE)
+    cut(gateway, radiograph, site, first)
+    take_back(site, "brightness@1", "IT")
+    assert worklist.one(site, uid).line.recalled == "Ada"
+    judge(site, uid, 1, Decision.REJECT, Answer.NOT_ASSESSABLE, Reason.DANGEROUS)
+    assert worklist.one(site, uid).line.recalled == ""
+    made = objects_of(site, 1)
+    assert made["verified"].sop_uid in withdrawn(site, made["kos"])
+
+
+@pytest.mark.parametrize("rejects", [False, True])
+def test_a_reader_says_one_thing_of_a_study_whatever_the_revision(
+    site: Site, gateway: Gateway, radiograph: Make, rejects: bool
+) -> None:
+    readers.add(site, "Ada", "clinician")
+    first = radiograph(0.9)
+    send(gateway, first)
+    Receiving(site, AT_ONCE).complete()
+    read(site)
+    uid = str(first.StudyInstanceUID)
+    judge(site, uid, 1, Decision.AGREE, Answer.POSITIVE)
+    send(gateway, radiograph(0.9, StudyInstanceUID=uid, PatientID=first.PatientID))
+    Receiving(site, AT_ONCE).complete()
+    assert isinstance(read(site), Scored)
+    before = objects_of(site, 1)["verified"].sop_uid
+    if rejects:
+        judge(site, uid, 2, Decision.REJECT, Answer.NOT_ASSESSABLE, Reason.ARTEFACT)
+        made = objects_of(site, 2)
+        assert withdrawn(site, made["kos"]) == {made["sr"].sop_uid, made["sc"].sop_uid, before}
+        judge(site, uid, 2, Decision.AGREE, Answer.POSITIVE)
+    else:
+        judge(site, uid, 2, Decision.AGREE, Answer.POSITIVE)
+    replaced = opened(site, objects_of(site, 2)["verified"]).PredecessorDocumentsSequence
+    assert (before in str(replaced)) is not rejects
+
+
+def test_a_rejection_of_an_earlier_finding_can_be_taken_back_on_the_page(
+    site: Site, gateway: Gateway, radiograph: Make, served: str
+) -> None:
+    token = readers.add(site, "Ada", "clinician")
+    first = radiograph(0.9)
+    send(gateway, first)
+    Receiving(site, AT_ONCE).complete()
+    read(site)
+    cut(gateway, radiograph, site, first)
+    uid = str(first.StudyInstanceUID)
+    with requests.Session() as browser:
+        browser.post(f"{served}/login", data={"token": token})
+        for decision, also in (("reject", {"answer": "not_assessable", "reason": "artefact"}), ("agree", {})):
+            page = browser.get(f"{served}/studies/{uid}").text
+            assert 'value="agree"' in page
+            csrf, revision = (re.search(rf'name="{name}" value="([^"]+)"', page) for name in ("csrf", "revision"))
+            assert csrf
+            assert revision
+            form = {"csrf": csrf[1], "revision": revision[1], "decision": decision, "tier": "ai_visible", **also}
+            assert browser.post(f"{served}/studies/{uid}/verdict", data=form, allow_redirects=False).status_code == 303
+    assert worklist.one(site, uid).line.answered == "Ada answered positive"
