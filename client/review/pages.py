@@ -165,8 +165,9 @@ def act_on_delivery(
     csrf: Annotated[str, Form()],
     act: Annotated[str, Form()],
     reason: Annotated[str, Form()] = "",
+    anyway: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Send again, make anew, or send as it is."""
+    """Send again, make anew, or send as it is; `anyway`, also what another object has taken the place of."""
     _same_origin(request)
     if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
         raise NotAllowed("the form is not from this session: open the page again")
@@ -174,13 +175,13 @@ def act_on_delivery(
     if act == "override":
         if reason not in list(Override):
             raise Conflict("to send it as it is needs a reason")
-        deadletters.override(site, uid, Override(reason), reader.name)
+        deadletters.override(site, uid, Override(reason), reader.name, anyway=anyway)
     elif act == "remake":
         deadletters.remake(site, uid)
     elif act == "resend" and uid == "all":
         deadletters.resend_all(site)
     else:
-        deadletters.resend(site, uid)
+        deadletters.resend(site, uid, anyway=anyway)
     return RedirectResponse("/deliveries", 303)
 
 
