@@ -25,7 +25,7 @@ from pynetdicom.dsutils import split_dataset
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from client.arrival import priority
-from client.arrival.index import enter_patient, unsettled
+from client.arrival.index import enter_patient, pictured, unsettled
 from client.arrival.intake import Header, read_header
 from client.dicom.copies import Looked, look
 from client.dicom.malformed import MALFORMED
@@ -56,6 +56,7 @@ class Copy:
         at: when it came, in seconds since the epoch.
         calling_ae: who sent it.
         size: bytes; None where its file is gone.
+        image: it can be one, by its SOP class, and not a report or the like.
         looked: whether it can be decoded, and in what it differs from the first; None where nobody looked.
     """
 
@@ -66,6 +67,7 @@ class Copy:
     at: float
     calling_ae: str
     size: int | None
+    image: bool = True
     looked: Looked | None = None
 
 
@@ -95,7 +97,8 @@ class Again:
 
     Attributes:
         revision: as which it is read again.
-        done: `read-again`, `still-coming` (it is read when it is complete), or `prior` (it is never read).
+        done: `read-again`, `still-coming` (it is read when it is complete), `prior` (it is never read), or `no-image`
+            (what was chosen is nothing that is read).
         disowned: outcomes that were taken back, for they name another patient.
     """
 
@@ -169,6 +172,7 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
     for clash in new:
         _require_whole(archive, clash, chosen[clash.sop_uid])
     concerned = (copy for clash in new for copy in (clash.standing, chosen[clash.sop_uid]) if copy is not None)
+    images = {copy.study_uid for clash in new for copy in clash.copies if copy.image}
     studies = sorted({copy.study_uid for copy in concerned})
     identities = {uid: _identity(site, archive, uid, new, chosen) for uid in studies}
     others = {uid: _other_people(archive, uid, new, chosen) for uid in studies}
@@ -180,7 +184,7 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
             _stand(connection, site, clash, chosen[clash.sop_uid], who)
         again = tuple(
             replace(
-                _read_again(connection, site, uid, identities[uid]),
+                _read_again(connection, site, uid, identities[uid], images=uid in images),
                 disowned=sum(disown(connection, site, uid, was, now, by) for was, now in others[uid]),
             )
             for uid in studies
@@ -198,7 +202,7 @@ def _clashes(connection: Connection, archive: Archive, of: str, *, settled: bool
         meant = select(other.c.sop_uid).join(study, study.c.uid == other.c.study_uid).where(named).correlate(None)
         wanted = wanted.where(instance.c.sop_uid.in_(meant))
     query = (
-        select(instance, study.c.accession, unsettled().label("unsettled"))
+        select(instance, study.c.accession, unsettled().label("unsettled"), pictured().label("image"))
         .join(study, study.c.uid == instance.c.study_uid)
         .where(instance.c.sop_uid.in_(wanted))
         .order_by(instance.c.received_at, instance.c.sha256)
@@ -224,7 +228,9 @@ def _copy(archive: Archive, row: Row[Any]) -> Copy:
     except OSError:
         size = None
     stands = not row.conflicting
-    return Copy(row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size)
+    return Copy(
+        row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size, bool(row.image)
+    )
 
 
 def _meant(clash: Clash, which: str) -> Copy:
@@ -322,7 +328,7 @@ def _other_people(
     found: dict[Person, list[Person]] = {}
     for clash in new:
         copy = chosen[clash.sop_uid]
-        if copy.study_uid != uid:
+        if copy.study_uid != uid or not copy.image:
             continue
         was = person_of(archive.path(clash.standing.digest)) if clash.standing else Person()
         now = person_of(archive.path(copy.digest))
@@ -342,7 +348,7 @@ def _header(path: Path) -> Header | None:
         return None
 
 
-def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity) -> Again:
+def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity, *, images: bool) -> Again:
     """Let a study be read as it is now, by the state that it is in."""
     now = time.time()
     row = connection.execute(select(study).where(study.c.uid == uid)).one()
@@ -352,7 +358,9 @@ def _read_again(connection: Connection, site: Site, uid: str, identity: _Identit
     if identity.accession is not None:
         values["accession"] = identity.accession
     revision, done = int(row.revision), "read-again"
-    if row.state in ("receiving", "prior"):
+    if not images:
+        done = "no-image"
+    elif row.state in ("receiving", "prior"):
         done = "still-coming" if row.state == "receiving" else "prior"
     elif row.state == "queued":
         values |= {"touched_at": now, "attempts": 0}  # what reads it just now has read something else

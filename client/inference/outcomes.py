@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 
 from client.arrival import priority
-from client.arrival.index import unsettled
+from client.arrival.index import pictured, unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
 from client.dicom.person import TAGS, Person
@@ -84,7 +84,7 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
-_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled())
+_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled(), pictured())
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 _NAMED: Final = [Tag("SOPClassUID"), Tag("SeriesInstanceUID"), *TAGS]  # of an earlier report

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import requests
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import update
+from typer.testing import CliRunner
 
 from client.arrival.conflicts import keep
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
 from client.delivery.standing import named
+from client.dicomweb.holdings import Holdings
 from client.inference.pipeline import Refused, Scored
 from client.review import deadletters, readers, worklist
 from client.review.recall import take_back
@@ -21,7 +24,8 @@ from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall
-from models.errors import Conflict
+from models.errors import Conflict, NotFound
+from scripts.vigie import app
 from tests.integration import test_conflicts as copies
 from tests.integration.test_conflicts import AT_ONCE, read, rows, same_uids, send
 
@@ -301,3 +305,94 @@ def test_a_rejection_of_an_earlier_finding_can_be_taken_back_on_the_page(
             form = {"csrf": csrf[1], "revision": revision[1], "decision": decision, "tier": "ai_visible", **also}
             assert browser.post(f"{served}/studies/{uid}/verdict", data=form, allow_redirects=False).status_code == 303
     assert worklist.one(site, uid).line.answered == "Ada answered positive"
+
+
+def test_what_was_withdrawn_is_not_in_the_nodes_own_dicomweb(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    uid = str(wrong.StudyInstanceUID)
+    held = Holdings(site)
+    made = objects_of(site, 1)
+    assert {one.sop_uid for one in held.instances(uid)} == {
+        wrong.SOPInstanceUID,
+        made["sr"].sop_uid,
+        made["sc"].sop_uid,
+    }
+    assert len(held.study(uid).series) == 3
+    judge(site, uid, 1, Decision.REJECT, Answer.NEGATIVE, Reason.DANGEROUS)
+    selection = objects_of(site, 1)["kos"].sop_uid
+    for one in (held, Holdings(site)):  # also after a restart
+        assert {row.sop_uid for row in one.instances(uid)} == {wrong.SOPInstanceUID, selection}
+        assert one.study(uid).instances == 2
+        with pytest.raises(NotFound):
+            one.instance(uid, str(opened(site, made["sr"]).SeriesInstanceUID), made["sr"].sop_uid)
+
+
+def test_what_was_put_aside_is_shown_once_it_is_sent_after_all(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    uid = str(wrong.StudyInstanceUID)
+    held = Holdings(site)
+    assert held.study(uid).instances == 3
+    all_sent(site, "quarantined")
+    assert held.study(uid).instances == 1
+    for row in objects_of(site, 1).values():
+        deadletters.override(site, row.sop_uid, deadletters.Override.CHECK_IS_WRONG, "IT")
+    assert held.study(uid).instances == 3
+
+
+def test_what_another_took_the_place_of_is_sent_anyway_and_what_was_withdrawn_never(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    all_sent(site, "quarantined")
+    send(gateway, radiograph(0.9, StudyInstanceUID=wrong.StudyInstanceUID, PatientID="WRONG"))
+    Receiving(site, AT_ONCE).complete()
+    assert isinstance(read(site), Scored)
+    made = objects_of(site, 1)
+    command = ["site", "deliveries", "--folder", str(site.folder), "--override", made["sr"].sop_uid]
+    command += ["--reason", "clinically_needed"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+    told = CliRunner().invoke(app, [*command, "--anyway"])
+    assert told.exit_code == 0
+    assert made["sc"].sop_uid in told.output  # whole, in a window of 80 columns
+    assert objects_of(site, 1)["sr"].state == "pending"
+    judge(site, str(wrong.StudyInstanceUID), 2, Decision.REJECT, Answer.NEGATIVE, Reason.DANGEROUS)
+    withdrawn_now = objects_of(site, 2)["sr"].sop_uid
+    all_sent(site, "quarantined")
+    with pytest.raises(Conflict):
+        deadletters.override(site, withdrawn_now, deadletters.Override.OTHER, "IT", anyway=True)
+
+
+def test_reports_of_one_uid_that_differ_leave_no_image_out(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    first = radiograph(0.2)
+    uid, sop_uid = str(first.StudyInstanceUID), generate_uid()
+    send(gateway, first, *(dose_report(first, sop_uid, text) for text in ("one", "two")))
+    Receiving(site, AT_ONCE).complete()
+    result = read(site)
+    assert isinstance(result, Scored)
+    assert result.reasons == ()
+    assert worklist.one(site, uid).line.conflicting == ""
+    (done,) = keep(site, sop_uid, "last").studies
+    assert (done.done, done.revision) == ("no-image", 1)
+    assert worklist.one(site, uid).line.status == "unverified"
+
+
+def dose_report(image: Dataset, sop_uid: str, text: str) -> Dataset:
+    made = Dataset()
+    for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
+        setattr(made, name, image[name].value)
+    made.SOPClassUID, made.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.67", sop_uid
+    made.SeriesInstanceUID, made.Modality, made.SeriesDescription = "2.25.777", "SR", text
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = made.SOPClassUID, sop_uid
+    return made
+
+
+def test_a_picture_whose_file_is_lost_is_withdrawn_with_the_rest(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    made = objects_of(site, 1)
+    Archive(site.archive).path(made["sc"].sha256).unlink()
+    judge(site, str(wrong.StudyInstanceUID), 1, Decision.REJECT, Answer.NEGATIVE, Reason.DANGEROUS)
+    assert withdrawn(site, objects_of(site, 1)["kos"]) == {made["sr"].sop_uid, made["sc"].sop_uid}
