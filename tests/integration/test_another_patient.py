@@ -8,7 +8,7 @@ import pytest
 import requests
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import update
 from typer.testing import CliRunner
 
@@ -380,11 +380,12 @@ def dose_report(image: Dataset, sop_uid: str, text: str) -> Dataset:
     made = Dataset()
     for name in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
         setattr(made, name, image[name].value)
-    made.SOPClassUID, made.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.67", sop_uid
+    made.SOPClassUID, made.SOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.88.67"), UID(sop_uid)
     made.SeriesInstanceUID, made.Modality, made.SeriesDescription = "2.25.777", "SR", text
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = made.SOPClassUID, sop_uid
+    made.file_meta.MediaStorageSOPClassUID = UID(made.SOPClassUID)
+    made.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
     return made
 
 
