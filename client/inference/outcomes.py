@@ -20,7 +20,9 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
+    exists,
     func,
     insert,
     literal_column,
@@ -31,7 +33,7 @@ from sqlalchemy import (
 )
 
 from client.arrival import priority
-from client.arrival.index import unsettled
+from client.arrival.index import pictured, unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
 from client.dicom.person import TAGS, Person
@@ -83,7 +85,7 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
-_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled())
+_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled(), pictured())
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 _NAMED: Final = [Tag("SOPClassUID"), Tag("SeriesInstanceUID"), *TAGS]  # of an earlier report
@@ -341,10 +343,12 @@ def _report(
 def _withdrawn() -> ColumnElement[bool]:
     """Whether the PACS was told not to show an outcome's report: a later one does not name it."""
     recalled = select(recall.c.outcome_id).where(
-        recall.c.outcome_id == outcome.c.id, recall.c.action.in_(("withdrawn", "already_withdrawn"))
+        recall.c.outcome_id == outcome.c.id, recall.c.action.concat(recall.c.document) != "to_signer"
     )
+    withdrawal = delivery.alias("withdrawal")  # of the word that nothing was read, by no version: see `disown`
+    disowned = exists().where(withdrawal.c.outcome_id == outcome.c.id, withdrawal.c.kind == "kos")
     rejected = select(verdict.c.id).where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject")
-    return or_(recalled.exists(), rejected.exists())
+    return or_(recalled.exists(), rejected.exists(), and_(outcome.c.kind != "scored", disowned))
 
 
 def retry(site: Site, study_uid: str) -> None:

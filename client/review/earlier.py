@@ -60,12 +60,10 @@ def score() -> Any:
     return query.correlate(study).scalar_subquery()
 
 
-def judged(connection: Connection, study_uid: str, revision: int) -> Any:
-    """The outcome of an earlier revision that may be judged; None where there is none, or it is no finding."""
+def findings() -> Any:
+    """SQL: those that are positive, answered or not."""
     known = outcome.alias("known")
-    query = select(known).join(study, study.c.uid == known.c.study_uid).where(_beside(known), known.c.positive)
-    asked = query.where(study.c.uid == study_uid, known.c.revision == revision, study.c.state.in_(JUDGED_IN))
-    return connection.execute(asked).first()
+    return select(known.c.id).where(_beside(known), known.c.positive).correlate(study)
 
 
 def doubted(connection: Connection, verdict_id: int) -> bool:
@@ -82,7 +80,8 @@ def _beside(known: Any) -> Any:
         known.c.kind == "scored",
         known.c.revision < study.c.revision,
         or_(study.c.state != "scored", known.c.positive),
-        ~exists().where(recall.c.outcome_id == known.c.id, recall.c.action != "to_signer"),
+        # one that was signed and has a document beside was taken back, and only its signature is left
+        ~exists().where(recall.c.outcome_id == known.c.id, recall.c.action.concat(recall.c.document) != "to_signer"),
         ~replaced(known.c.id),
     )
 

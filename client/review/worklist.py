@@ -18,7 +18,7 @@ from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, literal_column, or_, select, tuple_
 
 from client.arrival import priors
-from client.arrival.index import unsettled
+from client.arrival.index import pictured, unsettled
 from client.dicom import decode
 from client.inference.study import left_out
 from client.results import heatmap
@@ -367,7 +367,7 @@ def _lines() -> Select[Any]:
             .scalar_subquery()
             .label("images"),
             select(func.count())
-            .where(instance.c.study_uid == study.c.uid, unsettled())
+            .where(instance.c.study_uid == study.c.uid, unsettled(), pictured())
             .scalar_subquery()
             .label("conflicting"),
             _status().label("status"),
