@@ -207,7 +207,7 @@ def conclude(
         it will be read again.
     """
     covered: set[int] = set()
-    if isinstance(result, Scored | ScoredVolumes):
+    if taken.revision > 1 and isinstance(result, Scored | ScoredVolumes):
         covered = _covered(site, archive, taken, _reach(result))
     earlier = _earlier(site, archive, taken, covered)
     if isinstance(result, Scored | ScoredVolumes):
@@ -266,8 +266,6 @@ def _reach(result: Scored | ScoredVolumes) -> Reach:
 
 def _covered(site: Site, archive: Archive, taken: Study, later: Reach) -> set[int]:
     """The results of earlier revisions whose place a new one takes (`client/inference/succession.py`)."""
-    if taken.revision == 1:
-        return set()
     query = (
         select(outcome.c.id, outcome.c.version_digest, outcome.c.input_digest, outcome.c.read, outcome.c.reasons)
         .add_columns(version.c.name)
