@@ -42,10 +42,12 @@ def pack(
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
+        InvalidPreprocessing: the declared steps fail on a made-up picture, or make another shape than the network's.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
     """
     if wrong := problems(facts.intended_use):
         raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
+    preprocessing.prove(facts.input_shape, volumes=False)
     *_, height, width = facts.input_shape
     for part in ("configs", "models", "docs", "reference"):
         (folder / part).mkdir(parents=True)
@@ -87,12 +89,14 @@ def pack_segmentation(
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
+        InvalidPreprocessing: the declared steps fail on a made-up volume, or change its shape.
         ExportMismatch: the network has other inputs or outputs, gives no finite number, or other ones than the file.
     """
     if wrong := problems(facts.intended_use):
         raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     if facts.segmentation is None:
         raise ExportMismatch(f"{facts.label} declares no segmentation")
+    preprocessing.prove(facts.input_shape, volumes=True)
     for part in ("configs", "models", "docs", "reference"):
         (folder / part).mkdir(parents=True)
     (folder / "models" / "model.onnx").write_bytes(onnx)

@@ -98,6 +98,7 @@ def pack(
     if out.exists():  # before the cohort is read, not after it
         raise ConfigurationError(f"{out} is there already")
     declaration = Preprocessing(steps)
+    declaration.prove(said.input_shape, volumes=True)  # before the cohort, too
     novelty = cohort.fit_novelty(cohort.read(volumes), said) if volumes else None
     bundle = pack_segmentation(out, said, network, declaration, text, make_key(key), key.stem, novelty=novelty)
     print(f"{bundle.facts.label} {bundle.digest}")

@@ -15,7 +15,7 @@ from client.dicom import series
 from client.inference import cohort
 from client.inference.segment import upright
 from models.bundle import verify
-from models.errors import ConfigurationError
+from models.errors import ConfigurationError, InvalidPreprocessing
 from models.signing import load_key
 from scripts import version_commands
 
@@ -130,6 +130,25 @@ def test_what_cannot_be_fitted_is_named_and_nothing_is_made(
     no_facts = tmp_path / "facts.json"
     no_facts.write_text("{}")
     assert "name" in str(pack(facts=no_facts).exception)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([{"_target_": "ScaleIntensityRange", "a_min": "x", "a_max": 1}], "ScaleIntensityRange fails on"),
+        ([{"_target_": "Resize", "spatial_size": [32, 32, 32]}], "of a volume of"),
+    ],
+)
+def test_steps_that_would_read_no_study_are_not_signed(
+    pack: Callable[..., Any], steps: Any, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+
+    told = pack(preprocessing=tmp_path / "steps.json", volumes=None)
+
+    assert isinstance(told.exception, InvalidPreprocessing)
+    assert expected in str(told.exception)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "vendor.pub") == ["steps.json"]
 
 
 def test_its_help_says_what_it_takes() -> None:
