@@ -209,7 +209,9 @@ class Preprocessing:
         except InvalidStudy as error:
             raise InvalidPreprocessing(f"of a picture of {sides}: {error}") from error
         if shape is not None and made != tuple(shape):
-            raise InvalidPreprocessing(f"the steps make {made} of a picture of {sides}, the network takes {tuple(shape)}")
+            raise InvalidPreprocessing(
+                f"the steps make {made} of a picture of {sides}, the network takes {tuple(shape)}"
+            )
 
 
 @cache

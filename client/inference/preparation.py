@@ -369,7 +369,12 @@ def _tried_apart(task: Task) -> tuple[Choice, bool]:
     left = task.contenders
     crashed: dict[str, Contender] = {}
     while left:
-        asked = {"declaration": task.declaration, "threads": task.threads, "volumes": task.volumes, "contenders": left}
+        asked: dict[str, Any] = {
+            "declaration": task.declaration,
+            "threads": task.threads,
+            "volumes": task.volumes,
+            "contenders": left,
+        }
         asked["shape"] = task.shape
         try:
             told = subprocess.run(
