@@ -5,6 +5,7 @@ knows, brought to its spacing; the probabilities then go the same steps in rever
 own: voxel (n, row, column) of it is pixel (row, column) of plane n.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -65,6 +66,17 @@ def upright(volume: Volume, declared: Segmentation) -> tuple[NDArray[Any], tuple
     """
     grid = _grid(volume.stack, declared)
     return grid.turned(straighten(volume.voxels, volume.stack)[0]), grid.spacing
+
+
+def growth(found: Stack, declared: Segmentation) -> float:
+    """Voxels of the network's grid for each one of a stack; 1 where the network takes it as it was acquired.
+
+    Raises:
+        InvalidStudy: as `segment`.
+    """
+    grid = _grid(found, declared)
+    shape = tuple(found.shape[axis] for axis in grid.order)
+    return math.prod(_wanted(shape, grid.spacing, declared.spacing_mm or grid.spacing)) / math.prod(shape)
 
 
 def segment(
