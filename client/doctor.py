@@ -45,6 +45,7 @@ from client.inference.providers import CPU, CUDA
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.torchscript import NAME as TORCHSCRIPT
 from client.inference.trial import TriedStudy, try_folder
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, instance, study, workitem
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
@@ -505,6 +506,9 @@ def _model(_site: Site, panel: Panel) -> Check:
 def _panel(site: Site) -> Check:
     """What each version's record rests on; nothing to mend while it still gathers one."""
     found, advice = evidence.told(evidence.gathered(site))
+    aside = [f"{one.name}@{one.number}" for one in versions.listed(site) if one.state == "shadow"]
+    if aside:
+        found += f"; in shadow, read along and shown to nobody: {', '.join(aside)}"
     return Check("panel", not advice, found, advice)
 
 

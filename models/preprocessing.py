@@ -219,6 +219,19 @@ def _monai() -> str:
     return f"monai {version('monai')}"
 
 
+def declared(written: Any) -> Declaration:
+    """The steps of a parsed JSON file: a list, or MONAI's {"_target_": "Compose", "transforms": [...]}.
+
+    Raises:
+        InvalidPreprocessing: neither.
+    """
+    if isinstance(written, dict) and written.keys() == {"_target_", "transforms"} and written["_target_"] == "Compose":
+        written = written["transforms"]
+    if not isinstance(written, list):
+        raise InvalidPreprocessing('steps are a list, or {"_target_": "Compose", "transforms": [...]}')
+    return written
+
+
 def _picture(sides: tuple[int, ...]) -> NDArray[np.float32]:
     """Waves and grain in the range of a CT, the same each time."""
     axes = np.meshgrid(*(np.linspace(0, 6, side, dtype=np.float32) for side in sides), indexing="ij", sparse=True)

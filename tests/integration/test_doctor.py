@@ -315,9 +315,12 @@ def test_a_volume_is_drawn_for_each_version_that_outlines(
 
     found = looked(site)
 
+    assert "shadow" not in found["panel"].found
     assert found["test study"].ok, found["test study"]
     assert {"nodule@1", "brightness@1"} <= set(found["test study"].found.split())
     if finer is not None:
+        versions.put(site, bundle.digest, "shadow", "test")
+        assert "in shadow, read along and shown to nobody: nodule@1" in one(site, "panel").found
         return
     # a program that prepared its pixels when it was loaded and does no more
     members = Panel(site).members()

@@ -15,7 +15,7 @@ from client.dicom import series
 from client.inference import cohort
 from client.inference.segment import upright
 from models.bundle import verify
-from models.errors import ConfigurationError, InvalidPreprocessing
+from models.errors import ConfigurationError, ExportMismatch, InvalidPreprocessing
 from models.signing import load_key
 from scripts import version_commands
 
@@ -149,6 +149,24 @@ def test_steps_that_would_read_no_study_are_not_signed(
     assert isinstance(told.exception, InvalidPreprocessing)
     assert expected in str(told.exception)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "vendor.pub") == ["steps.json"]
+
+
+def test_a_pack_that_fails_leaves_nothing_and_can_be_asked_again(
+    pack: Callable[..., Any], given: Given, tmp_path: Path
+) -> None:
+    (tmp_path / "noise.onnx").write_bytes(b"nonsense")
+    (tmp_path / "step.json").write_text(json.dumps({"_target_": "ScaleIntensity"}))
+    written = {"_target_": "Compose", "transforms": json.loads(given["preprocessing"].read_text())}
+    (tmp_path / "compose.json").write_text(json.dumps(written))
+
+    assert isinstance(pack(onnx=tmp_path / "noise.onnx", volumes=None).exception, ExportMismatch)
+    told = pack(preprocessing=tmp_path / "step.json", volumes=None)
+    assert isinstance(told.exception, InvalidPreprocessing)
+    assert "Compose" in str(told.exception)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+    assert pack(preprocessing=tmp_path / "compose.json", volumes=None).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["bundle"]
 
 
 def test_its_help_says_what_it_takes() -> None:
