@@ -1,7 +1,7 @@
 """From a trained network to a signed version on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -76,7 +76,7 @@ def _write(
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def _beside(folder: Path) -> Generator[Path]:
     """A folder to make a version in, which gets its name when all is done; what fails leaves nothing behind.
 
     Raises:

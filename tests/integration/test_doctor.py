@@ -333,3 +333,19 @@ def test_a_volume_is_drawn_for_each_version_that_outlines(
     assert "ScaleIntensityRange" in found["preprocessing"].found
     assert "nodule@1" in found["test study"].found
     assert "retire" in found["test study"].advice
+
+
+def test_two_versions_of_one_name_and_number_are_told_when_one_is_adopted(
+    site: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    from scripts.vigie import app
+
+    first = versions.panel(site)[0].digest
+    again = bundles.build(tmp_path / "again", vendor_key, gain=4.0)
+    shutil.copytree(again.folder, site.versions / again.digest)
+    versions.receive(site, again)
+
+    done = CliRunner().invoke(app, ["site", "adopt", "--folder", str(site.folder), again.digest])
+
+    assert done.exit_code == 0, done.output
+    assert f"beware: {first[:12]} (retired) calls itself brightness@1 too" in done.output
