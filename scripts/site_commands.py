@@ -247,6 +247,12 @@ def adopt(
     versions.adopt(site, held.digest)
     serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
     print(f"adopted; on the panel: {serving}")
+    for other in versions.listed(site):
+        if (other.name, other.number) == (held.name, held.number) and other.digest != held.digest:
+            print(
+                f"beware: {other.digest[:12]} ({other.state}) calls itself {held.name}@{held.number} too, and is"
+                " another version: ask the vendor which one is meant; results tell them apart by the digest alone"
+            )
 
 
 def _one(site: "Site", digest: str, become: str) -> "HeldVersion":

@@ -22,6 +22,7 @@ from client.dicom.person import TWO_PEOPLE, several
 from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
+from client.inference.memory import TOO_LARGE
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
@@ -164,7 +165,7 @@ class Pipeline:
         heat_maps: bool = False,
         confidence: Callable[[Bundle, float], Confidence | None] = lambda _bundle, _score: None,
         reading: Reading | None = None,
-        admit: Callable[[Facts, Sequence[Image]], Reason | None] = lambda _facts, _images: None,
+        admit: Callable[[Facts, Sequence[Image], float], Reason | None] = lambda _facts, _images, _grown: None,
         batcher: Batcher | None = None,
     ) -> None:
         self._files = files
@@ -241,7 +242,7 @@ class Pipeline:
         return replace(sure, choice=choice, stratum=stratum)
 
     def _read(self, study: Study, fitting: Fitting, version: Serving, others: tuple[Reason, ...]) -> Outcome:
-        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting.images]):
+        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting.images], 1.0):
             return Failed(reason)
         lacking = (*fitting.left_out, *others, *_missing(study))
         try:
@@ -255,6 +256,8 @@ class Pipeline:
             read = frozenset(image.sop_uid for image, _ in fitting.images)
             return replace(highest, finding=finding, reasons=lacking, read=read)
         except InvalidStudy as error:
+            if error.reason == TOO_LARGE:  # more memory mends it
+                return Failed(Reason(error.reason, str(error)))
             return Refused((Reason(error.reason, str(error)), *lacking), version.bundle.digest)
 
     def _opened(self, image: Image) -> Opened | InvalidStudy:
@@ -283,6 +286,7 @@ class Pipeline:
                 self._reading,
                 heat_maps=self._heat_maps,
                 lacking=lacking,
+                admit=self._admit,
             )
         by = version.preprocessing.by
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
