@@ -76,6 +76,7 @@ _CLAUSES: Final = {
 _STATED: Final = {
     "-missing": "is not stated in the header",
     "-contradicted": "is contradicted by the header",
+    "-unreadable": "is not readable in the header",
     "": "is outside of the intended use",
 }
 _OTHERS: Final = {
@@ -84,9 +85,11 @@ _OTHERS: Final = {
     "colour": "An image is in colour",
     "conflicting": "Different images came under the same identifier",
     "conversion": "The image was converted from something else",
+    "conversion-unreadable": "How the image was converted is not readable",
     "crashed": "Reading it ended the program each time",
     "derived": "The image is derived from others",
     "for-processing": "The image is for processing, not for presentation",
+    "for-processing-unreadable": "What the image is for is not readable in the header",
     "incomplete": "Not all images of the study came",
     "inconsistent": "An image does not fit its own header",
     "memory": "There is not enough memory to read it",
@@ -108,6 +111,7 @@ _OTHERS: Final = {
     "novel-image": "The image is unlike those the version was trained on",
     TWO_PEOPLE: "The images name more than one patient",
     "quality-control": "It is a quality control image or a phantom",
+    "quality-control-unreadable": "Whether it is a quality control image is not readable",
     "secondary": "The image was made after the examination",
     "series-missing": "A series that is needed is missing",
     "several-volumes": "One series holds several volumes",
@@ -229,7 +233,7 @@ def _group(unread: Unread) -> MeasurementsAndQualitativeEvaluations:
 def _accepted(reason: Reason) -> str:
     """What the version accepts instead: the part of a clause's text that is not the study's."""
     head, _, accepted = reason.text.rpartition("; accepted: ")
-    stem = str(reason.code).removesuffix("-missing").removesuffix("-contradicted")
+    stem = str(reason.code).removesuffix("-missing").removesuffix("-contradicted").removesuffix("-unreadable")
     return accepted if head and stem in _CLAUSES else ""
 
 
