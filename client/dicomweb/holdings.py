@@ -305,10 +305,10 @@ class Holdings:
         for row in connection.execute(_WITHDRAWALS.where(self._last_withdrawal < _ROWID).order_by(_ROWID)):
             self._last_withdrawal = row.id
             try:
-                self._withdrawn |= dict.fromkeys(named(self.archive.read(row.sha256)), row.study_uid)
+                self._withdrawn |= dict.fromkeys(named(self.archive.read(row.sha256)), str(row.study_uid))
             except (AttributeError, InvalidDicomError, NotFound, OSError) as error:
                 log.error("a withdrawal cannot be read: %s", type(error).__name__)
-        hidden = self._withdrawn | {row.sop_uid: row.study_uid for row in connection.execute(_PUT_ASIDE)}
+        hidden = self._withdrawn | {str(row.sop_uid): str(row.study_uid) for row in connection.execute(_PUT_ASIDE)}
         changed = {(hidden.get(uid) or self._hidden[uid]) for uid in hidden.keys() ^ self._hidden.keys()}
         self._hidden = hidden
         for uid in changed & self._studies.keys():

@@ -360,7 +360,7 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
     every = tuple(Decision)
     present = asked.where(study.c.state == "scored", outcome.c.revision == row.revision)
     found = [_answerable(one, every) for one in connection.execute(present)]
-    if row.state not in earlier.JUDGED_IN:
+    if row.state not in earlier.JUDGED_IN or row.revision == 1:
         return found
     before = asked.where(or_(outcome.c.id == earlier.last(), outcome.c.id.in_(earlier.findings())))
     found += [
@@ -484,6 +484,8 @@ def _signed_by(connection: Connection, archive: Archive, given: Verdict) -> list
         .where(verdict.c.study_uid == given.study_uid, verdict.c.id <= given.id)
         .order_by(verdict.c.id)
     ).all()
+    if not any(row.reader == given.reader and row.id != given.id for row in said):
+        return []  # as nearly always: a study is judged once
     firsts = _first_reports(connection, archive, {row.outcome_id for row in said if row.reader == given.reader})
     whose = {key: Person.from_dataset(header) for key, (_, header) in firsts.items()}
     nobody = Person()
