@@ -17,18 +17,15 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import numpy as np
 from cryptography import x509
-from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Column, func, select
@@ -41,20 +38,17 @@ from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls, server_tls
 from client.dicom.requestor import associate
-from client.inference import evidence
-from client.inference.example import headers
+from client.inference import evidence, specimen
 from client.inference.panel import Panel
 from client.inference.preparation import Preparation
 from client.inference.providers import CPU, CUDA
-from client.inference.serving import Scoring
+from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.torchscript import NAME as TORCHSCRIPT
-from client.inference.trial import try_folder
-from client.results.attributes import put
-from client.results.result import derive_uid
+from client.inference.trial import TriedStudy, try_folder
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, instance, study, workitem
-from models.errors import BundleRefused, ConfigurationError, VigieError
-from models.novelty import Novelty
+from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
 
 LEAST_FREE_BYTES: Final = 10 << 30
@@ -512,16 +506,27 @@ def _model(_site: Site, panel: Panel) -> Check:
 def _panel(site: Site) -> Check:
     """What each version's record rests on; nothing to mend while it still gathers one."""
     found, advice = evidence.told(evidence.gathered(site))
+    aside = [f"{one.name}@{one.number}" for one in versions.listed(site) if one.state == "shadow"]
+    if aside:
+        found += f"; in shadow, read along and shown to nobody: {', '.join(aside)}"
     return Check("panel", not advice, found, advice)
 
 
 def _preprocessing(_site: Site, panel: Panel) -> Check:
-    """Which program prepares the pixels, and why none of the others; nothing to mend, MONAI does it where none can."""
-    found = [
-        f"{member.bundle.facts.label} by {member.preprocessing.settle().described()}"
-        for member in panel.members()
-        if isinstance(member.preprocessing, Preparation)
-    ]
+    """Which program prepares the pixels, and why none of the others; each does it once here, with made-up pixels."""
+    found: list[str] = []
+    for member in panel.members():
+        facts, steps = member.bundle.facts, member.preprocessing
+        by = steps.settle().described() if isinstance(steps, Preparation) else steps.by
+        try:
+            steps.prove(facts.input_shape, volumes=facts.segmentation is not None)
+        except InvalidPreprocessing as error:
+            advice = (
+                f"every study of {facts.label} fails: see that this release's packages are whole (`pip check`), or take"
+                " it out of service with `vigie site retire` or `rollback`"
+            )
+            return Check("preprocessing", False, f"{facts.label} by {by}: {error}", advice)
+        found.append(f"{facts.label} by {by}")
     return Check("preprocessing", True, ". ".join(found))
 
 
@@ -546,64 +551,39 @@ def _engine(_site: Site, panel: Panel) -> Check:
 
 
 def _test_study(site: Site, panel: Panel) -> Check:
-    """A made-up study through scope, decoding, preprocessing, engine, and the objects that would be sent."""
-    version = next((member for member in panel.members() if isinstance(member, Scoring)), None)
-    if version is None:
-        return Check("test study", True, "none made up: no version that scores single images is adopted")
+    """A made-up study for each version, through scope, decoding, preprocessing, engine, and the objects to be sent."""
+    said: list[str] = []
+    for member in panel.members():
+        label = member.bundle.facts.label
+        # a drawn volume is nobody's: that it is unlike a training cohort is no fault of the node
+        version = replace(member, novelty=None) if isinstance(member, Outlining) else member
+        images = specimen.study(version)
+        if not images:
+            said.append(f"{label}: none made up, it reads multi-frame volumes only")
+            continue
+        tried, seconds = _try(site, version, images)
+        if tried.outcome != "scored":
+            reasons = "; ".join(reason.text for reason in tried.reasons)
+            advice = (
+                f"look into {site.logs / 'node.log'}; where every study of it fails, `vigie site retire` or `rollback`"
+                f" takes {label} out of service"
+            )
+            return Check("test study", False, f"{label}: {tried.outcome}: {reasons}", advice)
+        if held := [f"{one.kind}: {'; '.join(one.problems)}" for one in tried.objects if one.problems]:
+            advice = "tell the vendor of this release: results would be kept back (vigie site deliveries)"
+            return Check("test study", False, f"{label}: scored, not to be sent: {', '.join(held)}", advice)
+        said.append(f"{label} scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
+    return Check("test study", True, "; ".join(said))
+
+
+def _try(site: Site, version: Serving, images: Sequence[Dataset]) -> tuple[TriedStudy, float]:
+    """What would become of a study, and how many seconds that takes."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number, image in enumerate(_made_up(version)):
+        for number, image in enumerate(images):
             image.save_as(Path(name) / f"test{number}.dcm", enforce_file_format=True)
-        try_folder(site, lambda: [version], Path(name))  # the first one pays for loading what preprocesses
+        if isinstance(version, Scoring):
+            try_folder(site, lambda: [version], Path(name))  # the first one pays for loading what preprocesses
         began = time.perf_counter()
         (tried,) = try_folder(site, lambda: [version], Path(name)).studies
-        seconds = time.perf_counter() - began
-    if tried.outcome != "scored":
-        reasons = "; ".join(reason.text for reason in tried.reasons)
-        return Check("test study", False, f"{tried.outcome}: {reasons}", f"look into {site.logs / 'node.log'}")
-    if held := [f"{one.kind}: {'; '.join(one.problems)}" for one in tried.objects if one.problems]:
-        advice = "tell the vendor of this release: results would be kept back (vigie site deliveries)"
-        return Check("test study", False, f"scored, not to be sent: {', '.join(held)}", advice)
-    return Check("test study", True, f"scored {tried.score:.3f} in {seconds * 1000:.0f} ms on {tried.engine}")
-
-
-def _made_up(version: Scoring) -> list[Dataset]:
-    """A study that the version's intended use admits, of nobody: its images are the mean of the training cohort where
-    the version knows it, else noise.
-    """
-    study_uid = derive_uid("doctor", os.urandom(16).hex())
-    return [_image(version, study_uid, attributes) for attributes in headers(version.bundle.facts.intended_use)]
-
-
-def _image(version: Scoring, study_uid: str, attributes: dict[str, Any]) -> Dataset:
-    shape = (attributes["Rows"], attributes["Columns"])
-    image = Dataset()
-    for keyword, value in {
-        **attributes,
-        "SOPInstanceUID": derive_uid("doctor", os.urandom(16).hex()),
-        "StudyInstanceUID": study_uid,
-        "SeriesInstanceUID": derive_uid("doctor", study_uid, attributes.get("SeriesNumber", 0)),
-        "PatientID": "VIGIE-DOCTOR",
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 8,
-        "BitsStored": 8,
-        "HighBit": 7,
-        "PixelRepresentation": 0,
-        "PixelData": _pixels(version.novelty, shape).tobytes(),
-    }.items():
-        put(image, keyword, value)
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    return image
-
-
-def _pixels(novelty: Novelty | None, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    if novelty is None:
-        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    mean = novelty.typical
-    rows, columns = (np.arange(side) * len(mean) // side for side in shape)
-    grey = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-6) * 255
-    return grey.astype(np.uint8)[np.ix_(rows, columns)]
+        return tried, time.perf_counter() - began

@@ -1,9 +1,10 @@
 """What a model version may be used on, in a form that a machine can refuse by.
 
 A clause names what it accepts. Where the header is silent, a clause is not met, unless it says `if_stated: true`: then
-only a header that says something else refuses. What a version leaves out is not asked for, with four exceptions that
-hold for every version unless it says otherwise: no animal, no quality control image or phantom, nothing that is meant
-for processing and not for presentation, and no drawing or scanned document.
+only a header that says something else refuses, or that says it in a way that is not understood. What a version leaves
+out is not asked for, with four exceptions that hold for every version unless it says otherwise: no animal, no quality
+control image or phantom, nothing that is meant for processing and not for presentation, and no drawing or scanned
+document.
 """
 
 import unicodedata

@@ -1,8 +1,11 @@
 """From a trained network to a signed version on disk."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import NOVELTY, VOLUME_NOVELTY, WEIGHTS, Bundle, Facts, seal
+from models.bundle import NOVELTY, VOLUME_NOVELTY, WEIGHTS, Bundle, Facts, seal, verify
 from models.errors import ConfigurationError, ExportMismatch
 from models.export import export_onnx, parity, volume_parity
 from models.intended_use import problems
@@ -42,13 +45,22 @@ def pack(
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
+        InvalidPreprocessing: the declared steps fail on a made-up picture, or make another shape than the network's.
         ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
     """
     if wrong := problems(facts.intended_use):
         raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
+    preprocessing.prove(facts.input_shape, volumes=False)
+    with _beside(folder) as making:
+        _write(making, facts, network, preprocessing, card, novelty)
+        seal(making, key, signer)
+    return verify(folder, {signer: key.public_key()})
+
+
+def _write(
+    folder: Path, facts: Facts, network: nn.Module, preprocessing: Preprocessing, card: str, novelty: Novelty | None
+) -> None:
     *_, height, width = facts.input_shape
-    for part in ("configs", "models", "docs", "reference"):
-        (folder / part).mkdir(parents=True)
     export_onnx(network, (height, width), folder / "models" / "model.onnx")
     # noise, not a patient: the reference travels with the version to everyone
     reference = np.random.default_rng(0).normal(size=(3, 1, height, width)).astype(np.float32)
@@ -61,7 +73,24 @@ def pack(
         novelty.save(folder / NOVELTY)
         load(folder / NOVELTY)  # what no hospital could load is not signed
     _describe(folder, facts, preprocessing, card)
-    return seal(folder, key, signer)
+
+
+@contextmanager
+def _beside(folder: Path) -> Generator[Path]:
+    """A folder to make a version in, which gets its name when all is done; what fails leaves nothing behind.
+
+    Raises:
+        ConfigurationError: there is something of that name.
+    """
+    if folder.exists():
+        raise ConfigurationError(f"{folder} is there already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        making = Path(name) / folder.name
+        for part in ("configs", "models", "docs", "reference"):
+            (making / part).mkdir(parents=True)
+        yield making
+        making.rename(folder)
 
 
 def pack_segmentation(
@@ -87,14 +116,29 @@ def pack_segmentation(
 
     Raises:
         ConfigurationError: a clause of the intended use can never be met, or is no DICOM.
+        InvalidPreprocessing: the declared steps fail on a made-up volume, or change its shape.
         ExportMismatch: the network has other inputs or outputs, gives no finite number, or other ones than the file.
     """
     if wrong := problems(facts.intended_use):
         raise ConfigurationError(f"intended use: {'; '.join(wrong)}")
     if facts.segmentation is None:
         raise ExportMismatch(f"{facts.label} declares no segmentation")
-    for part in ("configs", "models", "docs", "reference"):
-        (folder / part).mkdir(parents=True)
+    preprocessing.prove(facts.input_shape, volumes=True)
+    with _beside(folder) as making:
+        _write_segmentation(making, facts, onnx, preprocessing, card, network, novelty)
+        seal(making, key, signer)
+    return verify(folder, {signer: key.public_key()})
+
+
+def _write_segmentation(
+    folder: Path,
+    facts: Facts,
+    onnx: bytes,
+    preprocessing: Preprocessing,
+    card: str,
+    network: nn.Module | None,
+    novelty: VolumeNovelty | None,
+) -> None:
     (folder / "models" / "model.onnx").write_bytes(onnx)
     # noise, not a patient: the reference travels with the version to everyone
     reference = np.random.default_rng(0).normal(size=(1, *facts.input_shape)).astype(np.float32)
@@ -108,7 +152,6 @@ def pack_segmentation(
         novelty.save(folder / VOLUME_NOVELTY)
         load_volume_novelty(folder / VOLUME_NOVELTY)  # what no hospital could load is not signed
     _describe(folder, facts, preprocessing, f"{card.rstrip()}\n\n{_refused(novelty)}\n")
-    return seal(folder, key, signer)
 
 
 def _refused(novelty: VolumeNovelty | None) -> str:

@@ -56,6 +56,8 @@ _ALLOWED: Final[Mapping[str, frozenset[str]]] = {
 }
 _POINTWISE: Final = frozenset({"ScaleIntensityRange"})
 _LARGEST: Final = 4096
+_PICTURE: Final = (640, 512)
+_VOLUMES: Final = ((12, 33, 41), (17, 40, 28))  # two, so that a step to one fixed size is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,10 @@ class Preprocessing:
             The same shape, float32.
 
         Raises:
-            InvalidPreprocessing: a step changes the shape: the grid of a volume is declared with its segmentation.
+            InvalidPreprocessing: a step fails, or changes the shape: the grid of a volume is declared with its
+                segmentation.
         """
-        image: Any = np.array(voxels, dtype=np.float32)[None]
-        for step in self._built():
-            image = step(image)
-        made = np.ascontiguousarray(image, dtype=np.float32)
+        made = np.ascontiguousarray(self._run(np.array(voxels, dtype=np.float32)[None]), dtype=np.float32)
         if made.shape != (1, *voxels.shape):
             raise InvalidPreprocessing(f"the steps make {made.shape} of a volume of {voxels.shape}")
         return made[0]
@@ -158,17 +158,60 @@ class Preprocessing:
 
     def _done(self, plane: NDArray[np.float32]) -> tuple[Any, str]:
         """The steps on one (H, W) plane, and what did them."""
-        steps = self._built()
-        image: Any = plane[None]
         with warnings.catch_warnings():
             # A constant image has no percentile range; MONAI then only shifts it, and that is what we want.
             warnings.filterwarnings("ignore", message="Divide by zero")
+            return self._run(plane[None]), _monai()
+
+    def _run(self, image: Any) -> Any:
+        """The steps on (1, …) values; whatever one of them raises, it is the declaration's fault or the image's."""
+        given = image.shape
+        for declared, step in zip(self.declaration, self._built(), strict=True):
             try:
-                for step in steps:
-                    image = step(image)
-            except (TypeError, ValueError, IndexError) as error:
-                raise InvalidPreprocessing(f"the steps fail on {plane.shape}: {error}") from error
-        return image, _monai()
+                image = step(image)
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise InvalidPreprocessing(f"{declared['_target_']} fails on {given[1:]}: {error}") from error
+        return image
+
+    def prove(self, shape: Sequence[int] | None, *, volumes: bool) -> None:
+        """Run the steps on made-up pictures, before a patient's study shows that they cannot be run.
+
+        A picture of a detector's shape is tried, and one that has the network's own already: a version that declares no
+        new size reads only such.
+
+        Args:
+            shape: that the network takes, (1, h, w) or (1, d, h, w); None: not known, and any will do.
+            volumes: the version reads volumes (`intensities`), else single images.
+
+        Raises:
+            InvalidPreprocessing: a step cannot be built or fails, or what they make is not what the network takes.
+        """
+        if volumes:
+            for sides in _VOLUMES:
+                if not np.isfinite(self.intensities(_picture(sides))).all():
+                    raise InvalidPreprocessing(f"the steps make values that are not numbers of a volume of {sides}")
+            return
+        try:
+            self._prove(_PICTURE, shape)
+        except InvalidPreprocessing:
+            if shape is None:
+                raise
+            try:
+                self._prove((shape[-2], shape[-1]), shape)
+                return
+            except InvalidPreprocessing:
+                pass  # the first one is the picture that comes
+            raise
+
+    def _prove(self, sides: tuple[int, int], shape: Sequence[int] | None) -> None:
+        try:
+            made = self(_picture(sides)).shape
+        except InvalidStudy as error:
+            raise InvalidPreprocessing(f"of a picture of {sides}: {error}") from error
+        if shape is not None and made != tuple(shape):
+            raise InvalidPreprocessing(
+                f"the steps make {made} of a picture of {sides}, the network takes {tuple(shape)}"
+            )
 
 
 @cache
@@ -176,8 +219,30 @@ def _monai() -> str:
     return f"monai {version('monai')}"
 
 
-def _checked(step: Mapping[str, Any]) -> dict[str, Any]:
+def declared(written: Any) -> Declaration:
+    """The steps of a parsed JSON file: a list, or MONAI's {"_target_": "Compose", "transforms": [...]}.
+
+    Raises:
+        InvalidPreprocessing: neither.
+    """
+    if isinstance(written, dict) and written.keys() == {"_target_", "transforms"} and written["_target_"] == "Compose":
+        written = written["transforms"]
+    if not isinstance(written, list):
+        raise InvalidPreprocessing('steps are a list, or {"_target_": "Compose", "transforms": [...]}')
+    return written
+
+
+def _picture(sides: tuple[int, ...]) -> NDArray[np.float32]:
+    """Waves and grain in the range of a CT, the same each time."""
+    axes = np.meshgrid(*(np.linspace(0, 6, side, dtype=np.float32) for side in sides), indexing="ij", sparse=True)
+    grain = np.random.default_rng(0).random(sides, dtype=np.float32)
+    return np.rint(1000 * np.sin(sum(axes)) + 500 * grain).astype(np.float32)
+
+
+def _checked(step: Any) -> dict[str, Any]:
     """Copy one step of a declaration, or say what is wrong with it."""
+    if not isinstance(step, Mapping):
+        raise InvalidPreprocessing(f'{str(step)[:80]!r} is no step: a step is an object with a "_target_"')
     name = step.get("_target_")
     arguments = {key: value for key, value in step.items() if key != "_target_"}
     if not isinstance(name, str) or name not in _ALLOWED:

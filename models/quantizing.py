@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from models.bundle import MANIFEST, SIGNATURE, WEIGHTS, Bundle, Facts, seal
 from models.errors import ConfigurationError, ExportMismatch
+from models.segmentation import activate, decide
 from models.stats.intervals import auc
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class Comparison:
 
     Attributes:
         worst: largest difference of a score, or of a voxel's probability.
-        changed: calls (voxels, where volumes are outlined) that differ at the base's threshold, as a share.
+        changed: calls that differ at the base's threshold, as a share; where volumes are outlined voxels whose label
+            differs, as the version decides it.
+        lost: where volumes are outlined, the share of those among the voxels that either gives a label: in most volumes
+            nearly all is background.
         auc: of base and quantized version; None without labels of both kinds.
         right: share of right calls of base and quantized version at the base's threshold; None without labels.
     """
@@ -71,9 +75,15 @@ class Comparison:
     changed: float
     auc: tuple[float, float] | None = None
     right: tuple[float, float] | None = None
+    lost: float | None = None
 
     @property
     def text(self) -> str:
+        if self.lost is not None:
+            return (
+                f"{self.n} windows: probabilities of voxels differ by {self.mean:.4f} on average and {self.worst:.4f} "
+                f"at most; {self.changed:.2%} of voxels change their label, {self.lost:.2%} of those that either labels"
+            )
         said = [
             f"{self.n} images: scores differ by {self.mean:.4f} on average and {self.worst:.4f} at most, "
             f"{self.changed:.2%} of calls change at the base's threshold"
@@ -130,7 +140,14 @@ def quantize(
         )
         shutil.copyfile(made, folder / "models" / "model.onnx")
     said = facts.model_copy(
-        update={"number": number, "precision": to, "parent": base.digest, "retraining": None, "certified": False}
+        update={
+            "number": number,
+            "precision": to,
+            "parent": base.digest,
+            "retraining": None,
+            "certified": False,
+            "calibration": None,  # of the base's very weights
+        }
     )
     _expect(folder, said, reference)
     how = _how(to, calibration)
@@ -206,15 +223,26 @@ def _run(path: Path, output: str, images: Floats) -> Floats:
 
 
 def _chances(base: Bundle, path: Path, images: Floats) -> Floats:
-    logits = _run(path, "logits" if base.facts.segmentation else "logit", images)
-    return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    """(N, channels, ...) probabilities as the version means its logits."""
+    declared = base.facts.segmentation
+    logits = _run(path, "logits" if declared else "logit", images)
+    if declared is None:
+        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    return np.stack([activate(one, declared) for one in logits])
+
+
+def _called(base: Bundle, chances: Floats) -> NDArray[np.uint8] | NDArray[np.bool_]:
+    """What the version decides: a call (N, 1), or where it outlines the label of each voxel (N, ...)."""
+    declared = base.facts.segmentation
+    if declared is None:
+        return chances >= base.facts.threshold
+    return np.stack([decide(one, declared, base.facts.threshold) for one in chances])
 
 
 def _compare(base: Bundle, made: Path, judged: Judged) -> Comparison:
     before, after = _chances(base, base.onnx, judged.images), _chances(base, made, judged.images)
     difference = np.abs(after - before)
-    cut = base.facts.threshold
-    called_before, called_after = before >= cut, after >= cut
+    called_before, called_after = _called(base, before), _called(base, after)
     curve = right = None
     if judged.positive is not None and base.facts.segmentation is None:
         truth = judged.positive
@@ -226,9 +254,16 @@ def _compare(base: Bundle, made: Path, judged: Judged) -> Comparison:
         worst=float(difference.max()),
         mean=float(difference.mean()),
         changed=float((called_before != called_after).mean()),
+        lost=_lost(called_before, called_after) if base.facts.segmentation else None,
         auc=cast("tuple[float, float] | None", curve),
         right=cast("tuple[float, float] | None", right),
     )
+
+
+def _lost(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """Share of the voxels with a label, by either, that have another one by the other; 0 where nothing is outlined."""
+    labelled = (before > 0) | (after > 0)
+    return float((before != after)[labelled].mean()) if labelled.any() else 0.0
 
 
 def _expect(folder: Path, facts: Facts, reference: Floats) -> None:
@@ -272,6 +307,8 @@ serves there, on its own patients.
 
 **Certificate.** None: a quantized version inherits none. Without the manufacturer's declaration it may not be used for
 care where the law asks for one.
+
+**Calibration.** None: what its base's scores were found to mean is not known of these.
 
 **Threshold.** {facts.threshold:.4f}, its base's (rule: {facts.threshold_rule}); each hospital sets its own on its
 training patients.

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.coding import Coding
@@ -76,3 +78,31 @@ class Segmentation(BaseModel):
         """Of the network's output; softmax has one more, for everything else."""
         highest = max(label.value for label in self.labels)
         return highest + 1 if self.activation == "softmax" else highest
+
+
+def activate(logits: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
+    """(channels, ...) logits to probabilities."""
+    if declared.activation == "sigmoid":
+        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    raised = np.exp(logits - logits.max(axis=0))
+    return (raised / raised.sum(axis=0)).astype(np.float32)
+
+
+def decide(chances: NDArray[np.float32], declared: Segmentation, threshold: float) -> NDArray[np.uint8]:
+    """(channels, ...) probabilities to the value of a label, or 0.
+
+    With softmax the most probable channel counts, with sigmoid the most probable one that reaches the threshold.
+    """
+    labels = np.zeros(chances.shape[1:], np.uint8)
+    if declared.activation == "softmax":
+        best = chances.argmax(axis=0)
+        for label in declared.labels:
+            labels[best == label.value] = label.value
+        return labels
+    highest = np.full(labels.shape, np.float32(threshold), np.float32)
+    for label in declared.labels:
+        chance = chances[label.value - 1]
+        higher = chance >= highest
+        labels[higher] = label.value
+        highest[higher] = chance[higher]
+    return labels

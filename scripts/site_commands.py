@@ -264,6 +264,12 @@ def adopt(
     versions.adopt(site, held.digest, *_person(reason))
     serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
     print(f"adopted; on the panel: {serving}")
+    for other in versions.listed(site):
+        if (other.name, other.number) == (held.name, held.number) and other.digest != held.digest:
+            print(
+                f"beware: {other.digest[:12]} ({other.state}) calls itself {held.name}@{held.number} too, and is"
+                " another version: ask the vendor which one is meant; results tell them apart by the digest alone"
+            )
 
 
 def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
@@ -336,7 +342,9 @@ def deliveries(
     folder: Folder,
     failed: Annotated[bool, typer.Option(help="only what the PACS did not take or the check held back")] = False,
     resend: Annotated[str, typer.Option(help="UID of a failed object, or all")] = "",
-    anyway: Annotated[bool, typer.Option(help="with --resend UID: also one that another took the place of")] = False,
+    anyway: Annotated[
+        bool, typer.Option(help="with --resend or --override UID: also one that another took the place of")
+    ] = False,
     remake: Annotated[str, typer.Option(help="UID of an object to make anew, after the node was mended")] = "",
     override: Annotated[str, typer.Option(help="UID of a quarantined object to send as it is")] = "",
     reason: Annotated[str, typer.Option(help="with --override")] = "",
@@ -363,11 +371,11 @@ def deliveries(
     if override:
         if reason not in list(deadletters.Override):
             raise ConfigurationError(f"--override needs --reason, one of {', '.join(deadletters.Override)}")
-        deadletters.override(site, override, deadletters.Override(reason), getpass.getuser())
-    table = Table("object", "kind", "state", "attempts", "problem")
+        deadletters.override(site, override, deadletters.Override(reason), getpass.getuser(), anyway=anyway)
+    # lines and no table: a table cuts the identifiers that the options above ask for
     for letter in deadletters.listed(site, deadletters.DEAD if failed else (*deadletters.DEAD, "pending")):
-        table.add_row(letter.sop_uid, letter.kind, letter.state, str(letter.attempts), escape(letter.problem))
-    Console().print(table)
+        said = "; ".join(filter(None, (letter.problem, letter.fallen)))
+        print(f"{letter.sop_uid}  {letter.kind:<8}  {letter.state:<11}  {letter.attempts} attempts  {said}".rstrip())
     print(", ".join(f"{number} {state}" for state, number in sorted(deadletters.counts(site).items())) or "none yet")
 
 
@@ -399,12 +407,10 @@ def missed(
     elif again:
         retry(site, again)
     found = listed(site)
-    table = Table("study", "accession", "why", "since", "reason")
     for one in found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
         reasons = "; ".join(f"{code}: {text}" for code, text in one.reasons)
-        table.add_row(one.uid, escape(one.accession), one.why, when, escape(reasons))
-    Console().print(table)
+        print(f"{one.uid}  {one.accession or '-'}  {one.why}  since {when}  {reasons}")
     print(", ".join(f"{number} {why}" for why, number in counts(found).items() if number) or "nothing was missed")
     if since is not None:
         unsent = absent(site, since.date(), datetime.now().date(), readable_modalities(site))
@@ -551,5 +557,8 @@ def keep(
             "read-again": f"is read again, as revision {again.revision}",
             "still-coming": "is read when all of it is here",
             "prior": "is an earlier study, and not read",
+            "no-image": "is not read again: what was chosen is no image",
         }
         print(f"study {again.study_uid} {means[again.done]}")
+        if again.disowned:
+            print(f"  it was another patient's until now: what was said of it {again.disowned} times is taken back")

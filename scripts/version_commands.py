@@ -61,7 +61,7 @@ def train(
 def pack(
     onnx: Annotated[Path, typer.Option(help="network: image (n, 1, *window) to logits (n, channels, *window)")],
     facts: Annotated[Path, typer.Option(help="JSON: what the version says of itself, with a segmentation block")],
-    preprocessing: Annotated[Path, typer.Option(help="JSON: list of MONAI transforms of the intensities")],
+    preprocessing: Annotated[Path, typer.Option(help="JSON: list, or Compose, of MONAI transforms of the intensities")],
     card: Annotated[Path, typer.Option(help="the model card, Markdown")],
     out: Annotated[Path, typer.Option(help="the bundle's folder, made")],
     key: Annotated[Path, typer.Option(help="signing key; made, with its .pub, if it is not there")],
@@ -84,7 +84,7 @@ def pack(
     from models.bundle import Facts
     from models.errors import ConfigurationError
     from models.packing import pack_segmentation
-    from models.preprocessing import Preprocessing
+    from models.preprocessing import Preprocessing, declared
     from models.signing import make_key
     from models.validation import told
 
@@ -98,7 +98,8 @@ def pack(
         raise ConfigurationError(f"a file of the version cannot be read: {error}") from error
     if out.exists():  # before the cohort is read, not after it
         raise ConfigurationError(f"{out} is there already")
-    declaration = Preprocessing(steps)
+    declaration = Preprocessing(declared(steps))
+    declaration.prove(said.input_shape, volumes=True)  # before the cohort, too
     novelty = cohort.fit_novelty(cohort.read(volumes), said) if volumes else None
     bundle = pack_segmentation(out, said, network, declaration, text, make_key(key), key.stem, novelty=novelty)
     print(f"{bundle.facts.label} {bundle.digest}")

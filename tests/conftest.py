@@ -252,13 +252,14 @@ def radiograph() -> Callable[..., Dataset]:
 def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> Callable[..., str]:
     """Put a scored study into the hospital without a worker and give its UID:
     `scored(uid=…, revision=1, score=0.9, patient_id=…, input_digest=…, confidence=None, objects=False)`; with
-    `objects`, its image, report and picture lie in the archive and wait for the PACS."""
-    from sqlalchemy import insert, select, update
+    `objects`, its image, report and picture lie in the archive and wait for the PACS; with `covers=False`, it takes no
+    earlier result's place."""
+    from sqlalchemy import insert, literal, select, update
 
     from client.results.finding import Finding
     from client.results.radiograph import make
     from client.store.archive import Archive
-    from client.store.tables import delivery, outcome, patient, study
+    from client.store.tables import delivery, outcome, patient, study, succession
 
     def put(
         uid: str = "",
@@ -273,6 +274,7 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
         accession: str = "",
         confidence: Any = None,
         missing: int = 0,
+        covers: bool = True,
     ) -> str:
         uid = uid or str(generate_uid(prefix=None))
         patient_id = patient_id or f"P-{uid[-12:]}"
@@ -328,6 +330,13 @@ def scored(site: Site, _sealed: Bundle, radiograph: Callable[..., Dataset]) -> C
                 )
             )
             assert written.inserted_primary_key is not None
+            if covers:
+                later = written.inserted_primary_key[0]
+                before = select(outcome.c.id, literal(later))
+                before = before.where(
+                    outcome.c.study_uid == uid, outcome.c.revision < revision, outcome.c.score.is_not(None)
+                )
+                connection.execute(insert(succession).from_select(["earlier_id", "later_id"], before))
             for item, sha256 in made:
                 connection.execute(
                     insert(delivery).values(

@@ -3,7 +3,9 @@
 Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
 on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
 another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
-comes late: as a new revision, whose report names the one before.
+comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was
+said of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later
+names it.
 
 A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
 """
@@ -23,10 +25,12 @@ from pynetdicom.dsutils import split_dataset
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from client.arrival import priority
-from client.arrival.index import enter_patient, unsettled
+from client.arrival.index import enter_patient, pictured, unsettled
 from client.arrival.intake import Header, read_header
 from client.dicom.copies import Looked, look
 from client.dicom.malformed import MALFORMED
+from client.dicom.person import Person, differ, person_of
+from client.review.recall import disown
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.site import Site
@@ -52,6 +56,7 @@ class Copy:
         at: when it came, in seconds since the epoch.
         calling_ae: who sent it.
         size: bytes; None where its file is gone.
+        image: it can be one, by its SOP class, and not a report or the like.
         looked: whether it can be decoded, and in what it differs from the first; None where nobody looked.
     """
 
@@ -62,6 +67,7 @@ class Copy:
     at: float
     calling_ae: str
     size: int | None
+    image: bool = True
     looked: Looked | None = None
 
 
@@ -91,12 +97,15 @@ class Again:
 
     Attributes:
         revision: as which it is read again.
-        done: `read-again`, `still-coming` (it is read when it is complete), or `prior` (it is never read).
+        done: `read-again`, `still-coming` (it is read when it is complete), `prior` (it is never read), or `no-image`
+            (what was chosen is nothing that is read).
+        disowned: outcomes that were taken back, for they name another patient.
     """
 
     study_uid: str
     revision: int
     done: str
+    disowned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,8 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
         of: UID of an image, or of a study.
         which: `first` or `last` that came, `readable` for the only one that can be decoded, or the beginning of the
             digest of its file.
-        by: who says so; the account, when not given. The ledger has a keyed hash of it.
+        by: who says so; the account, when not given. The ledger has a keyed hash of it, the withdrawal of what was said
+            of another patient the name.
 
     Raises:
         NotFound: no such image or study has several copies, or none of them is meant by `which`.
@@ -162,14 +172,23 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
     for clash in new:
         _require_whole(archive, clash, chosen[clash.sop_uid])
     concerned = (copy for clash in new for copy in (clash.standing, chosen[clash.sop_uid]) if copy is not None)
+    images = {copy.study_uid for clash in new for copy in clash.copies if copy.image}
     studies = sorted({copy.study_uid for copy in concerned})
     identities = {uid: _identity(site, archive, uid, new, chosen) for uid in studies}
-    who = site.account_key(by or getpass.getuser())
+    others = {uid: _other_people(archive, uid, new, chosen) for uid in studies}
+    by = by or getpass.getuser()
+    who = site.account_key(by)
     with site.database.write() as connection:
         for clash in new:
             _require_unchanged(connection, clash)
             _stand(connection, site, clash, chosen[clash.sop_uid], who)
-        again = tuple(_read_again(connection, site, uid, identities[uid]) for uid in studies)
+        again = tuple(
+            replace(
+                _read_again(connection, site, uid, identities[uid], images=uid in images),
+                disowned=sum(disown(connection, site, uid, was, now, by) for was, now in others[uid]),
+            )
+            for uid in studies
+        )
     for one in again:
         log.info("study %s: a person chose among copies of its images: %s", site.study_key(one.study_uid), one.done)
     return Kept(len(new), len(clashes) - len(new), again)
@@ -183,7 +202,7 @@ def _clashes(connection: Connection, archive: Archive, of: str, *, settled: bool
         meant = select(other.c.sop_uid).join(study, study.c.uid == other.c.study_uid).where(named).correlate(None)
         wanted = wanted.where(instance.c.sop_uid.in_(meant))
     query = (
-        select(instance, study.c.accession, unsettled().label("unsettled"))
+        select(instance, study.c.accession, unsettled().label("unsettled"), pictured().label("image"))
         .join(study, study.c.uid == instance.c.study_uid)
         .where(instance.c.sop_uid.in_(wanted))
         .order_by(instance.c.received_at, instance.c.sha256)
@@ -209,7 +228,9 @@ def _copy(archive: Archive, row: Row[Any]) -> Copy:
     except OSError:
         size = None
     stands = not row.conflicting
-    return Copy(row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size)
+    return Copy(
+        row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size, bool(row.image)
+    )
 
 
 def _meant(clash: Clash, which: str) -> Copy:
@@ -298,6 +319,24 @@ def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chos
     return _Identity(patients.pop() if len(patients) == 1 else None, accessions.pop() if len(accessions) == 1 else None)
 
 
+def _other_people(
+    archive: Archive, uid: str, new: Iterable[Clash], chosen: dict[str, Copy]
+) -> list[tuple[Person, list[Person]]]:
+    """Of a study, whom copies named that stood until now, each with those whom what stands instead names, where they
+    are certainly not the same; a copy that cannot be read, or that names nobody, is of nobody else.
+    """
+    found: dict[Person, list[Person]] = {}
+    for clash in new:
+        copy = chosen[clash.sop_uid]
+        if copy.study_uid != uid or not copy.image:
+            continue
+        was = person_of(archive.path(clash.standing.digest)) if clash.standing else Person()
+        now = person_of(archive.path(copy.digest))
+        if (clash.standing is None and now != Person()) or differ(was, now):
+            found.setdefault(was, []).append(now)
+    return [(was, list(dict.fromkeys(now))) for was, now in found.items()]
+
+
 def _header(path: Path) -> Header | None:
     """As the door read it when it came."""
     try:
@@ -309,7 +348,7 @@ def _header(path: Path) -> Header | None:
         return None
 
 
-def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity) -> Again:
+def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity, *, images: bool) -> Again:
     """Let a study be read as it is now, by the state that it is in."""
     now = time.time()
     row = connection.execute(select(study).where(study.c.uid == uid)).one()
@@ -319,7 +358,9 @@ def _read_again(connection: Connection, site: Site, uid: str, identity: _Identit
     if identity.accession is not None:
         values["accession"] = identity.accession
     revision, done = int(row.revision), "read-again"
-    if row.state in ("receiving", "prior"):
+    if not images:
+        done = "no-image"
+    elif row.state in ("receiving", "prior"):
         done = "still-coming" if row.state == "receiving" else "prior"
     elif row.state == "queued":
         values |= {"touched_at": now, "attempts": 0}  # what reads it just now has read something else

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, insert, not_, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -27,6 +27,7 @@ from models.errors import InvalidStudy
 
 log = logging.getLogger(__name__)
 _TOGETHER = 64
+_NO_IMAGES = ("88", "11", "66", "104")
 _TURN_SECONDS = 60.0
 _UNABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
@@ -233,6 +234,13 @@ def unsettled() -> ColumnElement[bool]:
         chosen.c.sop_uid == instance.c.sop_uid, ~chosen.c.conflicting, chosen.c.id > instance.c.id
     )
     return and_(instance.c.conflicting, ~later.correlate(instance).exists())
+
+
+def pictured() -> ColumnElement[bool]:
+    """SQL: whether an instance can be an image that is read, by its SOP class: no report, key object selection,
+    presentation state, segmentation, or document (PS3.4 B.5).
+    """
+    return not_(or_(*(instance.c.sop_class.startswith(f"1.2.840.10008.5.1.4.1.1.{kind}.") for kind in _NO_IMAGES)))
 
 
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:

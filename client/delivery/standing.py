@@ -5,10 +5,11 @@ whether it waited or was put aside. One may be on its way just then; the withdra
 one thread sends (`sender.py`), and what it reads of the queue has either the object or its withdrawal. So none comes
 before, or without, what it withdraws. It is always sent itself: what the PACS may have, it must hear of.
 
-An object also falls when another takes its place: a result that of a later revision, the word that nothing was read any
-later word, an unsigned report the signed one, a signed one what its reader says of the study afterwards. A result of a
-study to which images of another patient came may be of either. None of these is sent again together with others; a
-person may still send one by itself, which what was withdrawn never is.
+An object also falls when another takes its place: a result that of a later revision which covers it
+(`client/inference/succession.py`), the word that nothing was read any later word, an unsigned report the signed one, a
+signed one what its reader says of the study afterwards. A result of a study to which images of another patient came may
+be of either, and so may what was signed of it before. None of these is sent again together with others; a person may
+still send one by itself, which what was withdrawn never is.
 """
 
 import io
@@ -22,6 +23,7 @@ from pydicom.errors import InvalidDicomError
 from sqlalchemy import Connection, select, update
 
 from client.dicom.person import TWO_PEOPLE
+from client.inference.succession import replaced
 from client.results.result import COMPUTED, derive_uid
 from client.store.archive import Archive
 from client.store.tables import delivery, outcome, recall, verdict
@@ -29,6 +31,7 @@ from models.errors import NotFound
 
 log = logging.getLogger(__name__)
 
+_TWO: Final = "images of another patient came to its study since"
 _NOT_SENT: Final = ("pending", "failed", "quarantined")
 
 
@@ -107,14 +110,15 @@ def _computed(connection: Connection, row: Any) -> Fallen | None:
     if action is not None:
         return Fallen("the version that made it was recalled", withdrawn=action != "to_signer")
     later = connection.execute(
-        select(outcome.c.kind, outcome.c.reasons)
+        select(outcome.c.reasons)
         .where(outcome.c.study_uid == row.study_uid, outcome.c.revision > row.revision)
         .order_by(outcome.c.revision)
     ).all()
-    if any(one.kind == "scored" or row.said != "scored" for one in later):
+    taken = select(outcome.c.id).where(outcome.c.id == row.outcome_id, replaced(outcome.c.id))
+    if (later and row.said != "scored") or connection.execute(taken).first():
         return Fallen("a newer revision of the study takes its place", withdrawn=False)
-    if later and any(reason["code"] == TWO_PEOPLE for reason in later[-1].reasons):
-        return Fallen("images of another patient came to its study since", withdrawn=False)
+    if any(reason["code"] == TWO_PEOPLE for one in later for reason in one.reasons):
+        return Fallen(_TWO, withdrawn=False)
     signed = select(delivery.c.sop_uid).where(
         delivery.c.outcome_id == row.outcome_id,
         delivery.c.kind == "verified",
@@ -127,7 +131,7 @@ def _computed(connection: Connection, row: Any) -> Fallen | None:
 
 def _signed(connection: Connection, row: Any, sop_uid: str) -> Fallen | None:
     given = connection.execute(
-        select(verdict.c.id, verdict.c.reader, verdict.c.outcome_id)
+        select(verdict.c.id, verdict.c.reader, verdict.c.outcome_id, verdict.c.created_at)
         .where(verdict.c.study_uid == row.study_uid)
         .order_by(verdict.c.id)
     ).all()
@@ -135,7 +139,15 @@ def _signed(connection: Connection, row: Any, sop_uid: str) -> Fallen | None:
     report = connection.execute(first).scalar()
     mine = [one for one in given if one.outcome_id == row.outcome_id]
     # see `client/results/amend.py`: the opinions on a result are counted
+    later = connection.execute(
+        select(outcome.c.created_at, outcome.c.reasons).where(
+            outcome.c.study_uid == row.study_uid, outcome.c.revision > row.revision
+        )
+    ).all()
     by = next((one for number, one in enumerate(mine, 1) if derive_uid("verified", report, number) == sop_uid), None)
     if by and any(one.reader == by.reader and one.id > by.id for one in given):
         return Fallen("its signer has judged the study again since", withdrawn=False)
+    came = [one.created_at for one in later for reason in one.reasons if reason["code"] == TWO_PEOPLE]
+    if by and any(at > by.created_at for at in came):  # who signed afterwards has seen that
+        return Fallen(_TWO, withdrawn=False)
     return None

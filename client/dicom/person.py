@@ -20,8 +20,10 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Final
 
+from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
@@ -89,6 +91,14 @@ def differ(one: Person, other: Person) -> bool:
     known = bool(one.patient_id and other.patient_id and one.born and other.born)  # and the same, both of them
     comparable = {script for script, _ in one.families} & {script for script, _ in other.families}
     return not known and bool(comparable) and not one.families & other.families
+
+
+def person_of(path: Path) -> Person:
+    """Whom a file names; nobody where it cannot be read."""
+    try:
+        return Person.from_dataset(dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS)))
+    except (OSError, *MALFORMED):
+        return Person()
 
 
 def several(headers: Iterable[Dataset]) -> bool:

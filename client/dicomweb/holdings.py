@@ -5,10 +5,13 @@ headers are read from the archive when they are first asked for and kept, up to 
 file, so that nothing kept can become wrong. What came in since the last question is read from the index alone, which
 does not know the series of the node's own results: their files are opened when their study is looked at.
 
-A conflicting instance (same UID, other content) is in none of this: it is never served in place of the real one.
+A conflicting instance (same UID, other content) is in none of this: it is never served in place of the real one. Nor is
+what the node made and has withdrawn, does not send any more, or has put aside for being wrong: whoever looks here sees
+what the PACS is meant to show.
 """
 
 import json
+import logging
 import sys
 import threading
 from collections import OrderedDict
@@ -16,15 +19,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, func, literal_column, select
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select
 
+from client.delivery.standing import named
 from client.dicomweb import json_model, part10
 from client.dicomweb.matching import Element
 from client.dicomweb.outlines import NAME, Outlines
+from client.results.result import COMPUTED
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome
+from client.store.tables import delivery, instance, outcome, recall
 from models.errors import InvalidStudy, NotFound
+
+log = logging.getLogger(__name__)
 
 # What a search matches and returns; the rest of a header is in the metadata.
 TAGS: Final = (
@@ -75,6 +83,23 @@ _SOP_CLASS: Final = 0x00080016
 _SERIES: Final = 0x0020000E
 _MOST_HEADERS: Final = 16_384  # of some 8 kB
 _ROWID: Final = literal_column("delivery.rowid")
+_PUT_ASIDE: Final = (
+    select(delivery.c.sop_uid, outcome.c.study_uid)
+    .join(outcome, outcome.c.id == delivery.c.outcome_id)
+    .outerjoin(recall, recall.c.outcome_id == outcome.c.id)
+    .where(
+        or_(
+            delivery.c.state.in_(("dropped", "quarantined")),
+            # also where there is no withdrawal that names it, since its file is lost
+            (recall.c.action != "to_signer") & delivery.c.kind.in_(COMPUTED),
+        )
+    )
+)
+_WITHDRAWALS: Final = (
+    select(_ROWID.label("id"), delivery.c.sha256, outcome.c.study_uid)
+    .join(outcome, outcome.c.id == delivery.c.outcome_id)
+    .where(delivery.c.kind == "kos")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +160,12 @@ class Holdings:
                 self._catch_up(connection)
             return list(reversed(self._studies.values()))
 
+    def _shown(self, connection: Connection, condition: ColumnElement[bool]) -> list[tuple[str, str, str]]:
+        """The node's own results that are not withdrawn: study UID, UID and digest of each."""
+        with self._lock:
+            self._catch_up(connection)
+            return [made for made in _made(connection, condition) if made[1] not in self._hidden]
+
     def study(self, uid: str) -> Study:
         """One study.
 
@@ -169,7 +200,7 @@ class Holdings:
             condition &= instance.c.series_uid == series
         with self._site.database.read() as connection:
             found = [*_received(connection, condition)]
-            for made in _made(connection, outcome.c.study_uid == study):
+            for made in self._shown(connection, outcome.c.study_uid == study):
                 held = self._own(*made)
                 if held is not None and (series is None or held.series == series):
                     found.append(held)
@@ -185,7 +216,9 @@ class Holdings:
         """
         with self._site.database.read() as connection:
             found = [*_received(connection, instance.c.sop_uid == sop_uid)]
-            found += [held for made in _made(connection, delivery.c.sop_uid == sop_uid) if (held := self._own(*made))]
+            found += [
+                held for made in self._shown(connection, delivery.c.sop_uid == sop_uid) if (held := self._own(*made))
+            ]
         for held in found:
             if (held.study, held.series) == (study, series):
                 return held
@@ -239,7 +272,9 @@ class Holdings:
 
     def _forget(self) -> None:
         self._studies: dict[str, Study] = {}
-        self._last_received = self._last_made = self._count = 0
+        self._last_received = self._last_made = self._last_withdrawal = self._count = 0
+        self._withdrawn: dict[str, str] = {}
+        self._hidden: dict[str, str] = {}
 
     def _catch_up(self, connection: Connection) -> None:
         """Take in what was indexed since the last time; where something was taken away, or was entered anew because a
@@ -250,6 +285,7 @@ class Holdings:
         if count - connection.execute(later).scalar_one() != self._count:
             self._forget()
         self._count = count
+        self._hide(connection)
         received = select(
             instance.c.id, instance.c.study_uid, instance.c.series_uid, instance.c.sha256, instance.c.conflicting
         ).where(instance.c.id > self._last_received)
@@ -261,7 +297,28 @@ class Holdings:
         made = made.join(outcome, outcome.c.id == delivery.c.outcome_id).where(self._last_made < _ROWID)
         for row in connection.execute(made.order_by(_ROWID)):
             self._last_made = row.id
-            self._entry(row.study_uid).made.append((row.sop_uid, row.sha256))
+            if row.sop_uid not in self._hidden:
+                self._entry(row.study_uid).made.append((row.sop_uid, row.sha256))
+
+    def _hide(self, connection: Connection) -> None:
+        """Find what is not shown any more, or is again, and put its studies together anew."""
+        for row in connection.execute(_WITHDRAWALS.where(self._last_withdrawal < _ROWID).order_by(_ROWID)):
+            self._last_withdrawal = row.id
+            try:
+                self._withdrawn |= dict.fromkeys(named(self.archive.read(row.sha256)), str(row.study_uid))
+            except (AttributeError, InvalidDicomError, NotFound, OSError) as error:
+                log.error("a withdrawal cannot be read: %s", type(error).__name__)
+        hidden = self._withdrawn | {str(row.sop_uid): str(row.study_uid) for row in connection.execute(_PUT_ASIDE)}
+        changed = {(hidden.get(uid) or self._hidden[uid]) for uid in hidden.keys() ^ self._hidden.keys()}
+        self._hidden = hidden
+        for uid in changed & self._studies.keys():
+            anew = Study(uid)
+            received = (instance.c.study_uid == uid) & (instance.c.id <= self._last_received)
+            for held in _received(connection, received):
+                _enter(anew, held.series, held.sha256)
+            made = _made(connection, (outcome.c.study_uid == uid) & (self._last_made >= _ROWID))
+            anew.made = [(sop_uid, digest) for _, sop_uid, digest in made if sop_uid not in hidden]
+            self._studies[uid] = anew
 
     def _entry(self, uid: str) -> Study:
         return self._studies.setdefault(uid, Study(uid))

@@ -75,16 +75,9 @@ class Frame:
         for word in _WHOLE_IMAGE.get(keyword, ()):
             yield self.image, word
 
-    def contrast(self) -> bool | None:
-        """Whether an agent was being given; None where the frame does not say."""
-        for groups in self.groups:
-            said = {
-                str(item.get("ContrastBolusAgentAdministered") or "").strip().upper()
-                for item in items(groups, "ContrastBolusUsageSequence")
-            }
-            if said & {"YES", "NO"}:
-                return "YES" in said
-        return None
+    def contrast(self) -> list[Any]:
+        """What may say whether an agent was being given: the usages of the first group that has any."""
+        return next((found for groups in self.groups if (found := items(groups, "ContrastBolusUsageSequence"))), [])
 
 
 def frames(image: Any) -> list[Frame]:

@@ -15,6 +15,7 @@ from client.cgroups import MOUNTED, OWN, folders
 from client.inference.scope import Reason
 from client.inference.study import Image
 from models.bundle import Facts
+from models.segmentation import Segmentation
 
 TOO_LARGE: Final = "too-large-for-memory"
 
@@ -22,8 +23,15 @@ TOO_LARGE: Final = "too-large-for-memory"
 _HEADER: Final = 64 << 10
 _RADIOGRAPH_PIXEL: Final = 26  # stored, decoded, rescaled, presented
 _VOXEL: Final = 7  # decoded, cut into windows, labelled; of the largest series
-_RESAMPLED_VOXEL: Final = 26  # its own grid and the network's, as floats
-_RESAMPLED_CHANNEL: Final = 4
+_RESAMPLED_VOXEL: Final = 26  # its own grid, as floats on its way to the network's and back
+_GRID_VOXEL: Final = 8  # of the network's grid: the voxels, and an axis on its way
+_GRID_CHANNEL: Final = 1  # probabilities of the whole, as bytes
+_ACQUIRED_CHANNEL: Final = 5  # the same brought back, and as floats once more
+_FLOAT: Final = 4
+_PLANE: Final = 512 * 512  # of a multi-frame image, of which the index knows all pixels together
+_TOGETHER: Final = 8  # planes that are blended, activated and decided at once
+_BLENDED: Final = 4  # copies of these, as floats
+_OUTPUTS: Final = 3  # of one window: the network's, what is added, and the next one's input
 _READ_PIXEL: Final = 6  # what is left once it is read, until its objects are written
 _SHARE: Final = 0.5  # of the machine: libraries, models, the node and its database take the rest
 _AHEAD: Final = 0.25  # of the budget, for what is decoded before a study is complete
@@ -60,9 +68,13 @@ class Memory:
             self._taken -= size
             self._changed.notify_all()
 
-    def admit(self, facts: Facts, images: Sequence[Image]) -> Reason | None:
-        """Why a version cannot read these images here, None where it can."""
-        wanted = need([facts], images)
+    def admit(self, facts: Facts, images: Sequence[Image], grown: float = 1.0) -> Reason | None:
+        """Why a version cannot read these images here, None where it can.
+
+        Args:
+            grown: voxels of the network's grid for each acquired one, which only the images' headers tell.
+        """
+        wanted = need([facts], images, grown)
         if wanted <= self.limit:
             return None
         return Reason(
@@ -71,9 +83,13 @@ class Memory:
         )
 
 
-def need(versions: Sequence[Facts], images: Sequence[Image]) -> int:
-    """Bytes that it takes to read images with any one of some versions, estimated from their sizes."""
-    return len(images) * _HEADER + max((_pixels_of(facts, images) for facts in versions), default=0)
+def need(versions: Sequence[Facts], images: Sequence[Image], grown: float = 1.0) -> int:
+    """Bytes that it takes to read images with any one of some versions, estimated from their sizes.
+
+    Args:
+        grown: as for `Memory.admit`.
+    """
+    return len(images) * _HEADER + max((_pixels_of(facts, images, grown) for facts in versions), default=0)
 
 
 def left(images: Sequence[Image]) -> int:
@@ -110,14 +126,35 @@ def _limit(path: Path) -> int:
         return 0
 
 
-def _pixels_of(facts: Facts, images: Sequence[Image]) -> int:
+def _pixels_of(facts: Facts, images: Sequence[Image], grown: float) -> int:
     readable = [image for image in images if image.sop_class in facts.intended_use.sop_classes]
     if facts.segmentation is None:
         return _RADIOGRAPH_PIXEL * max((image.pixels for image in readable), default=0)
-    series: dict[str, int] = {}
+    series: dict[str, list[int]] = {}
     for image in readable:
-        series[image.series_uid] = series.get(image.series_uid, 0) + image.pixels
-    each = _VOXEL
-    if facts.segmentation.spacing_mm is not None:
-        each = _RESAMPLED_VOXEL + _RESAMPLED_CHANNEL * facts.segmentation.channels
-    return each * max(series.values(), default=0)
+        series.setdefault(image.series_uid, []).append(image.pixels)
+    return max((_volume(facts.segmentation, pixels, grown) for pixels in series.values()), default=0)
+
+
+def _volume(declared: Segmentation, pixels: Sequence[int], grown: float) -> int:
+    """Bytes for one series.
+
+    What is blended lies across the volume, as large as one of its planes; of which axis is not asked.
+
+    Args:
+        pixels: of each image.
+        grown: as for `Memory.admit`; it is taken to be the same along each axis.
+    """
+    voxels = sum(pixels)
+    if not voxels:
+        return 0
+    plane = max(min(size, _PLANE) for size in pixels)
+    depth, height, width = declared.window
+    across = max(plane * grown ** (2 / 3), height * width)
+    slab = declared.channels * (depth + _BLENDED * _TOGETHER) * across * _FLOAT
+    outputs = _OUTPUTS * declared.channels * depth * height * width * _FLOAT
+    each: float = _VOXEL
+    if declared.spacing_mm is not None:
+        each = _RESAMPLED_VOXEL + _ACQUIRED_CHANNEL * declared.channels
+        each += grown * (_GRID_VOXEL + _GRID_CHANNEL * declared.channels)
+    return int(each * voxels + slab + outputs)

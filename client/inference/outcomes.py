@@ -20,7 +20,9 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
+    exists,
     func,
     insert,
     literal_column,
@@ -31,19 +33,20 @@ from sqlalchemy import (
 )
 
 from client.arrival import priority
-from client.arrival.index import unsettled
+from client.arrival.index import pictured, unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
 from client.dicom.person import TAGS, Person
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
+from client.inference.succession import Reach, covers, replaced
 from client.results.confidence import Confidence
 from client.results.result import Predecessor, ResultObject
-from client.store import ledger
+from client.store import ledger, versions
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, recall, study, verdict, version
+from client.store.tables import delivery, instance, outcome, recall, study, succession, verdict, version
 from models.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ _IMAGES = (
     .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
-_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled())
+_LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled(), pictured())
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 _NAMED: Final = [Tag("SOPClassUID"), Tag("SeriesInstanceUID"), *TAGS]  # of an earlier report
@@ -125,6 +128,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 images=images_of(connection, row.uid),
                 missing=row.missing,
                 conflicting=conflicting_in(connection, row.uid),
+                standing=_found_before(connection, row.uid) if row.revision > 1 else (),
             )
         if row.attempts >= site.config.max_attempts:
             if row.attempts == site.config.max_attempts:  # what still opens an image of it may know that it did before
@@ -157,6 +161,15 @@ def conflicting_in(connection: Connection, study_uid: str) -> int:
     which of the two stands.
     """
     return int(connection.execute(_LEFT_OUT, {"key": study_uid}).scalar_one())
+
+
+def _found_before(connection: Connection, study_uid: str) -> tuple[str, ...]:
+    query = (
+        select(version.c.name)
+        .join(outcome, outcome.c.version_digest == version.c.digest)
+        .where(outcome.c.study_uid == study_uid, outcome.c.positive, ~replaced(outcome.c.id), ~_withdrawn())
+    )
+    return tuple(connection.execute(query.distinct()).scalars())
 
 
 def _heads(connection: Connection, skip: Collection[str]) -> dict[str, Row[Any]]:
@@ -193,7 +206,10 @@ def conclude(
         False where images came while it was being read, or its version was withdrawn: then nothing is written, and
         it will be read again.
     """
-    earlier = _earlier(site, archive, taken)
+    covered: set[int] = set()
+    if taken.revision > 1 and isinstance(result, Scored | ScoredVolumes):
+        covered = _covered(site, archive, taken, _reach(result))
+    earlier = _earlier(site, archive, taken, covered)
     if isinstance(result, Scored | ScoredVolumes):
         objects, by = make(_succeeding(result, earlier)), result.best.bundle.digest
     else:
@@ -222,28 +238,73 @@ def conclude(
             insert(outcome).values(study_uid=taken.uid, revision=taken.revision, created_at=now, **values)
         )
         assert written.inserted_primary_key is not None
-        _deliver(connection, int(written.inserted_primary_key[0]), stored)
+        later = int(written.inserted_primary_key[0])
+        for one in sorted(covered):
+            connection.execute(insert(succession).values(earlier_id=one, later_id=later))
+        _deliver(connection, later, stored)
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
 
 
 def _succeeding(result: Scored | ScoredVolumes, earlier: tuple[Predecessor, ...]) -> Scored | ScoredVolumes:
+    before = tuple(one for one in earlier if one.replaced)
+    beside = tuple(one for one in earlier if not one.replaced)
     if isinstance(result, Scored):
-        return replace(result, finding=replace(result.finding, predecessors=earlier))
-    return replace(result, outlined=tuple(replace(one, predecessors=earlier) for one in result.outlined))
+        return replace(result, finding=replace(result.finding, predecessors=before, standing=beside))
+    return replace(
+        result, outlined=tuple(replace(one, predecessors=before, standing=beside) for one in result.outlined)
+    )
 
 
-def _earlier(site: Site, archive: Archive, taken: Study) -> tuple[Predecessor, ...]:
+def _reach(result: Scored | ScoredVolumes) -> Reach:
+    best = result.best
+    facts = best.bundle.facts
+    coded = facts.finding.scheme, facts.finding.value
+    return Reach(facts.name, coded, Person.from_dataset(best.source), result.read, bool(result.reasons))
+
+
+def _covered(site: Site, archive: Archive, taken: Study, later: Reach) -> set[int]:
+    """The results of earlier revisions whose place a new one takes (`client/inference/succession.py`)."""
+    query = (
+        select(outcome.c.id, outcome.c.version_digest, outcome.c.input_digest, outcome.c.read, outcome.c.reasons)
+        .add_columns(version.c.name)
+        .join(version, version.c.digest == outcome.c.version_digest)
+        .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision, outcome.c.kind == "scored")
+    )
+    with site.database.read() as connection:
+        rows = connection.execute(query).all()
+    found: set[int] = set()
+    for row in rows:
+        facts = versions.facts(site, row.version_digest)
+        coded = (facts.finding.scheme, facts.finding.value) if facts else None
+        read = None if row.read is None else frozenset(row.read)
+        if covers(later, Reach(row.name, coded, _person(archive, row.input_digest), read, bool(row.reasons))):
+            found.add(row.id)
+    return found
+
+
+def _person(archive: Archive, sha256: str) -> Person:
+    """Whom an image is of; nobody known where it cannot be read any more."""
+    try:
+        return Person.from_dataset(pydicom.dcmread(archive.path(sha256), specific_tags=list(TAGS)))
+    except (AttributeError, InvalidDicomError, OSError):
+        return Person()
+
+
+def _earlier(site: Site, archive: Archive, taken: Study, covered: Collection[int]) -> tuple[Predecessor, ...]:
     """The reports of revisions before this one that stand at the PACS, or are on their way there; the latest first.
 
-    That is the last result, and the last word that nothing was read where it came later: a result takes the place of
-    all before it, that word only of others like it (`client/results/unread.py`).
+    Those are the results that none of the others has taken the place of, and the last word that nothing was read where
+    it came last: a result takes its place, that word only the place of others like it (`client/results/unread.py`).
+
+    Args:
+        covered: the results whose place is taken now.
     """
     if taken.revision == 1:
         return ()
     query = (
-        select(delivery.c.sop_uid, delivery.c.sha256, outcome.c.kind)
+        select(delivery.c.sop_uid, delivery.c.sha256, outcome.c.kind, outcome.c.id)
         .join(outcome, outcome.c.id == delivery.c.outcome_id)
         .where(outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision)
         .where(delivery.c.kind == "sr", delivery.c.state.in_(_AT_THE_PACS))
@@ -252,23 +313,26 @@ def _earlier(site: Site, archive: Archive, taken: Study) -> tuple[Predecessor, .
     )
     with site.database.read() as connection:
         rows = connection.execute(query).all()
-    found: list[Predecessor] = []
+        followed = connection.execute(
+            select(succession).where(succession.c.earlier_id.in_([row.id for row in rows]))
+        ).all()
+    found: dict[int, Predecessor] = {}
     for row in rows:
         result = row.kind == "scored"
-        if found and not result:
+        if found and (not result or any(one.earlier_id == row.id and one.later_id in found for one in followed)):
             continue
-        if report := _report(site, archive, taken.uid, row, result=result):
-            found.append(report)
-        if result:
-            break
-    return tuple(found)
+        if report := _report(site, archive, taken.uid, row, result=result, follows=row.id in covered or not result):
+            found[row.id] = report
+    return tuple(found.values())
 
 
-def _report(site: Site, archive: Archive, study_uid: str, row: Any, *, result: bool) -> Predecessor | None:
+def _report(
+    site: Site, archive: Archive, study_uid: str, row: Any, *, result: bool, follows: bool
+) -> Predecessor | None:
     try:
         header = pydicom.dcmread(archive.path(row.sha256), specific_tags=_NAMED)
         by = str(header.SOPClassUID), row.sop_uid, str(header.SeriesInstanceUID)
-        return Predecessor(*by, result, Person.from_dataset(header))
+        return Predecessor(*by, result, Person.from_dataset(header), follows)
     except (AttributeError, InvalidDicomError, OSError) as error:
         log.warning("study %s: an earlier report is not named: %s", site.study_key(study_uid), type(error).__name__)
         return None
@@ -277,10 +341,12 @@ def _report(site: Site, archive: Archive, study_uid: str, row: Any, *, result: b
 def _withdrawn() -> ColumnElement[bool]:
     """Whether the PACS was told not to show an outcome's report: a later one does not name it."""
     recalled = select(recall.c.outcome_id).where(
-        recall.c.outcome_id == outcome.c.id, recall.c.action.in_(("withdrawn", "already_withdrawn"))
+        recall.c.outcome_id == outcome.c.id, recall.c.action.concat(recall.c.document) != "to_signer"
     )
+    withdrawal = delivery.alias("withdrawal")  # of the word that nothing was read, by no version: see `disown`
+    disowned = exists().where(withdrawal.c.outcome_id == outcome.c.id, withdrawal.c.kind == "kos")
     rejected = select(verdict.c.id).where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject")
-    return or_(recalled.exists(), rejected.exists())
+    return or_(recalled.exists(), rejected.exists(), and_(outcome.c.kind != "scored", disowned))
 
 
 def retry(site: Site, study_uid: str) -> None:
@@ -342,6 +408,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
             "positive": finding.positive,
             "engine": result.engine,
             "prepared_by": result.prepared_by,
+            "read": sorted(result.read),
             **_choice(result),
             **_confidence(finding.confidence),
         }
@@ -382,6 +449,7 @@ def _volumes_row(result: ScoredVolumes) -> tuple[dict[str, Any], dict[str, ledge
         "positive": highest.positive,
         "engine": result.engine,
         "prepared_by": result.prepared_by,
+        "read": sorted(result.read),
         **_choice(result),
         **_confidence(highest.confidence),
         "measurements": {

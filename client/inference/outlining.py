@@ -19,9 +19,10 @@ from pydicom.dataset import FileDataset
 from client.dicom import decode, series
 from client.inference.measure import Growth, Measured, grown, measure
 from client.inference.scope import Code, Reason, unfamiliar_volume
-from client.inference.segment import Mask, segment, upright
+from client.inference.segment import Mask, growth, segment, upright
 from client.inference.study import Image, Study, study_day
 from client.results.outlined import Outlined
+from models.bundle import Facts
 from models.errors import InvalidStudy
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Prior:
 Priors = Callable[[str, str], Sequence[Prior]]
 """Gives what is known for a study and the name of a model; the order does not matter."""
 
+Admit = Callable[[Facts, Sequence[Image], float], Reason | None]
+"""Says why a version cannot read images for want of memory, see `memory.Memory.admit`."""
+
 
 def outline(
     study: Study,
@@ -59,6 +63,7 @@ def outline(
     reading: Reading,
     heat_maps: bool = False,
     lacking: Sequence[Reason] = (),
+    admit: Admit = lambda _facts, _images, _grown: None,
 ) -> tuple[tuple[Outlined, ...], tuple[Reason, ...]]:
     """Outline every series of the fitting images.
 
@@ -66,6 +71,7 @@ def outline(
         reading: opens and decodes images.
         heat_maps: keep the probabilities.
         lacking: what is not among the fitting images and should be.
+        admit: asked once more when the headers have told how fine the network's grid is.
 
     Returns:
         What was outlined, at least one series, and what was not looked at: `lacking`, and why a series that fits could
@@ -86,7 +92,10 @@ def outline(
             ]
             if all(plane.localizer for plane in planes):
                 continue
-            volume = series.read(series.stack(planes), files, reading.planes)
+            stack = series.stack(planes)
+            if too_large := admit(version.bundle.facts, [one for one, _ in members], growth(stack, version.declared)):
+                raise InvalidStudy(too_large.code, too_large.text)
+            volume = series.read(stack, files, reading.planes)
             _require_familiar(volume, version)
             mask = segment(
                 volume, version.declared, version.preprocessing, version.threshold, version.engine.predict, heat_maps
@@ -97,8 +106,8 @@ def outline(
         found = measure(mask.labels, volume.stack.spacing, version.declared)
         plane = _key(found, volume.stack)
         pixels = _presented(volume.stack.planes[plane], volume.voxels[plane], files)
-        growth = _growth(volume.stack, found, priors(study.uid, version.bundle.facts.name))
-        made.append(_outlined(study, volume.stack, mask, pixels, found, growth, version, institution))
+        changes = _growth(volume.stack, found, priors(study.uid, version.bundle.facts.name))
+        made.append(_outlined(study, volume.stack, mask, pixels, found, changes, version, institution))
     if not made:
         problems.sort(key=lambda problem: problem.reason != Code.NOVEL_IMAGE)
         raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")

@@ -21,8 +21,8 @@ from client.store import versions
 from client.store.site import Site
 from client.store.tables import outcome, shadow, study
 from client.vigilance import register
-from models.bundle import verify
-from models.errors import BundleRefused, VigieError
+from models.bundle import Bundle, verify
+from models.errors import BundleRefused, InvalidPreprocessing, VigieError
 from models.signing import load_trust
 
 log = logging.getLogger(__name__)
@@ -126,16 +126,35 @@ def load(site: Site, digest: str) -> Serving:
     Whoever adopts a version loads it first: what is measured then, some seconds, is remembered when it serves.
 
     Raises:
-        BundleRefused: missing, altered, not signed by someone trusted here, of another digest, or failing its test.
+        BundleRefused: missing, altered, not signed by someone trusted here, of another digest, failing its test, or
+            with declared steps that cannot be done.
     """
     bundle = verify(site.versions / digest, load_trust(site.trust))
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
     threads, threshold = site.threads, bundle.facts.threshold
     folder, declared = site.engines / digest, bundle.facts.segmentation
-    preprocessing = Preparation(bundle.preprocessing, Measured(site.measured), threads, volumes=declared is not None)
-    preprocessing.settle()
+    preprocessing = _preparation(site, bundle, threads)
     if declared is not None:
         engine = VolumeEngine(bundle, declared, threads, folder)
         return Outlining(bundle, engine, preprocessing, declared, threshold, bundle.read_volume_novelty())
     return Scoring(bundle, Engine(bundle, threads, folder), preprocessing, threshold, bundle.read_novelty())
+
+
+def _preparation(site: Site, bundle: Bundle, threads: int) -> Preparation:
+    """The declared steps, tried on a made-up picture: a signature says who declared them, not that they can be done."""
+    facts = bundle.facts
+    try:
+        preparation = Preparation(
+            bundle.preprocessing,
+            Measured(site.measured),
+            threads,
+            volumes=facts.segmentation is not None,
+            shape=facts.input_shape,
+        )
+    except (InvalidPreprocessing, OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, InvalidPreprocessing) else type(error).__name__
+        raise BundleRefused(f"{facts.label}: no preprocessing that could be done: {why}") from error
+    if why := preparation.settle().unusable:
+        raise BundleRefused(f"{facts.label} can read no study: its preprocessing fails on a made-up picture: {why}")
+    return preparation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeGuard
@@ -22,10 +22,11 @@ from client.dicom.person import TWO_PEOPLE, several
 from client.inference.ahead import Opened, Reading
 from client.inference.batch import Batcher
 from client.inference.choice import Candidate, Choice, Record, choose, stratum_of
+from client.inference.memory import TOO_LARGE
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
-from client.inference.study import Image, Study, left_out
+from client.inference.study import NOT_READ, Image, Study, left_out
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
@@ -56,7 +57,7 @@ class Fitting:
 @dataclass(frozen=True, slots=True)
 class Scored:
     """The finding of the study's highest scoring image, and why this version read it; `reasons` say what was not there
-    to be read.
+    to be read, `read` which images were, by UID.
     """
 
     image: Image
@@ -66,6 +67,7 @@ class Scored:
     stratum: str = ""
     prepared_by: str = ""
     reasons: tuple[Reason, ...] = ()
+    read: frozenset[str] = frozenset()
 
     @property
     def best(self) -> Finding:
@@ -92,6 +94,11 @@ class ScoredVolumes:
     def best(self) -> Outlined:
         """The series with the highest score."""
         return max(self.outlined, key=lambda one: (one.positive, one.score))
+
+    @property
+    def read(self) -> frozenset[str]:
+        """UIDs of the series."""
+        return frozenset(one.stack.series_uid for one in self.outlined)
 
     def sure(self, confidence: Confidence | None) -> ScoredVolumes:
         """The same, its best series saying how sure the study's result is."""
@@ -158,7 +165,7 @@ class Pipeline:
         heat_maps: bool = False,
         confidence: Callable[[Bundle, float], Confidence | None] = lambda _bundle, _score: None,
         reading: Reading | None = None,
-        admit: Callable[[Facts, Sequence[Image]], Reason | None] = lambda _facts, _images: None,
+        admit: Callable[[Facts, Sequence[Image], float], Reason | None] = lambda _facts, _images, _grown: None,
         batcher: Batcher | None = None,
     ) -> None:
         self._files = files
@@ -179,10 +186,20 @@ class Pipeline:
         try:
             versions = self._panel()
         except BundleRefused as error:
-            return Failed(Reason(error.code, str(error)))
+            return self._of_two(study) or Failed(Reason(error.code, str(error)))
         if not versions:
-            return Refused((Reason("no-version", "no model version is adopted here"),), None)
+            return self._of_two(study) or Refused((Reason("no-version", "no model version is adopted here"),), None)
         return self.read_by(study, versions)
+
+    def _of_two(self, study: Study) -> Refused | None:
+        """What is said of a study of two people, also where no version is there to read it: whether results of earlier
+        revisions may still be believed, and sent, depends on it.
+        """
+        try:
+            _require_one_patient([(image, self._opened(image)) for image in study.images])
+        except InvalidStudy as error:
+            return Refused((Reason(error.reason, str(error)),), None)
+        return None
 
     def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
         """Read one study with the best of some versions, at least one."""
@@ -203,10 +220,13 @@ class Pipeline:
                 return Refused(tuple(reasons), versions[0].bundle.digest)
             by_digest = {version.bundle.digest: version for version in versions}
             stratum = _stratum(next(iter(fitting.values())).images[0][1])
+            meant = {digest: frozenset(image.sop_uid for image, _ in one.images) for digest, one in fitting.items()}
             refused: Refused | None = None
             while True:
-                choice = choose([_candidate(by_digest[digest]) for digest in fitting], self._record(), stratum)
-                read = self._read(study, fitting.pop(choice.digest), by_digest[choice.digest])
+                alike = _alike([by_digest[digest] for digest in fitting], meant, study.standing)
+                choice = choose([_candidate(version) for version in alike], self._record(), stratum)
+                others = _unread(meant, choice.digest, by_digest)
+                read = self._read(study, fitting.pop(choice.digest), by_digest[choice.digest], others)
                 if not _unlike(read):
                     break
                 refused = refused or read  # what the first said stands where no other one reads it either
@@ -221,10 +241,10 @@ class Pipeline:
         sure = read.sure(self._confidence(read.best.bundle, read.best.score))
         return replace(sure, choice=choice, stratum=stratum)
 
-    def _read(self, study: Study, fitting: Fitting, version: Serving) -> Outcome:
-        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting.images]):
+    def _read(self, study: Study, fitting: Fitting, version: Serving, others: tuple[Reason, ...]) -> Outcome:
+        if reason := self._admit(version.bundle.facts, [image for image, _ in fitting.images], 1.0):
             return Failed(reason)
-        lacking = (*fitting.left_out, *_missing(study))
+        lacking = (*fitting.left_out, *others, *_missing(study))
         try:
             if isinstance(version, Outlining):
                 return self._outline(study, fitting.images, version, lacking)
@@ -232,8 +252,12 @@ class Pipeline:
             highest = self._score(study, *fitting.images[0], version)
             for image, header in fitting.images[1:]:
                 highest = max(highest, self._score(study, image, header, version), key=lambda one: one.finding.score)
-            return replace(highest, finding=replace(highest.finding, partial=bool(lacking)), reasons=lacking)
+            finding = replace(highest.finding, partial=bool(lacking))
+            read = frozenset(image.sop_uid for image, _ in fitting.images)
+            return replace(highest, finding=finding, reasons=lacking, read=read)
         except InvalidStudy as error:
+            if error.reason == TOO_LARGE:  # more memory mends it
+                return Failed(Reason(error.reason, str(error)))
             return Refused((Reason(error.reason, str(error)), *lacking), version.bundle.digest)
 
     def _opened(self, image: Image) -> Opened | InvalidStudy:
@@ -262,6 +286,7 @@ class Pipeline:
                 self._reading,
                 heat_maps=self._heat_maps,
                 lacking=lacking,
+                admit=self._admit,
             )
         by = version.preprocessing.by
         found = ScoredVolumes(made, fitting[0][0], version.engine.provider, reasons, prepared_by=by)
@@ -360,6 +385,38 @@ def _fitting(
     if absent := missing_series(use, acquisitions):
         return OutOfScope(absent)  # what is wrong with other images is not why
     return Fitting(images, tuple(dict.fromkeys(reason for found in left_out.values() for reason in found)))
+
+
+def _alike(versions: Sequence[Serving], meant: Mapping[str, frozenset[str]], names: Collection[str]) -> list[Serving]:
+    """Of versions that fit a study, those to choose among: they fit the same images, for only then do their records say
+    which of them is the better.
+
+    Those go first that may read again what is known to have a finding, then those that read the most of the study.
+
+    Args:
+        meant: by digest, the UIDs of the images that fit.
+        names: of the models of which positive results of the study stand.
+    """
+    first = min(
+        versions,
+        key=lambda version: (
+            version.bundle.facts.name not in names,
+            -len(meant[version.bundle.digest]),
+            version.bundle.facts.rank,
+            version.bundle.facts.label,
+        ),
+    )
+    return [version for version in versions if meant[version.bundle.digest] == meant[first.bundle.digest]]
+
+
+def _unread(meant: Mapping[str, frozenset[str]], by: str, versions: Mapping[str, Serving]) -> tuple[Reason, ...]:
+    """What another version is meant for, and the one that reads is not: no finding is no all-clear of it."""
+    left = {digest: len(images - meant[by]) for digest, images in meant.items()}
+    return tuple(
+        Reason(NOT_READ, f"{versions[digest].bundle.facts.label} was not asked, which fits {count} more of the images")
+        for digest, count in left.items()
+        if count
+    )
 
 
 def _missing(study: Study) -> tuple[Reason, ...]:

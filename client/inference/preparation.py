@@ -5,7 +5,8 @@ they run in, and MONAI brings torch, which the worker then never has to load. Wh
 MONAI loaded already, as in a process that judges a version, they are tried at once: a process costs seconds of imports.
 Equal means within 1e-3 of the reference's
 value range; the fastest that is equal does the work, by a clear margin over what is better known. What was found is
-kept until the machine, a package or the declaration changes. Whatever goes wrong, MONAI does it.
+kept until the machine, a package or the declaration changes. Whatever goes wrong with the others, MONAI does it; steps
+that MONAI itself cannot do are found out here too, and nothing may be read with them.
 """
 
 from __future__ import annotations
@@ -61,15 +62,22 @@ class Contender(BaseModel):
 
 
 class Choice(BaseModel):
-    """Who does the steps, and what was found of every contender."""
+    """Who does the steps, and what was found of every contender.
+
+    Attributes:
+        unusable: why nobody can do them, empty where they can be done; None where that was not tried.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: Literal["monai", "numpy", "dali"] = "monai"
     contenders: dict[str, Contender]
+    unusable: str | None = None
 
     def described(self) -> str:
         """The choice in a line, for people."""
+        if self.unusable:
+            return f"nobody: {self.unusable}"
         return f"{self.by}; " + ", ".join(
             f"{name}: {_stated(found)}" for name, found in self.contenders.items() if name != self.by
         )
@@ -83,12 +91,13 @@ class Does(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A declaration to be tried."""
+    """A declaration to be tried; `shape` is what the network takes, None where that is not known."""
 
     declaration: tuple[dict[str, Any], ...]
     threads: int
     volumes: bool
     contenders: tuple[str, ...]
+    shape: tuple[int, ...] | None = None
 
 
 class Preparation(Preprocessing):
@@ -98,12 +107,21 @@ class Preparation(Preprocessing):
         measured: where findings are kept.
         threads: of one computation.
         volumes: the version reads volumes (`intensities`), else single images.
+        shape: that the network takes; None: not known, and not held against what the steps make.
     """
 
-    def __init__(self, declaration: Declaration, measured: Measured, threads: int, *, volumes: bool) -> None:
+    def __init__(
+        self,
+        declaration: Declaration,
+        measured: Measured,
+        threads: int,
+        *,
+        volumes: bool,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__(declaration)
         self._measured = measured
-        self._task = Task(self.declaration, threads, volumes, ("numpy", "dali"))
+        self._task = Task(self.declaration, threads, volumes, ("numpy", "dali"), shape)
         self._lock = threading.Lock()
         self._choice: Choice | None = None
         self._does: Does | None = None
@@ -115,7 +133,7 @@ class Preparation(Preprocessing):
         return self._name
 
     def settle(self) -> Choice:
-        """Who does it; found out once, some seconds where nothing is remembered."""
+        """Who does it, or why nobody can; found out once, some seconds where nothing is remembered."""
         with self._lock:
             if self._choice is None:
                 choice = self._recalled() or self._found()
@@ -151,20 +169,24 @@ class Preparation(Preprocessing):
 
     def _circumstances(self) -> dict[str, str]:
         kind = "volumes" if self._task.volumes else "images"
-        known = {"preprocessing": self.digest, "kind": kind, "threads": str(self._task.threads)}
+        shape = "x".join(map(str, self._task.shape or ()))
+        known = {"preprocessing": self.digest, "kind": kind, "shape": shape, "threads": str(self._task.threads)}
         return known | machine() | packages(*_PACKAGES.values(), "torch")
 
     def _recalled(self) -> Choice | None:
         kept = self._measured.recall("preprocessing", self._circumstances())
         try:
-            return None if kept is None else Choice.model_validate(kept)
+            found = None if kept is None else Choice.model_validate(kept)
         except ValidationError:
             return None
+        return None if found is None or found.unusable != "" else found
 
     def _found(self) -> Choice:
         choice, lasting = (_tried_here(self._task), True) if _harmless() else _tried_apart(self._task)
+        if choice.unusable is None:
+            choice = choice.model_copy(update={"unusable": _unusable(self._task)})
         log.info("preprocessing %s: %s", self.digest[:12], choice.described())
-        if lasting:
+        if lasting and not choice.unusable:  # a reason to refuse a version is never a remembered one
             self._measured.remember("preprocessing", self._circumstances(), choice.model_dump(mode="json"))
         return choice
 
@@ -309,22 +331,33 @@ def _tried_here(task: Task) -> Choice:
         torch.set_num_threads(before)
 
 
+def _unusable(task: Task) -> str:
+    try:
+        Preprocessing(task.declaration).prove(task.shape, volumes=task.volumes)
+    except InvalidPreprocessing as error:
+        return str(error)
+    return ""
+
+
 def _judged(task: Task) -> Choice:
+    if why := _unusable(task):
+        return Choice(contenders={}, unusable=why)  # a reference that fails is nobody's equal, and reads nothing
     preprocessing = Preprocessing(task.declaration)
 
     def reference(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return preprocessing.intensities(pixels) if task.volumes else preprocessing(pixels)[0]
 
     try:
-        return contend(
+        choice = contend(
             reference,
             {name: contender(name, task) for name in task.contenders},
             specimens(volumes=task.volumes),
         )
-    except InvalidPreprocessing as error:
-        return _nobody(error.code)
-    except InvalidStudy as error:  # MONAI refuses a made-up picture: it is then the judge of all
-        return _nobody(error.reason)
+    except InvalidPreprocessing as error:  # of an odd picture only: MONAI is then the judge of all
+        choice = _nobody(error.code)
+    except InvalidStudy as error:
+        choice = _nobody(error.reason)
+    return choice.model_copy(update={"unusable": ""})
 
 
 def _tried_apart(task: Task) -> tuple[Choice, bool]:
@@ -336,7 +369,13 @@ def _tried_apart(task: Task) -> tuple[Choice, bool]:
     left = task.contenders
     crashed: dict[str, Contender] = {}
     while left:
-        asked = {"declaration": task.declaration, "threads": task.threads, "volumes": task.volumes, "contenders": left}
+        asked: dict[str, Any] = {
+            "declaration": task.declaration,
+            "threads": task.threads,
+            "volumes": task.volumes,
+            "contenders": left,
+        }
+        asked["shape"] = task.shape
         try:
             told = subprocess.run(
                 [sys.executable, "-m", "client.inference.preparation"],
@@ -379,7 +418,8 @@ def main() -> None:
 
     without_unused()
     asked = json.load(sys.stdin)
-    task = Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]))
+    shape = None if asked["shape"] is None else tuple(asked["shape"])
+    task = Task(tuple(asked["declaration"]), asked["threads"], asked["volumes"], tuple(asked["contenders"]), shape)
     sys.stdout.write(_TOLD + _judged(task).model_dump_json() + "\n")
 
 

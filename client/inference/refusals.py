@@ -116,6 +116,8 @@ class Refusals:
         person = earlier[0].person
         found = [(image, header) for image, header in self._pictures(images)]
         own = [(image, header) for image, header in found if not differ(person, Person.from_dataset(header))]
+        if several(header for _, header in own):  # of whom the report says too little: who says no more is meant
+            own = [(image, header) for image, header in own if Person.from_dataset(header) == person]
         return [] if several(header for _, header in own) else [image for image, _ in own]
 
     def _pictures(self, images: Sequence[Image]) -> Iterator[tuple[Image, Dataset]]:

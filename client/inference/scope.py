@@ -42,7 +42,11 @@ __all__ = [
 
 _SHOWN = 64
 _MOST_SHOWN = 4  # values of a range
-_HUMAN = frozenset({"337915000", "30996001", "L-85B00", "L-85003"})  # PS3.16 CID 7454: Homo sapiens
+_AGES_APART = 2  # years between PatientAge and the dates: an age is rounded, or of the day it was typed in
+_HUMAN: Mapping[str, frozenset[str]] = {  # PS3.16 CID 7454: Homo sapiens; schemes as `plain` writes them
+    **dict.fromkeys(("SCT", "SNOMED CT", "2 16 840 1 113883 6 96"), frozenset({"337915000", "30996001"})),
+    **dict.fromkeys(("SRT", "SNM3", "99SDM"), frozenset({"L-85B00", "L-85003"})),
+}
 _HUMAN_WORDS = frozenset({"HUMAN", "HOMO SAPIENS", "HUMAN BEING", "MENSCH", "HUMAIN", "HUMANO", "人", "人类"})
 
 
@@ -61,72 +65,106 @@ class Code(StrEnum):
     VIEW_CONTRADICTED = "view-contradicted"
     LATERALITY = "laterality"
     LATERALITY_MISSING = "laterality-missing"
+    LATERALITY_UNREADABLE = "laterality-unreadable"
     SEX = "sex"
     SEX_MISSING = "sex-missing"
+    SEX_UNREADABLE = "sex-unreadable"
     AGE = "age"
     AGE_MISSING = "age-missing"
+    AGE_UNREADABLE = "age-unreadable"
+    AGE_CONTRADICTED = "age-contradicted"
     SIZE = "size"
     SIZE_MISSING = "size-missing"
     EQUIPMENT = "equipment"
     EQUIPMENT_MISSING = "equipment-missing"
     KVP = "kvp"
     KVP_MISSING = "kvp-missing"
+    KVP_UNREADABLE = "kvp-unreadable"
     TUBE_CURRENT = "tube-current"
     TUBE_CURRENT_MISSING = "tube-current-missing"
+    TUBE_CURRENT_UNREADABLE = "tube-current-unreadable"
     EXPOSURE_TIME = "exposure-time"
     EXPOSURE_TIME_MISSING = "exposure-time-missing"
+    EXPOSURE_TIME_UNREADABLE = "exposure-time-unreadable"
     EXPOSURE = "exposure"
     EXPOSURE_MISSING = "exposure-missing"
+    EXPOSURE_UNREADABLE = "exposure-unreadable"
     DETECTOR_DISTANCE = "detector-distance"
     DETECTOR_DISTANCE_MISSING = "detector-distance-missing"
+    DETECTOR_DISTANCE_UNREADABLE = "detector-distance-unreadable"
     SLICE_THICKNESS = "slice-thickness"
     SLICE_THICKNESS_MISSING = "slice-thickness-missing"
+    SLICE_THICKNESS_UNREADABLE = "slice-thickness-unreadable"
     SLICE_SPACING = "slice-spacing"
     SLICE_SPACING_MISSING = "slice-spacing-missing"
+    SLICE_SPACING_UNREADABLE = "slice-spacing-unreadable"
     PIXEL_SPACING = "pixel-spacing"
     PIXEL_SPACING_MISSING = "pixel-spacing-missing"
+    PIXEL_SPACING_UNREADABLE = "pixel-spacing-unreadable"
     IMAGER_PIXEL_SPACING = "imager-pixel-spacing"
     IMAGER_PIXEL_SPACING_MISSING = "imager-pixel-spacing-missing"
+    IMAGER_PIXEL_SPACING_UNREADABLE = "imager-pixel-spacing-unreadable"
     FIELD_STRENGTH = "field-strength"
     FIELD_STRENGTH_MISSING = "field-strength-missing"
+    FIELD_STRENGTH_UNREADABLE = "field-strength-unreadable"
     REPETITION_TIME = "repetition-time"
     REPETITION_TIME_MISSING = "repetition-time-missing"
+    REPETITION_TIME_UNREADABLE = "repetition-time-unreadable"
     ECHO_TIME = "echo-time"
     ECHO_TIME_MISSING = "echo-time-missing"
+    ECHO_TIME_UNREADABLE = "echo-time-unreadable"
     CONTRAST = "contrast"
     CONTRAST_MISSING = "contrast-missing"
+    CONTRAST_UNREADABLE = "contrast-unreadable"
     CONTRAST_PHASE = "contrast-phase"
     CONTRAST_PHASE_MISSING = "contrast-phase-missing"
     CONVOLUTION_KERNEL = "convolution-kernel"
     CONVOLUTION_KERNEL_MISSING = "convolution-kernel-missing"
     FOR_PROCESSING = "for-processing"
+    FOR_PROCESSING_UNREADABLE = "for-processing-unreadable"
     BURNED_IN = "burned-in"
     BURNED_IN_MISSING = "burned-in-missing"
+    BURNED_IN_UNREADABLE = "burned-in-unreadable"
     DERIVED = "derived"
     SECONDARY = "secondary"
     IMAGE_TYPE_MISSING = "image-type-missing"
     LOSSY = "lossy"
     LOSSY_MISSING = "lossy-missing"
+    LOSSY_UNREADABLE = "lossy-unreadable"
     CONVERSION = "conversion"
+    CONVERSION_UNREADABLE = "conversion-unreadable"
     QUALITY_CONTROL = "quality-control"
+    QUALITY_CONTROL_UNREADABLE = "quality-control-unreadable"
     SPECIES = "species"
     SERIES_MISSING = "series-missing"
     NOVEL_IMAGE = "novel-image"
 
 
-_OF_QUANTITY: Mapping[Quantity, tuple[Code, Code, str]] = {
-    "KVP": (Code.KVP, Code.KVP_MISSING, "kV"),
-    "XRayTubeCurrent": (Code.TUBE_CURRENT, Code.TUBE_CURRENT_MISSING, "mA"),
-    "ExposureTime": (Code.EXPOSURE_TIME, Code.EXPOSURE_TIME_MISSING, "ms"),
-    "Exposure": (Code.EXPOSURE, Code.EXPOSURE_MISSING, "mAs"),
-    "DistanceSourceToDetector": (Code.DETECTOR_DISTANCE, Code.DETECTOR_DISTANCE_MISSING, "mm"),
-    "SliceThickness": (Code.SLICE_THICKNESS, Code.SLICE_THICKNESS_MISSING, "mm"),
-    "SpacingBetweenSlices": (Code.SLICE_SPACING, Code.SLICE_SPACING_MISSING, "mm"),
-    "PixelSpacing": (Code.PIXEL_SPACING, Code.PIXEL_SPACING_MISSING, "mm"),
-    "ImagerPixelSpacing": (Code.IMAGER_PIXEL_SPACING, Code.IMAGER_PIXEL_SPACING_MISSING, "mm"),
-    "MagneticFieldStrength": (Code.FIELD_STRENGTH, Code.FIELD_STRENGTH_MISSING, "T"),
-    "RepetitionTime": (Code.REPETITION_TIME, Code.REPETITION_TIME_MISSING, "ms"),
-    "EchoTime": (Code.ECHO_TIME, Code.ECHO_TIME_MISSING, "ms"),
+_OF_LATERALITY = (Code.LATERALITY, Code.LATERALITY_MISSING, Code.LATERALITY_UNREADABLE)
+_OF_SEX = (Code.SEX, Code.SEX_MISSING, Code.SEX_UNREADABLE)
+_OF_QUANTITY: Mapping[Quantity, tuple[Code, Code, Code, str]] = {
+    "KVP": (Code.KVP, Code.KVP_MISSING, Code.KVP_UNREADABLE, "kV"),
+    "XRayTubeCurrent": (Code.TUBE_CURRENT, Code.TUBE_CURRENT_MISSING, Code.TUBE_CURRENT_UNREADABLE, "mA"),
+    "ExposureTime": (Code.EXPOSURE_TIME, Code.EXPOSURE_TIME_MISSING, Code.EXPOSURE_TIME_UNREADABLE, "ms"),
+    "Exposure": (Code.EXPOSURE, Code.EXPOSURE_MISSING, Code.EXPOSURE_UNREADABLE, "mAs"),
+    "DistanceSourceToDetector": (
+        Code.DETECTOR_DISTANCE,
+        Code.DETECTOR_DISTANCE_MISSING,
+        Code.DETECTOR_DISTANCE_UNREADABLE,
+        "mm",
+    ),
+    "SliceThickness": (Code.SLICE_THICKNESS, Code.SLICE_THICKNESS_MISSING, Code.SLICE_THICKNESS_UNREADABLE, "mm"),
+    "SpacingBetweenSlices": (Code.SLICE_SPACING, Code.SLICE_SPACING_MISSING, Code.SLICE_SPACING_UNREADABLE, "mm"),
+    "PixelSpacing": (Code.PIXEL_SPACING, Code.PIXEL_SPACING_MISSING, Code.PIXEL_SPACING_UNREADABLE, "mm"),
+    "ImagerPixelSpacing": (
+        Code.IMAGER_PIXEL_SPACING,
+        Code.IMAGER_PIXEL_SPACING_MISSING,
+        Code.IMAGER_PIXEL_SPACING_UNREADABLE,
+        "mm",
+    ),
+    "MagneticFieldStrength": (Code.FIELD_STRENGTH, Code.FIELD_STRENGTH_MISSING, Code.FIELD_STRENGTH_UNREADABLE, "T"),
+    "RepetitionTime": (Code.REPETITION_TIME, Code.REPETITION_TIME_MISSING, Code.REPETITION_TIME_UNREADABLE, "ms"),
+    "EchoTime": (Code.ECHO_TIME, Code.ECHO_TIME_MISSING, Code.ECHO_TIME_UNREADABLE, "ms"),
 }
 
 
@@ -244,13 +282,16 @@ def _unmet_by(
     yield from _one_of(Code.SOP_CLASS, Code.SOP_CLASS_MISSING, "SOP class", found.sop_class, sop_classes)
     yield from _body_part(use, found)
     yield from _view(use, found)
-    for clause, code, missing, name, value in (
-        (use.laterality, Code.LATERALITY, Code.LATERALITY_MISSING, "laterality", found.laterality),
-        (use.sexes, Code.SEX, Code.SEX_MISSING, "the patient's sex", found.sex),
+    for clause, attribute, codes, name, value in (
+        (use.laterality, "laterality", _OF_LATERALITY, "laterality", found.laterality),
+        (use.sexes, "sex", _OF_SEX, "the patient's sex", found.sex),
     ):
-        if clause and (value or not clause.if_stated):
+        code, missing, unreadable = codes
+        if clause and attribute in found.unreadable:
+            yield Reason(unreadable, f"{name} is given and not understood; accepted: {', '.join(clause.values)}")
+        elif clause and (value or not clause.if_stated):
             yield from _one_of(code, missing, name, value, clause.values)
-    yield from _age_within(use, found.age_years)
+    yield from _age_within(use, found)
     yield from _size_within(use, found)
     yield from _equipment(use, found)
     for limit in use.ranges:
@@ -360,13 +401,21 @@ def _view(use: Clauses, found: Acquisition) -> Iterable[Reason]:
             yield Reason(Code.VIEW_CONTRADICTED, text)
 
 
-def _age_within(use: Clauses, age: float | None) -> Iterable[Reason]:
+def _age_within(use: Clauses, found: Acquisition) -> Iterable[Reason]:
     low, high = use.min_age_years, use.max_age_years
-    if (low is None and high is None) or (age is None and use.age_if_stated):
+    if low is None and high is None:
         return
+    age, by_dates = found.age_years, found.age_by_dates
     limits = ((low, "or more"), (high, "or less"))
     accepted = " and ".join(f"{limit:g} {side}" for limit, side in limits if limit is not None)
-    if age is None:
+    if age is not None and by_dates is not None and abs(age - by_dates) > _AGES_APART:
+        text = f"the patient's age is {age:.1f} years, by birth date and study date {by_dates:.1f}"
+        yield Reason(Code.AGE_CONTRADICTED, f"{text}; accepted: {accepted}")
+    if "age_years" in found.unreadable:
+        yield Reason(Code.AGE_UNREADABLE, f"the patient's age is given and not understood; accepted: {accepted} years")
+    elif age is None and use.age_if_stated:
+        return
+    elif age is None:
         yield Reason(Code.AGE_MISSING, f"the patient's age is not given; accepted: {accepted} years")
     elif (low is not None and age < low) or (high is not None and age > high):
         yield Reason(Code.AGE, f"the patient's age is {age:.1f} years; accepted: {accepted}")
@@ -389,7 +438,9 @@ def _equipment(use: Clauses, found: Acquisition) -> Iterable[Reason]:
         for maker in clause.accepted
     )
     missing = Reason(Code.EQUIPMENT_MISSING, f"manufacturer or model is not given; accepted: {accepted}")
-    if not found.manufacturer:
+    by_model = [maker for maker in clause.accepted if any(_begins(found.model, model) for model in maker.models)]
+    possible = not found.model or by_model or not all(maker.models for maker in clause.accepted)
+    if not found.manufacturer and possible:
         if not clause.if_stated:
             yield missing
         return
@@ -410,7 +461,7 @@ def _begins(name: str, accepted: str) -> bool:
 
 
 def _within(limit: Range, found: Acquisition) -> Iterable[Reason]:
-    code, missing, unit = _OF_QUANTITY[limit.quantity]
+    code, missing, unreadable, unit = _OF_QUANTITY[limit.quantity]
     limits = ((limit.low, "or more"), (limit.high, "or less"))
     accepted = " and ".join(f"{bound:g} {side}" for bound, side in limits if bound is not None) + f" {unit}"
     values, by = found.quantities.get(limit.quantity, ()), ""
@@ -421,6 +472,8 @@ def _within(limit: Range, found: Acquisition) -> Iterable[Reason]:
     ):
         shown = ", ".join(f"{one:g}" for one in values[:_MOST_SHOWN]) + (", …" if len(values) > _MOST_SHOWN else "")
         yield Reason(code, f"{limit.quantity} is {shown}{by}; accepted: {accepted}")
+    elif limit.quantity in found.unreadable and not (limit.quantity == "SpacingBetweenSlices" and found.placed):
+        yield Reason(unreadable, f"{limit.quantity} is given and not understood; accepted: {accepted}")
     elif not limit.if_stated and (not values or limit.quantity in found.partly):
         given = "given by every frame" if values else "given"
         yield Reason(missing, f"{limit.quantity} is not {given}; accepted: {accepted}")
@@ -430,7 +483,10 @@ def _contrast(use: Clauses, found: Acquisition) -> Iterable[Reason]:
     clause = use.contrast
     if clause is None:
         return
-    if clause.agent and not found.contrast:
+    if clause.agent and "contrast" in found.unreadable:
+        text = f"contrast is given and not understood; accepted: {clause.agent} contrast"
+        yield Reason(Code.CONTRAST_UNREADABLE, text)
+    elif clause.agent and not found.contrast:
         if not clause.if_stated:
             yield Reason(Code.CONTRAST_MISSING, f"contrast is not given; accepted: {clause.agent} contrast")
     elif clause.agent:
@@ -467,10 +523,17 @@ def _kernel(use: Clauses, found: Acquisition) -> Iterable[Reason]:
 def _presentation(use: Clauses, found: Acquisition) -> Iterable[Reason]:
     clause = use.presentation
     silent = not clause.if_stated
-    if found.intent == "FOR PROCESSING" and not clause.for_processing:
-        yield Reason(Code.FOR_PROCESSING, "the image is for processing; accepted: for presentation")
+    if not clause.for_processing:
+        if "intent" in found.unreadable:
+            text = "what the image is for is given and not understood; accepted: for presentation"
+            yield Reason(Code.FOR_PROCESSING_UNREADABLE, text)
+        elif found.intent == "FOR PROCESSING":
+            yield Reason(Code.FOR_PROCESSING, "the image is for processing; accepted: for presentation")
     if not clause.burned_in_annotation:
-        if found.burned_in == "YES":
+        if "burned_in" in found.unreadable:
+            text = "whether the image has burned-in text is given and not understood"
+            yield Reason(Code.BURNED_IN_UNREADABLE, text)
+        elif found.burned_in == "YES":
             yield Reason(Code.BURNED_IN, "the image has burned-in text; accepted: none")
         elif not found.burned_in and silent:
             yield Reason(Code.BURNED_IN_MISSING, "whether the image has burned-in text is not given")
@@ -484,11 +547,16 @@ def _presentation(use: Clauses, found: Acquisition) -> Iterable[Reason]:
         yield Reason(Code.SECONDARY, "the image was made after the examination; accepted: primary")
     if clause.max_lossy_ratio is not None and found.lossy != "00":
         accepted = f"{clause.max_lossy_ratio:g}:1 or less"
-        if found.lossy_ratios and max(found.lossy_ratios) > clause.max_lossy_ratio:
+        if not found.unreadable.isdisjoint(("lossy", "lossy_ratios")):
+            yield Reason(Code.LOSSY_UNREADABLE, f"lossy compression is given and not understood; accepted: {accepted}")
+        elif found.lossy_ratios and max(found.lossy_ratios) > clause.max_lossy_ratio:
             yield Reason(Code.LOSSY, f"lossy compression is {max(found.lossy_ratios):g}:1; accepted: {accepted}")
         elif not found.lossy_ratios and silent:
             yield Reason(Code.LOSSY_MISSING, f"the ratio of lossy compression is not given; accepted: {accepted}")
-    if found.conversion and found.conversion not in clause.conversions:
+    if "conversion" in found.unreadable:
+        text = f"how the image was converted is given and not understood; accepted: {', '.join(clause.conversions)}"
+        yield Reason(Code.CONVERSION_UNREADABLE, text)
+    elif found.conversion and found.conversion not in clause.conversions:
         text = f"the image was converted as {found.conversion}; accepted: {', '.join(clause.conversions)}"
         yield Reason(Code.CONVERSION, text)
 
@@ -497,9 +565,12 @@ def _human(found: Acquisition) -> Iterable[Reason]:
     """What no version is for, whatever its clauses: animals, phantoms, tests of the equipment."""
     if found.quality_control in ("YES", "BOTH"):
         yield Reason(Code.QUALITY_CONTROL, "a quality control image or a phantom")
-    other_words = any(plain(text) and plain(text) not in _HUMAN_WORDS for text in found.species)
-    other_codes = bool(found.species_codes) and not any(code in _HUMAN for code in found.species_codes)
-    if other_words or other_codes or plain(found.breed) not in _HUMAN_WORDS | {""}:
+    elif "quality_control" in found.unreadable:
+        text = "whether it is a quality control image is given and not understood"
+        yield Reason(Code.QUALITY_CONTROL_UNREADABLE, text)
+    texts = {plain(text) for text in (*found.species, *found.breed)}
+    codes = (*found.species_codes, *found.breed_codes)
+    if texts - _HUMAN_WORDS - {""} or not all(value in _HUMAN.get(scheme, ()) for scheme, value in codes):
         yield Reason(Code.SPECIES, "the patient's species or breed is given, and is not human; accepted: human")
 
 

@@ -5,6 +5,7 @@ knows, brought to its spacing; the probabilities then go the same steps in rever
 own: voxel (n, row, column) of it is pixel (row, column) of plane n.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -16,7 +17,7 @@ from client.dicom.series import Stack, Volume
 from client.inference.sliding import slide
 from models.errors import InvalidStudy
 from models.preprocessing import Preprocessing
-from models.segmentation import Segmentation
+from models.segmentation import Segmentation, activate, decide
 
 MAX_GROWTH: Final = 4.0  # of one axis: more would invent detail
 _DIRECTIONS: Final = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -65,6 +66,17 @@ def upright(volume: Volume, declared: Segmentation) -> tuple[NDArray[Any], tuple
     """
     grid = _grid(volume.stack, declared)
     return grid.turned(straighten(volume.voxels, volume.stack)[0]), grid.spacing
+
+
+def growth(found: Stack, declared: Segmentation) -> float:
+    """Voxels of the network's grid for each one of a stack; 1 where the network takes it as it was acquired.
+
+    Raises:
+        InvalidStudy: as `segment`.
+    """
+    grid = _grid(found, declared)
+    shape = tuple(found.shape[axis] for axis in grid.order)
+    return math.prod(_wanted(shape, grid.spacing, declared.spacing_mm or grid.spacing)) / math.prod(shape)
 
 
 def segment(
@@ -127,34 +139,6 @@ def segment(
         return _bent_back(np.ascontiguousarray(grid.turned_back(array)), found, shift)
 
     return Mask(placed(labels), score, None if chances_kept is None else placed(chances_kept))
-
-
-def activate(logits: NDArray[np.float32], declared: Segmentation) -> NDArray[np.float32]:
-    """(channels, ...) logits to probabilities."""
-    if declared.activation == "sigmoid":
-        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
-    raised = np.exp(logits - logits.max(axis=0))
-    return (raised / raised.sum(axis=0)).astype(np.float32)
-
-
-def decide(chances: NDArray[np.float32], declared: Segmentation, threshold: float) -> NDArray[np.uint8]:
-    """(channels, ...) probabilities to the value of a label, or 0.
-
-    With softmax the most probable channel counts, with sigmoid the most probable one that reaches the threshold.
-    """
-    labels = np.zeros(chances.shape[1:], np.uint8)
-    if declared.activation == "softmax":
-        best = chances.argmax(axis=0)
-        for label in declared.labels:
-            labels[best == label.value] = label.value
-        return labels
-    highest = np.full(labels.shape, np.float32(threshold), np.float32)
-    for label in declared.labels:
-        chance = chances[label.value - 1]
-        higher = chance >= highest
-        labels[higher] = label.value
-        highest[higher] = chance[higher]
-    return labels
 
 
 def decide_logits(

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from pydicom.dataset import Dataset
+
+NOT_READ: Final = "not-read"  # code of the reason why a result is one of a part: another version reads the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Study:
     Attributes:
         missing: how many more images it is known to have.
         conflicting: images that were left out of it, each with the UID of another one that differs.
+        standing: names of the models whose positive results of earlier revisions stand.
     """
 
     uid: str
@@ -37,6 +41,7 @@ class Study:
     images: tuple[Image, ...]
     missing: int = 0
     conflicting: int = 0
+    standing: tuple[str, ...] = ()
 
 
 def left_out(conflicting: int) -> str:

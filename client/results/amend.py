@@ -90,7 +90,13 @@ def verified_as(header: Dataset, number: int) -> tuple[str, str, str]:
     return str(header.SOPClassUID), derive_uid("verified", *parts), derive_uid("verified-series", *parts)
 
 
-def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = (), earlier: Many[int] = ()) -> ResultObject:
+def verify(
+    first: bytes,
+    opinion: Opinion,
+    withdrawn: Collection[str] = (),
+    earlier: Many[int] = (),
+    others: Many[tuple[str, str, str]] = (),
+) -> ResultObject:
     """A new, verified report that takes the place of an unverified one and says the clinician's answer.
 
     Where that is negative and segments were measured, the report names neither these nor any picture of them: the
@@ -101,6 +107,8 @@ def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = (), earl
         first: the unverified report as it was made, a Part 10 file.
         withdrawn: SOP instance UIDs of what an earlier opinion has withdrawn.
         earlier: numbers of the same reader's opinions whose reports it takes the place of, too.
+        others: (SOP class UID, SOP instance UID, series UID) of the same reader's reports on earlier results of the
+            study, which it takes the place of as well.
     """
     border = first.index(_CONTENT)
     dataset = pydicom.dcmread(io.BytesIO(first[:border]))
@@ -108,6 +116,8 @@ def verify(first: bytes, opinion: Opinion, withdrawn: Collection[str] = (), earl
     predecessors = {str(dataset.SeriesInstanceUID): [(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID))]}
     for number in earlier:
         sop_class, sop_uid, series = verified_as(dataset, number)
+        predecessors[series] = [(sop_class, sop_uid)]
+    for sop_class, sop_uid, series in others:
         predecessors[series] = [(sop_class, sop_uid)]
     put(dataset, "PredecessorDocumentsSequence", evidence(str(dataset.StudyInstanceUID), predecessors))
     _, sop_uid, series = verified_as(dataset, opinion.number)

@@ -28,6 +28,7 @@ class Finding:
         institution: the hospital, as the site's configuration names it.
         created_at: seconds since the epoch; the only clock that reaches the objects.
         predecessors: reports of earlier revisions of the study, which this one's takes the place of.
+        standing: those whose place it does not take.
         confidence: what the score means; None where nobody asked.
         partial: images of the study did not come.
     """
@@ -44,5 +45,6 @@ class Finding:
     institution: str
     created_at: float
     predecessors: tuple[Predecessor, ...] = ()
+    standing: tuple[Predecessor, ...] = ()
     confidence: Confidence | None = None
     partial: bool = False

@@ -36,6 +36,7 @@ class Outlined:
             them.
         partial: images of the study did not come, or another of its series fits and could not be read.
         predecessors: reports of earlier revisions of the study, which this one's takes the place of.
+        standing: those whose place it does not take.
         confidence: what the study's score means; on its best series alone.
     """
 
@@ -53,6 +54,7 @@ class Outlined:
     chances: NDArray[np.uint8] | None = None
     partial: bool = False
     predecessors: tuple[Predecessor, ...] = ()
+    standing: tuple[Predecessor, ...] = ()
     confidence: Confidence | None = None
 
     @property
@@ -127,6 +129,10 @@ class OutlinedStudy:
     @property
     def predecessors(self) -> tuple[Predecessor, ...]:
         return self.first.predecessors
+
+    @property
+    def standing(self) -> tuple[Predecessor, ...]:
+        return self.first.standing
 
 
 def described(label: Label, one: Measured) -> str:

@@ -10,7 +10,7 @@ Source: DICOM PS3.16 TID 1500, 1501, 4019 and CID 6047; PS3.3 A.35.13 (Comprehen
 
 import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -29,6 +29,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ParametricMapStorage, SecondaryCaptureImageStorage
 
 from client.dicom.identity import MANUFACTURER
+from client.dicom.person import Person
 from client.results import heatmap
 from client.results.attributes import encode, evidence, put, to_part10
 from client.results.capture import secondary_capture
@@ -38,17 +39,20 @@ from client.results.header import INCOMPLETE, UNVERIFIED
 from client.results.parametric_map import activation_map, lies
 from client.results.report import (
     SCHEME,
+    STANDS,
     algorithm,
     answer,
+    beside,
     coded,
     observed_by,
     prediction_set,
     probability,
+    referred,
     report_header,
     summary,
     visual_explanation,
 )
-from client.results.result import ResultObject, uid_of
+from client.results.result import Predecessor, ResultObject, uid_of
 from client.results.source import PATIENT, STUDY, text_of
 from models.coding import Coding
 
@@ -91,6 +95,7 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
     named = {text_of(source, "SeriesInstanceUID"): [image], uid_of(finding, "sc-series"): [picture]}
     if mapped:
         named[uid_of(finding, "pm-series")] = [(str(ParametricMapStorage), uid_of(finding, "pm"))]
+    beside(named, finding.standing)
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), named))
 
     content = _content(
@@ -107,6 +112,7 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
             finding.partial,
             mapped,
             finding.confidence.model_copy(update={"probability": _LIKELY}) if finding.confidence else None,
+            tuple(replace(one, person=Person()) for one in finding.standing),
         )
     )
     likely = finding.confidence.probability if finding.confidence else None
@@ -148,6 +154,7 @@ class _Constant:
     partial: bool
     mapped: bool
     confidence: Confidence | None
+    standing: tuple[Predecessor, ...]
 
 
 def _short(tag: int, vr: str, value: str | bytes) -> bytes:
@@ -212,6 +219,7 @@ def _content(constant: _Constant) -> bytes:
     if constant.mapped:
         pictures.append((ParametricMapStorage, "2.25.20004"))
     cast(Any, group)[0].ContentSequence.extend(visual_explanation(*picture) for picture in pictures)
+    cast(Any, group)[0].ContentSequence.extend(referred(constant.standing, STANDS))
     report = MeasurementReport(
         observation_context=observed_by(constant.device_uid, constant.title, constant.number, constant.vendor),
         procedure_reported=CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
@@ -219,7 +227,11 @@ def _content(constant: _Constant) -> bytes:
         title=codes.DCM.ImagingMeasurementReport,
     )
     document = Comprehensive3DSR(
-        evidence=[image, *(_placeholder(*picture) for picture in pictures)],
+        evidence=[
+            image,
+            *(_placeholder(*picture) for picture in pictures),
+            *(_placeholder(UID(before.sop_class), before.sop_uid) for before in constant.standing),
+        ],
         content=report,
         series_instance_uid="2.25.4",
         series_number=1,

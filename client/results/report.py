@@ -1,16 +1,19 @@
 """What every structured report of ours says, of whatever kind of result (PS3.16 TID 1500, 1001, 4019)."""
 
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
+    CompositeContentItem,
     DeviceObserverIdentifyingAttributes,
     ImageContentItem,
     Measurement,
     ObservationContext,
     ObserverContext,
     QualitativeEvaluation,
+    TextContentItem,
 )
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -20,13 +23,14 @@ from pydicom.uid import UID, Comprehensive3DSRStorage
 from client.results.attributes import concept, evidence, put
 from client.results.confidence import Confidence
 from client.results.header import shell
-from client.results.result import Stated
+from client.results.result import Predecessor, Stated
 from models.coding import Coding
 
 SCHEME: Final = "99VIGIE"
 PREDICTION_SET: Final = "PREDICTION_SET"
 PRESENT: Final = Coding(value="52101004", scheme="SCT", meaning="Present")
 ABSENT: Final = Coding(value="2667000", scheme="SCT", meaning="Absent")
+STANDS: Final = "An earlier AI report, of other images or another finding, is not replaced by this one."
 # of a study that was read in part: never "absent" of what nobody has looked at
 UNSEEN: Final = Coding(value="ABSENT_IN_PART", scheme=SCHEME, meaning="Not found in what was read of the study")
 
@@ -141,6 +145,28 @@ def algorithm(
             *([f"calibration={confidence.source}: {confidence.basis}"] if confidence else []),
         ],
     )
+
+
+def beside(named: dict[str, list[tuple[str, str]]], standing: Iterable[Predecessor]) -> None:
+    """Add reports that stand to a report's evidence: they are of the same requested procedure, as the images are.
+
+    Args:
+        named: by series UID: (SOP class, SOP instance).
+    """
+    for before in standing:
+        named.setdefault(before.series_uid, []).append((before.sop_class, before.sop_uid))
+
+
+def referred(standing: Collection[Predecessor], said: str) -> list[TextContentItem | CompositeContentItem]:
+    """A sentence, and references to the earlier reports that it is about; nothing where there are none."""
+    if not standing:
+        return []
+    sentence = TextContentItem(name=codes.DCM.Comment, value=said, relationship_type="CONTAINS")
+    name = codes.DCM.PriorReportForCurrentPatient
+    return [
+        sentence,
+        *(CompositeContentItem(name, one.sop_class, one.sop_uid, relationship_type="CONTAINS") for one in standing),
+    ]
 
 
 def coded(coding: Coding) -> CodedConcept:

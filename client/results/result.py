@@ -27,6 +27,7 @@ class Predecessor:
     Attributes:
         result: it says what a version found, as against that nothing was read.
         person: whom it is of.
+        replaced: a result takes its place, as against standing beside it.
     """
 
     sop_class: str
@@ -34,6 +35,7 @@ class Predecessor:
     series_uid: str
     result: bool = True
     person: Person = field(default_factory=Person)
+    replaced: bool = True
 
 
 class Stated(Protocol):

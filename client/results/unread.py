@@ -16,7 +16,6 @@ from typing import Any, Final, cast
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
-    CompositeContentItem,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
@@ -32,7 +31,7 @@ from client.inference.scope import Reason
 from client.inference.study import Image
 from client.results.attributes import encode, evidence, put, to_part10
 from client.results.header import author
-from client.results.report import SCHEME, observed_by, procedure, report_header
+from client.results.report import SCHEME, beside, observed_by, procedure, referred, report_header
 from client.results.result import Predecessor, ResultObject, uid_of
 from client.results.source import text_of
 from models.bundle import Bundle
@@ -40,7 +39,6 @@ from models.bundle import Bundle
 _NOT_READ: Final = "Nothing of the study was read"
 _WHY: Final = CodedConcept("NOT_READ_BECAUSE", SCHEME, "Why it was not read")
 _COMMENT: Final = codes.DCM.Comment
-_EARLIER: Final = codes.DCM.PriorReportForCurrentPatient
 _STANDS: Final = "An earlier AI report, on the images that came before, is not replaced by this one."
 _WHOSE: Final = "An earlier AI report was made before images of another patient came: check whose it is."
 _MOST: Final = 20  # reasons
@@ -78,6 +76,7 @@ _CLAUSES: Final = {
 _STATED: Final = {
     "-missing": "is not stated in the header",
     "-contradicted": "is contradicted by the header",
+    "-unreadable": "is not readable in the header",
     "": "is outside of the intended use",
 }
 _OTHERS: Final = {
@@ -86,9 +85,11 @@ _OTHERS: Final = {
     "colour": "An image is in colour",
     "conflicting": "Different images came under the same identifier",
     "conversion": "The image was converted from something else",
+    "conversion-unreadable": "How the image was converted is not readable",
     "crashed": "Reading it ended the program each time",
     "derived": "The image is derived from others",
     "for-processing": "The image is for processing, not for presentation",
+    "for-processing-unreadable": "What the image is for is not readable in the header",
     "incomplete": "Not all images of the study came",
     "inconsistent": "An image does not fit its own header",
     "memory": "There is not enough memory to read it",
@@ -104,11 +105,13 @@ _OTHERS: Final = {
     "no-pixels": "An image has no pixels",
     "no-version": "No version is adopted here",
     "not-dicom": "A file cannot be read",
+    "not-read": "Images that another version reads were not read",
     "not-finite": "An image has values that are no numbers",
     "not-one-plane": "An image has more than one plane",
     "novel-image": "The image is unlike those the version was trained on",
     TWO_PEOPLE: "The images name more than one patient",
     "quality-control": "It is a quality control image or a phantom",
+    "quality-control-unreadable": "Whether it is a quality control image is not readable",
     "secondary": "The image was made after the examination",
     "series-missing": "A series that is needed is missing",
     "several-volumes": "One series holds several volumes",
@@ -169,8 +172,7 @@ def report(unread: Unread) -> ResultObject:
     named: dict[str, list[tuple[str, str]]] = {}
     for image in unread.images:
         named.setdefault(image.series_uid, []).append((image.sop_class, image.sop_uid))
-    for before in unread.standing:  # of the same requested procedure, as the images are
-        named.setdefault(before.series_uid, []).append((before.sop_class, before.sop_uid))
+    beside(named, unread.standing)
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), named))
     report = MeasurementReport(
         observation_context=observed_by(by.device_uid, by.title, by.number, by.vendor),
@@ -222,13 +224,8 @@ def _group(unread: Unread) -> MeasurementsAndQualitativeEvaluations:
         f"{head}{who}. Nobody has looked for a finding: this is not a negative result.",
         *(f"{words(code)}{f' (accepted: {accepted})' if accepted else ''}" for code, accepted in said),
     )
-    if unread.standing:
-        lines += (_WHOSE if any(code == TWO_PEOPLE for code, _ in said) else _STANDS,)
     comments = [TextContentItem(name=_COMMENT, value=line, relationship_type="CONTAINS") for line in lines]
-    standing = [
-        CompositeContentItem(_EARLIER, before.sop_class, before.sop_uid, relationship_type="CONTAINS")
-        for before in unread.standing
-    ]
+    standing = referred(unread.standing, _WHOSE if any(code == TWO_PEOPLE for code, _ in said) else _STANDS)
     cast(Any, group)[0].ContentSequence.extend([*comments, *standing])
     return group
 
@@ -236,7 +233,7 @@ def _group(unread: Unread) -> MeasurementsAndQualitativeEvaluations:
 def _accepted(reason: Reason) -> str:
     """What the version accepts instead: the part of a clause's text that is not the study's."""
     head, _, accepted = reason.text.rpartition("; accepted: ")
-    stem = str(reason.code).removesuffix("-missing").removesuffix("-contradicted")
+    stem = str(reason.code).removesuffix("-missing").removesuffix("-contradicted").removesuffix("-unreadable")
     return accepted if head and stem in _CLAUSES else ""
 
 

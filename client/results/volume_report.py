@@ -34,13 +34,16 @@ from client.results.attributes import encode, evidence, put, to_part10
 from client.results.outlined import Outlined, OutlinedStudy
 from client.results.report import (
     SCHEME,
+    STANDS,
     algorithm,
     answer,
+    beside,
     coded,
     observed_by,
     prediction_set,
     probability,
     procedure,
+    referred,
     report_header,
     summary,
     visual_explanation,
@@ -66,6 +69,7 @@ def report(study: OutlinedStudy, made: Collection[str]) -> ResultObject:
     read: Evidence = {}
     for outlined in study.series:
         read |= _evidence(outlined, made)
+    beside(read, study.standing)
     put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), read))
     groups: list[Any] = []
     for outlined in study.series:
@@ -148,6 +152,8 @@ def _summary(outlined: Outlined, made: Collection[str], *, answers: bool) -> Mea
     for kind in _EXPLAINING:
         if (uid := uid_of(outlined, kind)) in made:
             cast(Any, group)[0].ContentSequence.append(visual_explanation(_OBJECTS[kind], uid))
+    if answers:
+        cast(Any, group)[0].ContentSequence.extend(referred(outlined.standing, STANDS))
     return group
 
 

@@ -372,10 +372,10 @@ def remake_delivery(site: ThisSite, reader: ThisReader, uid: str) -> None:
 
 
 @routes.post("/deliveries/{uid}/override", status_code=204)
-def override_delivery(site: ThisSite, reader: ThisReader, uid: str, body: OverrideIn) -> None:
-    """Send a quarantined object as it is."""
+def override_delivery(site: ThisSite, reader: ThisReader, uid: str, body: OverrideIn, anyway: bool = False) -> None:
+    """Send a quarantined object as it is; `anyway`: also one that another has taken the place of."""
     reader.require(Role.IT, Role.OPERATOR)
-    deadletters.override(site, uid, body.reason, reader.name)
+    deadletters.override(site, uid, body.reason, reader.name, anyway=anyway)
 
 
 def create_app(site: Site, intake: Intake | None = None) -> FastAPI:

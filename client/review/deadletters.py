@@ -53,6 +53,7 @@ class Letter:
 
     Attributes:
         fallen: why one that was put aside is not to be sent any more; empty while it stands.
+        withdrawn: the PACS was told not to show it, so that nobody can send it anyway.
     """
 
     sop_uid: str
@@ -64,6 +65,7 @@ class Letter:
     problem: str
     sent_at: float | None
     fallen: str
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def listed(site: Site, states: Sequence[str] = DEAD, limit: int = 500) -> list[L
             row.problem,
             row.sent_at,
             gone.why if (gone := why.get(row.sop_uid)) else "",
+            gone is not None and gone.withdrawn,
         )
         for row in rows
     ]
@@ -145,15 +148,22 @@ def resend_all(site: Site) -> Resent:
     return Resent(sent, tuple(left))
 
 
-def override(site: Site, sop_uid: str, reason: Override, by: str) -> None:
+def override(site: Site, sop_uid: str, reason: Override, by: str, *, anyway: bool = False) -> None:
     """Send a quarantined object as it is; reason and person are kept with it.
+
+    Args:
+        anyway: also where another object has taken its place.
 
     Raises:
         NotFound: no such delivery.
-        Conflict: it is not quarantined, or does not stand any more.
+        Conflict: it is not quarantined, it was withdrawn, or another took its place and nobody says that it goes
+            anyway.
     """
     facts: dict[str, Fact] = {"reason": str(reason)}
-    _release(site, sop_uid, "quarantined", "delivery.overridden", facts, overridden=f"{reason} by {by}")
+    if anyway:
+        facts["anyway"] = True
+    overridden = f"{reason} by {by}"
+    _release(site, sop_uid, "quarantined", "delivery.overridden", facts, anyway=anyway, overridden=overridden)
 
 
 def remake(site: Site, sop_uid: str) -> None:

@@ -1,8 +1,8 @@
 """Studies that a version could have read and did not: the loss of chance list. Derived, never kept: it cannot go stale.
 
 Outside every intended use is no loss: nobody could have read it. Listed is what failed, what was refused because a file
-or the node was not in order, what waits too long, whose result was recalled, and what was announced and never came. A
-study leaves the list when it is read.
+or the node was not in order, what waits too long, whose result was recalled, of what one version has read a part and
+another one was meant for the rest, and what was announced and never came. A study leaves the list when it is read.
 """
 
 import time
@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import Connection, and_, case, exists, func, or_, select
+from sqlalchemy import Connection, and_, case, exists, func, literal_column, or_, select
 
 from client.inference.outcomes import retry
 from client.inference.scope import Code
+from client.inference.study import NOT_READ
 from client.review.recall import withdrawn_by_recall
 from client.store.site import Site
 from client.store.tables import announcement, outcome, patient, study
 from models.errors import Conflict
 
-Why = Literal["failed", "refused", "recalled", "waiting", "never_came"]
+Why = Literal["failed", "refused", "recalled", "in_part", "waiting", "never_came"]
 WHYS: Final[tuple[str, ...]] = get_args(Why)
 _WAITING_SECONDS: Final = 600.0  # longer than any study takes; then nobody reads, or nobody calls it complete
 _OUT_OF_USE: Final = frozenset(str(code) for code in Code)
@@ -27,7 +28,7 @@ _OUT_OF_USE: Final = frozenset(str(code) for code in Code)
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """One study that nobody was told anything of.
+    """One study, or a part of one, that nobody was told anything of.
 
     Attributes:
         reasons: (code, text).
@@ -73,7 +74,8 @@ def read_again(site: Site) -> int:
 def _here(connection: Connection, now: float) -> list[Missed]:
     why = case(
         (study.c.state.in_(("failed", "refused")), study.c.state),
-        (study.c.state == "scored", "recalled"),
+        (and_(study.c.state == "scored", withdrawn_by_recall()), "recalled"),
+        (study.c.state == "scored", "in_part"),
         else_="waiting",
     )
     since = case((study.c.state == "queued", func.coalesce(study.c.completed_at, study.c.touched_at)))
@@ -93,7 +95,7 @@ def _here(connection: Connection, now: float) -> list[Missed]:
         .where(
             or_(
                 study.c.state.in_(("failed", "refused")),
-                and_(study.c.state == "scored", withdrawn_by_recall()),
+                and_(study.c.state == "scored", or_(withdrawn_by_recall(), _in_part())),
                 and_(
                     study.c.state.in_(("queued", "receiving")),
                     func.coalesce(since, study.c.touched_at) < now - _WAITING_SECONDS,
@@ -109,11 +111,17 @@ def _here(connection: Connection, now: float) -> list[Missed]:
             row.why,
             _reasons(row),
             row.since,
-            row.why != "waiting",
+            row.why not in ("waiting", "in_part"),
         )
         for row in connection.execute(query)
         if row.why != "refused" or _could_have(row.reasons or ())
     ]
+
+
+def _in_part() -> Any:
+    """SQL: whether a study has images that another version reads than the one that has read it."""
+    code = literal_column(f"'\"{NOT_READ}\"'")
+    return func.instr(outcome.c.reasons, code) > 0
 
 
 def _could_have(reasons: Sequence[dict[str, Any]]) -> bool:

@@ -21,7 +21,7 @@ from client.inference.outcomes import retry
 from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
-from client.review.verdict import Answer, Decision, Reason, TruthTier, record
+from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTier, answerable, record
 from client.store.site import Site, write_secret
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotSignedIn, VigieError
 
@@ -101,7 +101,7 @@ def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -
         facts=facts,
         card=worklist.card_of(site, result.version_digest) if result else "",
         patient=worklist.patient_name(site, uid),
-        may_judge=reader.role is Role.CLINICIAN and detail.line.judged,
+        asked=_asked(site, reader, uid),
         tiers=_TIERS,
         reasons=tuple(Reason),
         csrf=_csrf(request),
@@ -126,14 +126,14 @@ def give_verdict(
     if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
         raise NotAllowed("the form is not from this session: open the study again")
     reader.require(Role.CLINICIAN)
-    line = worklist.one(site, uid).line
+    positive = any(one.positive for one in _asked(site, reader, uid) if one.revision == revision)
     record(
         site,
         uid,
         reader.name,
         revision=revision,
         decision=decision,
-        answer=_answer(decision, line.shown is not None and line.shown.positive, answer),
+        answer=_answer(decision, positive, answer),
         tier=tier,
         reason=_reason(decision, reason),
     )
@@ -165,8 +165,9 @@ def act_on_delivery(
     csrf: Annotated[str, Form()],
     act: Annotated[str, Form()],
     reason: Annotated[str, Form()] = "",
+    anyway: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Send again, make anew, or send as it is."""
+    """Send again, make anew, or send as it is; `anyway`, also what another object has taken the place of."""
     _same_origin(request)
     if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
         raise NotAllowed("the form is not from this session: open the page again")
@@ -174,13 +175,13 @@ def act_on_delivery(
     if act == "override":
         if reason not in list(Override):
             raise Conflict("to send it as it is needs a reason")
-        deadletters.override(site, uid, Override(reason), reader.name)
+        deadletters.override(site, uid, Override(reason), reader.name, anyway=anyway)
     elif act == "remake":
         deadletters.remake(site, uid)
     elif act == "resend" and uid == "all":
         deadletters.resend_all(site)
     else:
-        deadletters.resend(site, uid)
+        deadletters.resend(site, uid, anyway=anyway)
     return RedirectResponse("/deliveries", 303)
 
 
@@ -280,6 +281,14 @@ def show_error(request: Request, error: VigieError, status: int) -> Response:
     if status == 401:
         return RedirectResponse("/login", 303)
     return _page(request, "error.html", status, message=str(error), code=error.code)
+
+
+def _asked(site: Site, reader: Reader, uid: str) -> list[Answerable]:
+    """What a reader may say something of, of a study."""
+    if reader.role is not Role.CLINICIAN:
+        return []
+    with site.database.read() as connection:
+        return answerable(connection, uid, reader.name)
 
 
 def _answer(decision: Decision, positive: bool, given: str) -> Answer:

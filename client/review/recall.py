@@ -1,24 +1,30 @@
-"""Takes back what a version has said: every result of it, in the PACS and on the worklist.
+"""Takes back what a version has said, every result of it, or what was said of another patient, in the PACS and on the
+worklist.
 
 First the version is suspended, so that nothing new is scored with it. Then each of its results, of every revision, is
 withdrawn by a key object selection where nobody has signed it, and put before its signer where somebody has: a signed
 document is the signer's to amend, not ours to withdraw, also where another reader has rejected what it was made of.
 What became of a result is written in the transaction that queues its withdrawal, so that a recall may be interrupted
 anywhere and begun again.
+
+Where a person's choice among copies of an image shows that a study is of somebody else, what was said of it before is
+taken back alike, under the patient whom it names (`disown`). There what a version made goes also from under a
+signature: its signer has the signed report to withdraw, and nothing else.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select
+from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select
 
 from client.delivery.standing import drop
+from client.dicom.person import Person, differ, person_of
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
-from client.review.verdict import Decision, Verdict, names, read, standing
+from client.review.verdict import Decision, Verdict, named_by, read, standing
 from client.store import versions
 from client.store.archive import Archive
 from client.store.ledger import append
@@ -207,6 +213,68 @@ def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str,
     return done
 
 
+def disown(
+    connection: Connection, site: Site, study_uid: str, replaced: Person, chosen: Collection[Person], by: str
+) -> int:
+    """Take back what was said of a study in the name of another patient; how many outcomes that were.
+
+    To be called in the transaction in which it becomes another's. An outcome is of whom its report names, else of whom
+    its image names. What was withdrawn before stays so; what was put before its signer is so again.
+
+    Args:
+        replaced: of whom it was; whom an outcome is of that does not say so.
+        chosen: of whom it is now; taken back is what differs from any of them.
+        by: named in the withdrawals.
+    """
+    archive, at = Archive(site.archive), time.time()
+    batch = connection.execute(select(outcome).where(outcome.c.study_uid == study_uid).order_by(outcome.c.id)).all()
+    given, made = _given(connection, batch), _made(connection, batch)
+    ids = [row.id for row in batch]
+    known = {row.outcome_id: row for row in connection.execute(select(recall).where(recall.c.outcome_id.in_(ids)))}
+    reason = (local("DECISION", "Decision"), local("OTHER_PATIENT", "The images are of another patient"))
+    opinion = Opinion(by, site.config.institution, at, None, (reason,), _RECALL_NUMBER)
+    done = 0
+    for row in batch:
+        objects = made.get(row.id, [])
+        named_in = [digest for kind, _, digest in objects if kind == "sr"] + [row.input_digest or ""]
+        whose = next((one for digest in named_in if (one := _person(archive, digest)) != Person()), replaced)
+        before = known.get(row.id)
+        if not any(differ(whose, one) for one in chosen) or (
+            before and (before.action != "to_signer" or before.document)
+        ):
+            continue
+        action, signer = _judge(given.get(row.id, []))
+        document = _document(archive, objects, SAFETY, opinion) if action != "already_withdrawn" else None
+        if document and _queued(connection, document.sop_uid):
+            continue  # the word that nothing was read, by no version, of which no more is written
+        drop(connection, [uid for _, uid, _ in objects], "the study is another patient's")
+        drop(connection, _signed_objects(connection, row.id), "the study is another patient's")
+        if document:
+            _queue(connection, row.id, document, archive.store(document.content))
+        if row.version_digest:
+            values = {"action": action, "signer": signer, "document": document.sop_uid if document else "", "at": at}
+            connection.execute(delete(recall).where(recall.c.outcome_id == row.id))
+            connection.execute(insert(recall).values(outcome_id=row.id, version_digest=row.version_digest, **values))
+        facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
+        facts |= {"action": action, "document": document.sop_uid if document else None}
+        append(connection, "result.disowned", facts)
+        done += 1
+    return done
+
+
+def _person(archive: Archive, digest: str) -> Person:
+    return person_of(archive.path(digest)) if digest else Person()
+
+
+def _queued(connection: Connection, sop_uid: str) -> bool:
+    return connection.execute(select(delivery.c.sop_uid).where(delivery.c.sop_uid == sop_uid)).first() is not None
+
+
+def _signed_objects(connection: Connection, outcome_id: int) -> list[str]:
+    query = select(delivery.c.sop_uid).where(delivery.c.outcome_id == outcome_id, delivery.c.kind == "verified")
+    return list(connection.execute(query).scalars())
+
+
 def _queue(connection: Connection, outcome_id: int, document: ResultObject, digest: str) -> None:
     connection.execute(
         insert(delivery).values(
@@ -254,8 +322,8 @@ def _document(
     if not reports:
         return None
     try:
-        objects = [names(archive.read(digest)) for _, _, digest in made]
-        return withdraw(archive.read(reports[0]), objects, title, opinion)
+        first = archive.read(reports[0])
+        return withdraw(first, named_by(archive, first, [(uid, digest) for _, uid, digest in made]), title, opinion)
     except (NotFound, ValueError, OSError) as error:
         log.error("a result cannot be withdrawn in the PACS: %s", type(error).__name__)
         return None

@@ -7,26 +7,33 @@ stands in place of theirs, and of several readers the highest truth tier counts,
 """
 
 import io
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
-from sqlalchemy import Connection, insert, literal_column, select, update
+from sqlalchemy import Connection, insert, literal_column, or_, select, update
 
 from client.delivery.standing import drop, named
-from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
+from client.dicom.person import TAGS, Person, differ
+from client.results.amend import QUALITY, SAFETY, Opinion, local, verified_as, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
 from client.review import earlier
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import delivery, outcome, recall, study, verdict
+from client.store.tables import delivery, outcome, recall, study, verdict, version
 from models.errors import Conflict, InvalidVerdict, NotFound
+
+log = logging.getLogger(__name__)
 
 
 class TruthTier(StrEnum):
@@ -46,6 +53,7 @@ class TruthTier(StrEnum):
 
 _RANK: Final = {tier: rank for rank, tier in enumerate(TruthTier)}
 _SERIES_UID: Final = 0x0020000E
+_NAMED: Final = (0x00080016, 0x00080018, _SERIES_UID)
 _TAKEN_BACK: Final = ("withdrawn", "already_withdrawn")
 _BLIND: Final = (TruthTier.SINGLE_READER, TruthTier.BLIND_CONSENSUS)
 
@@ -187,14 +195,12 @@ def record(
 
     Raises:
         NotFound: no such study.
-        Conflict: it has no scored result, or a newer one than the reader has seen.
+        Conflict: it has no result that may be answered so, or a newer one than the reader has seen.
         InvalidVerdict: see `check`.
     """
     mode = mode or (Mode.DOCTOR_FIRST if tier in _BLIND else Mode.AI_FIRST)
     with site.database.write() as connection:
-        present = _present(connection, study_uid)
-        if present.revision != revision:
-            raise Conflict(f"revision {revision} is superseded: look at revision {present.revision} first")
+        present = _present(connection, study_uid, revision, decision, reader)
         if connection.execute(
             select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action.in_(_TAKEN_BACK))
         ).first():
@@ -211,7 +217,8 @@ def record(
             "mode": str(mode),
             "reason": str(reason or ""),
         }
-        if mine and {key: getattr(mine[-1], key) for key in new} == new:
+        same = bool(mine) and {key: getattr(mine[-1], key) for key in new} == new
+        if same and not earlier.doubted(connection, mine[-1].id):
             return read(mine[-1], revision)
         at = time.time()
         values = {"study_uid": study_uid, "outcome_id": present.id, "reader": reader, "created_at": at, **new}
@@ -219,15 +226,17 @@ def record(
         number = int(inserted[0]) if inserted else 0
         kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
         documents = _documents(site, connection, kept, [read(row, revision) for row in given])
-        for document in documents:
+        for outcome_id, document in documents:
             if document.kind == "kos":
                 drop(connection, named(document.content), "it was withdrawn")
             digest = _archive(site.archive).store(document.content)
             connection.execute(
                 insert(delivery).values(
-                    sop_uid=document.sop_uid, outcome_id=present.id, kind=document.kind, sha256=digest, state="pending"
+                    sop_uid=document.sop_uid, outcome_id=outcome_id, kind=document.kind, sha256=digest, state="pending"
                 )
             )
+        own = [document.sop_uid for outcome_id, document in documents if outcome_id == present.id]
+        others = [document.sop_uid for outcome_id, document in documents if outcome_id != present.id]
         append(
             connection,
             "verdict",
@@ -236,8 +245,9 @@ def record(
                 "revision": revision,
                 "version": present.version_digest,
                 "verdict": kept.id,
-                "document": documents[0].sop_uid if documents else None,
-                **({"withdrawal": documents[1].sop_uid} if documents[1:] else {}),
+                "document": own[0] if own else None,
+                **({"withdrawal": own[1]} if own[1:] else {}),
+                **({"of_another_patient": ",".join(others)} if others else {}),
                 **new,
             },
         )
@@ -257,12 +267,17 @@ def remake_document(site: Site, sop_uid: str) -> None:
             raise NotFound("no such delivery")
         if row.state not in ("failed", "quarantined"):
             raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
-        rows = connection.execute(
-            select(verdict).where(verdict.c.outcome_id == row.outcome_id).order_by(verdict.c.id)
-        ).all()
+        of_study = select(outcome.c.study_uid).where(outcome.c.id == row.outcome_id).scalar_subquery()
+        rows = connection.execute(select(verdict).where(verdict.c.study_uid == of_study).order_by(verdict.c.id)).all()
         given = [read(one, 0) for one in rows]
-        made = [_documents(site, connection, one, given[:number]) for number, one in enumerate(given)]
-        document = next((item for documents in made for item in documents if item.sop_uid == sop_uid), None)
+        made = (
+            document
+            for number, one in enumerate(given)
+            for _, document in _documents(
+                site, connection, one, [before for before in given[:number] if before.outcome_id == one.outcome_id]
+            )
+        )
+        document = next((item for item in made if item.sop_uid == sop_uid), None)
         if document is None:
             raise Conflict("no verdict made this document")
         digest = _archive(site.archive).store(document.content)
@@ -308,26 +323,93 @@ def history(connection: Connection, study_uid: str) -> list[Verdict]:
     return [read(row, row.revision) for row in connection.execute(query)]
 
 
-def _present(connection: Connection, study_uid: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Answerable:
+    """A result of a study that a reader may say something of.
+
+    Attributes:
+        text: what it said, in words.
+        decisions: that may be taken on it.
+        earlier: it is no result of the study as it is now.
+    """
+
+    outcome_id: int
+    revision: int
+    positive: bool
+    text: str
+    decisions: tuple[Decision, ...]
+    earlier: bool
+
+
+def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answerable]:
+    """What a reader may answer of a study: its present result; of one that is not read as it is now, the one before.
+
+    Of the latter nobody is to sign that nothing was found, for there are images that nobody has read, but whatever it
+    said may be rejected. A rejection of a finding can be taken back by another answer. A reader whose signature stands
+    under what was recalled may reject that, too.
+    """
     row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
         raise NotFound("no such study here")
-    asked = select(outcome).join(study, study.c.uid == outcome.c.study_uid).where(study.c.uid == study_uid)
-    if row.state in earlier.JUDGED_IN:
-        asked = asked.where(outcome.c.id == earlier.last(), outcome.c.positive)
-    else:
-        asked = asked.where(outcome.c.revision == row.revision, study.c.state == "scored")
-    present = connection.execute(asked).first()
-    if present is None or present.kind != "scored":
-        raise Conflict(f"the study is {row.state}: there is no result to judge")
-    return present
+    asked = (
+        select(outcome, version.c.name, version.c.number)
+        .join(study, study.c.uid == outcome.c.study_uid)
+        .outerjoin(version, version.c.digest == outcome.c.version_digest)
+        .where(study.c.uid == study_uid, outcome.c.kind == "scored")
+    )
+    every = tuple(Decision)
+    present = asked.where(study.c.state == "scored", outcome.c.revision == row.revision)
+    found = [_answerable(one, every) for one in connection.execute(present)]
+    if row.state not in earlier.JUDGED_IN or row.revision == 1:
+        return found
+    before = asked.where(or_(outcome.c.id == earlier.last(), outcome.c.id.in_(earlier.findings())))
+    found += [
+        _answerable(one, every if one.positive else (Decision.REJECT,), earlier=True)
+        for one in connection.execute(before.order_by(outcome.c.id.desc()))
+    ]
+    if row.state == "scored":
+        return found  # whoever signed what was recalled answers the present result
+    to_signer = select(recall.c.outcome_id).where(recall.c.action == "to_signer")
+    signed = [
+        _answerable(one, (Decision.REJECT,), earlier=True)
+        for one in connection.execute(asked.where(outcome.c.id.in_(to_signer)).order_by(outcome.c.id.desc()))
+        if _signs(connection, one.id, reader)
+    ]
+    return found + [one for one in signed if one.outcome_id not in {known.outcome_id for known in found}]
 
 
-def _documents(site: Site, connection: Connection, given: Verdict, before: Sequence[Verdict]) -> list[ResultObject]:
-    """The verified report or the withdrawal; nothing where the result was never made an object of.
+def _answerable(row: Any, decisions: tuple[Decision, ...], *, earlier: bool = False) -> Answerable:
+    said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({row.name}@{row.number})"
+    return Answerable(row.id, row.revision, bool(row.positive), said, decisions, earlier)
+
+
+def _signs(connection: Connection, outcome_id: int, reader: str) -> bool:
+    query = select(verdict.c.decision).where(verdict.c.outcome_id == outcome_id, verdict.c.reader == reader)
+    last = connection.execute(query.order_by(verdict.c.id.desc()).limit(1)).scalar()
+    return last is not None and last != Decision.REJECT
+
+
+def _present(connection: Connection, study_uid: str, revision: int, decision: Decision, reader: str) -> Any:
+    found = answerable(connection, study_uid, reader)
+    if not found:
+        state = connection.execute(select(study.c.state).where(study.c.uid == study_uid)).scalar()
+        raise Conflict(f"the study is {state}: there is no result to judge")
+    meant = next((one for one in found if one.revision == revision), None)
+    if meant is None:
+        raise Conflict(f"revision {revision} is superseded: look at revision {found[0].revision} first")
+    if decision not in meant.decisions:
+        raise Conflict(f"images came that were not read: the result of revision {revision} can only be rejected")
+    return connection.execute(select(outcome).where(outcome.c.id == meant.outcome_id)).one()
+
+
+def _documents(
+    site: Site, connection: Connection, given: Verdict, before: Sequence[Verdict]
+) -> list[tuple[int, ResultObject]]:
+    """The verified report or the withdrawal, and of which outcome; none where the result was never made an object of.
 
     Where a finding that was outlined is called absent, both: the report takes the place of the first one, and what was
-    drawn of nothing is withdrawn.
+    drawn of nothing is withdrawn. What the reader signed of earlier results of the study is replaced by the report, or
+    withdrawn with the result; where that names another patient, it is withdrawn under whom it names.
 
     Args:
         before: the verdicts on the same result before this one, oldest first.
@@ -351,32 +433,115 @@ def _documents(site: Site, connection: Connection, given: Verdict, before: Seque
     if given.reason is not None:
         facts.append((local("REASON", "Reason"), local(given.reason, given.reason.meaning)))
     opinion = Opinion(given.reader, site.config.institution, given.at, positive, tuple(facts), len(before) + 1)
+    signed = _signed_by(connection, archive, given)
+    of_this = [one.number for one in signed if one.outcome_id == given.outcome_id]
+    of_others = [one.names for one in signed if one.outcome_id != given.outcome_id and not one.another]
+    elsewhere = _of_another(site, given, [one for one in signed if one.another])
     drawn = any(row.kind == "seg" for row in made)
-    documents: list[ResultObject] = []
+    documents: list[tuple[int, ResultObject]] = []
     if given.decision is not Decision.REJECT:
         gone = (
             [row.sop_uid for row in made if row is not report] if any(_withdraws(one, drawn) for one in before) else []
         )
-        documents.append(verify(first, opinion, gone, _signed_before(given, before)))
+        documents.append((given.outcome_id, verify(first, opinion, gone, of_this, of_others)))
         if not _withdraws(given, drawn):
-            return documents
+            return documents + elsewhere
         made = [row for row in made if row is not report]
-    objects = [names(archive.read(row.sha256)) for row in made]
+    objects = named_by(archive, first, [(row.sop_uid, row.sha256) for row in made])
     title = SAFETY if given.reason is not None and given.reason.safety else QUALITY
-    own = _signed_before(given, before) if given.decision is Decision.REJECT else ()
-    return [*documents, withdraw(first, objects, title, opinion, own)]
+    rejected = given.decision is Decision.REJECT
+    objects += of_others if rejected else []
+    withdrawal = withdraw(first, objects, title, opinion, of_this if rejected else ())
+    return [*documents, (given.outcome_id, withdrawal), *elsewhere]
 
 
-def _signed_before(given: Verdict, before: Sequence[Verdict]) -> list[int]:
-    """The numbers of the reader's own opinions whose reports stand verified: those since they last rejected the result.
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """A reader's own report that stands verified.
 
-    What another reader signed is theirs to take back.
+    Attributes:
+        number: of the opinion that made it, on its result.
+        first: the unverified report that it took the place of, a Part 10 file.
+        names: SOP class, SOP instance and series UID.
+        another: it names another patient than the result that is being judged.
     """
-    numbers: list[int] = []
-    for number, one in enumerate(before, 1):
-        if one.reader == given.reader:
-            numbers = [] if one.decision is Decision.REJECT else [*numbers, number]
-    return numbers
+
+    outcome_id: int
+    number: int
+    first: bytes
+    names: tuple[str, str, str]
+    another: bool
+
+
+def _signed_by(connection: Connection, archive: Archive, given: Verdict) -> list[_Signed]:
+    """The reader's own reports on the study that stand when a verdict is given, of every revision.
+
+    What another reader signed is theirs to take back. A reader's rejection has withdrawn all of theirs, and an answer
+    to a result that names another patient those of the one before.
+    """
+    said = connection.execute(
+        select(verdict.c.id, verdict.c.outcome_id, verdict.c.reader, verdict.c.decision)
+        .where(verdict.c.study_uid == given.study_uid, verdict.c.id <= given.id)
+        .order_by(verdict.c.id)
+    ).all()
+    if not any(row.reader == given.reader and row.id != given.id for row in said):
+        return []  # as nearly always: a study is judged once
+    firsts = _first_reports(connection, archive, {row.outcome_id for row in said if row.reader == given.reader})
+    whose = {key: Person.from_dataset(header) for key, (_, header) in firsts.items()}
+    nobody = Person()
+    count: dict[int, int] = {}
+    kept: list[tuple[int, int]] = []
+    for row in said:
+        count[row.outcome_id] = count.get(row.outcome_id, 0) + 1
+        if row.reader != given.reader or row.id == given.id:
+            continue
+        if row.decision == Decision.REJECT:
+            kept = []
+            continue
+        person = whose.get(row.outcome_id, nobody)
+        kept = [one for one in kept if not differ(whose.get(one[0], nobody), person)]
+        kept.append((row.outcome_id, count[row.outcome_id]))
+    now = whose.get(given.outcome_id, nobody)
+    return [
+        _Signed(key, number, firsts[key][0], verified_as(firsts[key][1], number), differ(whose[key], now))
+        for key, number in kept
+        if key in firsts
+    ]
+
+
+def _first_reports(
+    connection: Connection, archive: Archive, outcomes: Collection[int]
+) -> dict[int, tuple[bytes, Dataset]]:
+    """The unverified report of each outcome, with its header; those whose file is lost are left out."""
+    rows = connection.execute(
+        select(delivery.c.outcome_id, delivery.c.sha256)
+        .where(delivery.c.outcome_id.in_(outcomes), delivery.c.kind == "sr")
+        .order_by(literal_column("rowid"))
+    )
+    found: dict[int, tuple[bytes, Dataset]] = {}
+    for row in rows:
+        if row.outcome_id not in found:
+            try:
+                content = archive.read(row.sha256)
+                header = pydicom.dcmread(io.BytesIO(content), specific_tags=[*_NAMED, *TAGS])
+            except (NotFound, OSError, InvalidDicomError) as error:
+                log.error("a report that was signed cannot be read: %s", type(error).__name__)
+                continue
+            found[row.outcome_id] = content, header
+    return found
+
+
+def _of_another(site: Site, given: Verdict, signed: Sequence[_Signed]) -> list[tuple[int, ResultObject]]:
+    """The withdrawals of what a reader signed of another patient, each under that patient."""
+    why = (local("OTHER_PATIENT", "Reason"), local("OTHER_PATIENT", "The study is another patient's"))
+    # numbered apart from the opinions on that result, which count from one, and from a recall
+    opinion = Opinion(given.reader, site.config.institution, given.at, None, (why,), -given.id)
+    by_outcome: dict[int, list[_Signed]] = {}
+    for one in signed:
+        by_outcome.setdefault(one.outcome_id, []).append(one)
+    return [
+        (key, withdraw(ones[0].first, [one.names for one in ones], SAFETY, opinion)) for key, ones in by_outcome.items()
+    ]
 
 
 def _withdraws(given: Verdict, drawn: bool) -> bool:
@@ -393,11 +558,50 @@ def _archive(folder: Path) -> Archive:
     return Archive(folder)  # opening one makes its folders
 
 
+def named_by(archive: Archive, report: bytes, objects: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """SOP class, SOP instance and series UID of a result's objects; of one whose file is lost, as the report names it.
+
+    One that is lost and that the report does not name is left out: a withdrawal says what it can, rather than nothing.
+
+    Args:
+        report: of the result, a Part 10 file.
+        objects: the UID of each, and the digest of its file.
+    """
+    listed: dict[str, tuple[str, str, str]] | None = None
+    found: list[tuple[str, str, str]] = []
+    for sop_uid, digest in objects:
+        try:
+            found.append(names(archive.read(digest)))
+        except (NotFound, OSError, AttributeError, InvalidDicomError) as error:
+            log.error("the file of a result's object cannot be read: %s", type(error).__name__)
+            listed = listed if listed is not None else _evidence(report)
+            if sop_uid in listed:
+                found.append(listed[sop_uid])
+    return found
+
+
+def _evidence(report: bytes) -> dict[str, tuple[str, str, str]]:
+    """By its UID, what a report says it rests on."""
+    wanted = ["CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"]
+    header = pydicom.dcmread(io.BytesIO(report), specific_tags=wanted)
+    return {
+        str(one.ReferencedSOPInstanceUID): (
+            str(one.ReferencedSOPClassUID),
+            str(one.ReferencedSOPInstanceUID),
+            str(series.SeriesInstanceUID),
+        )
+        for keyword in wanted
+        for of_study in header.get(keyword, ())
+        for series in of_study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+
+
 def names(content: bytes) -> tuple[str, str, str]:
     """SOP class, SOP instance and series UID of an object."""
     header = read_partial(
         io.BytesIO(content),
         stop_when=lambda tag, _vr, _length: tag > _SERIES_UID,  # the content after it is most of a report
-        specific_tags=[0x00080016, 0x00080018, _SERIES_UID],
+        specific_tags=list(_NAMED),
     )
     return str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID)

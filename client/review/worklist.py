@@ -2,7 +2,7 @@
 
 A study's status is derived: `unverified` until a clinician has said something about its present result, `withdrawn`
 while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state. To read is what
-is unverified, and what is not read as it is now while the positive result that it had before is unanswered.
+is unverified, and where a positive result from before stands that nobody has answered.
 """
 
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 from sqlalchemy import Connection, Select, and_, case, exists, func, literal, literal_column, or_, select, tuple_
 
 from client.arrival import priors
-from client.arrival.index import unsettled
+from client.arrival.index import pictured, unsettled
 from client.dicom import decode
 from client.inference.study import left_out
 from client.results import heatmap
@@ -105,9 +105,11 @@ class Line:
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
             where there are none of which nobody has said which stands.
-        before: the result that it had before images came that were not read, where that still stands.
+        before: a result that it had before and that the present outcome does not take the place of
+            (`client/review/earlier.py`), where it still stands.
         earlier: what that said, and who answered it, in words; empty where there is none.
         answered: who answered it and what; empty where nobody did.
+        pressing: nobody has answered it, or images of another patient came since; then it goes before the present one.
     """
 
     uid: str
@@ -127,18 +129,25 @@ class Line:
     before: Result | None = None
     earlier: str = ""
     answered: str = ""
+    pressing: bool = False
 
     @property
     def shown(self) -> Result | None:
-        """The result that a reader sees and judges: the present one, else the one before."""
-        return self.result or self.before
+        """The result that a reader sees and judges: one from before that nobody has answered, then the present one,
+        else the one before."""
+        return self.before if self.pressing else self.result or self.before
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether that is one from before."""
+        return self.before is not None and self.shown is self.before
 
     @property
     def judged(self) -> bool:
         """Whether there is something to judge: an earlier result only where it is positive, since nobody is to sign an
         all-clear of a study that was not read, and only while no new result is on its way."""
-        if self.before is not None:
-            return self.before.positive and self.status in earlier.JUDGED_IN
+        if self.looks_back and self.before is not None:
+            return self.before.positive and self.status not in ("receiving", "queued")
         return self.result is not None
 
 
@@ -205,9 +214,9 @@ def counts(site: Site) -> dict[str, int]:
     with site.database.read() as connection:
         rows = connection.execute(_joined(select(state.label("status"), func.count().label("n"))).group_by(state)).all()
         recalled = connection.execute(select(func.count()).select_from(study).where(unresolved().is_not(None)))
-        kept = connection.execute(select(func.count()).select_from(study).where(earlier.unanswered()))
+        waiting = connection.execute(_joined(select(func.count())).where(_to_read()))
         found = dict.fromkeys(STATUSES, 0) | {row.status: row.n for row in rows}
-        overlapping = {"to_read": found["unverified"] + int(kept.scalar_one()), "recalled": int(recalled.scalar_one())}
+        overlapping = {"to_read": int(waiting.scalar_one()), "recalled": int(recalled.scalar_one())}
     return found | overlapping
 
 
@@ -303,12 +312,14 @@ def _order() -> tuple[Any, ...]:
 
 
 def _urgency() -> Any:
-    """The score of a positive study; of one that is not read as it is now, that of the result it had before."""
+    """The score of a positive study, or of what stands from before unanswered; of one that is not read as it is now,
+    that of the result it had before, answered or not."""
+    pressing = func.coalesce(earlier.score(), 0.0)
     before = select(_EARLIER.c.score).where(_EARLIER.c.id == earlier.standing(), _EARLIER.c.positive).scalar_subquery()
     return case(
-        (and_(study.c.state == "scored", outcome.c.positive), outcome.c.score),
         (study.c.state != "scored", func.coalesce(before, 0.0)),
-        else_=0.0,
+        (outcome.c.positive, func.max(outcome.c.score, pressing)),
+        else_=pressing,
     )
 
 
@@ -356,7 +367,7 @@ def _lines() -> Select[Any]:
             .scalar_subquery()
             .label("images"),
             select(func.count())
-            .where(instance.c.study_uid == study.c.uid, unsettled())
+            .where(instance.c.study_uid == study.c.uid, unsettled(), pictured())
             .scalar_subquery()
             .label("conflicting"),
             _status().label("status"),
@@ -385,6 +396,7 @@ def _lines() -> Select[Any]:
             .label("priors_here"),
             unresolved().label("recalled"),
             earlier.standing().label("earlier"),
+            earlier.unanswered().label("pressing"),
         )
     )
 
@@ -418,6 +430,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.recalled or "",
                 left_out(row.conflicting) if row.conflicting else "",
                 *(kept or (None, "", "")),
+                pressing=bool(row.pressing),
             )
         )
     return lines
@@ -464,7 +477,9 @@ def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, t
 
 
 def _absent(row: Any) -> Iterator[str]:
-    """What was announced and not waited for any longer."""
+    """What was announced and not waited for any longer, and what came since and differs."""
+    if row.conflicting:
+        yield left_out(row.conflicting)
     if row.missing:
         yield f"{row.images + row.missing} images were expected, {row.images} came"
 

@@ -162,10 +162,18 @@ outcome = Table(
     Column("chosen_text", String, nullable=False, default=""),
     Column("measurements", JSON, nullable=True, doc="day of the study, and per series what was measured"),
     Column("confidence", JSON, nullable=True, doc="see client.inference.confidence; as it was known then"),
+    Column("read", JSON, nullable=True, doc="UIDs of the series or images that were read; null: not written down"),
     Column("created_at", Float, nullable=False),
     CheckConstraint("kind in ('scored', 'refused', 'failed')", name="kind"),
     UniqueConstraint("study_uid", "revision"),
     Index(None, "version_digest"),
+)
+
+succession = Table(
+    "succession",
+    metadata,
+    Column("earlier_id", Integer, ForeignKey("outcome.id"), primary_key=True),
+    Column("later_id", Integer, ForeignKey("outcome.id"), primary_key=True, doc="takes its place"),
 )
 
 shadow = Table(

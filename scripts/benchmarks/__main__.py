@@ -40,8 +40,10 @@ def main() -> int:
     """Run the benchmark that the first argument names."""
     name, *arguments = sys.argv[1:] or [""]
     if name not in BENCHMARKS:
-        print(f"usage: scripts/bench NAME [options]; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
+        asked = name in ("", "-h", "--help")
+        usage = f"usage: scripts/bench NAME [options]; there are: {', '.join(BENCHMARKS)}"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     # told to end, a bench still stops what it started and removes what it wrote
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
@@ -49,7 +51,7 @@ def main() -> int:
     except VigieError as error:
         print(f"scripts/bench {name}: {error}", file=sys.stderr)
         return 2
-    path = write(name, report)
+    path = write(name, report, options=arguments)
     show(report)
     print(f"written to {path}")
     return 0 if all(claim.holds for claim in report.claims) else 1

@@ -5,8 +5,9 @@ the processors that this may use, or `--threads`) and the same images; TCP_NODEL
 weights are drawn, not trained, which changes no time.
 
 - node: `python -m client.node`, which is what `vigie site run` starts, with its worker. Radiographs come over one
-  association; a study counts when its structured report is at the PACS, its secondary capture before it. Everything
-  between is durable. `quiet_seconds` is 0: how long a study waits to be complete is no work, and `latency` measures it.
+  association; a study counts when its report and its capture are at the PACS. A report without a score, or a study that
+  the node's books do not call scored, ends the bench. Everything between is durable. `quiet_seconds` is 0: how long a
+  study waits to be complete is no work, and `latency` measures it.
 - bare: ONNX Runtime over tensors that lie in memory, at each batch size; the best counts.
 - eager: MONAI's network in PyTorch, in a process that stays, as a MONAI Deploy app would do it if its process stayed:
   the same images over an association to a plain receiver that writes files, pydicom, MONAI's transforms with their
@@ -33,11 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from models.children import Child, free_port
-from scripts.benchmarks import pictures, versions
+from scripts.benchmarks import pictures, results, versions
 from scripts.benchmarks.hospital import AE_TITLE, THREADS, Hospital
 from scripts.benchmarks.modality import Association, prepare
+from scripts.benchmarks.options import positive
 from scripts.benchmarks.pacs import Pacs
-from scripts.benchmarks.report import Report, at_least
+from scripts.benchmarks.report import Report, at_least, at_most
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _PATIENCE_SECONDS = 300.0
@@ -48,8 +50,8 @@ def run(arguments: Sequence[str]) -> Report:
     parser = argparse.ArgumentParser(
         prog="scripts/bench inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--studies", type=int, default=100, help="a turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--studies", type=positive, default=100, help="a turn")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--side", type=int, default=1024, help="of the radiographs, pixels; 1024: 2 MB each")
     parser.add_argument("--threads", type=int, default=THREADS, help="of one computation, for every contender")
     parser.add_argument("--batches", type=int, nargs="+", default=_BATCHES, help="of the bare session")
@@ -87,6 +89,8 @@ def run(arguments: Sequence[str]) -> Report:
                             print(f"{contender:<6} {row['studies a second']:6.1f} studies a second", flush=True)
             finally:
                 eager.stop()
+            uids = {one.study_uid for one in inbox.stored()}
+            results.demand_scored(hospital.site, {one.study_uid for one in hospital.pacs.stored()} - uids)
             hospital.close()
             print("walking the node's way in one process", flush=True)
             stages = _stages(folder, bundle.folder, hospital.pacs, options)
@@ -117,8 +121,19 @@ def _report(found: dict[str, list[dict[str, Any]]], stages: dict[str, float], th
     claims = [
         at_least("studies a second, node / bare session at its best batch", rate["node"] / rate["bare"], 0.6),
         at_least("studies a second, node / eager MONAI", rate["node"] / rate["eager"], 1.3),
+        at_most("score, node and eager MONAI, furthest apart", _apart(found["node"], found["eager"]), 1e-3),
     ]
     return Report(runs, claims)
+
+
+def _apart(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> float:
+    """How far two contenders' scores of the same picture lie from each other; all studies show the same."""
+    return max(
+        abs(one[ours_end] - two[theirs_end])
+        for one in ours
+        for two in theirs
+        for ours_end, theirs_end in (("lowest score", "highest score"), ("highest score", "lowest score"))
+    )
 
 
 def _through(
@@ -143,18 +158,21 @@ def _through(
     ends: dict[str, float] = {}
 
     def all_there(stored: list[Any]) -> bool:
-        ends.update({one.study_uid: one.at for one in stored if one.study_uid in wanted and one.modality == "SR"})
+        ends.update({uid: report.at for uid, report in results.complete(stored, wanted).items()})
         return len(ends) == count
 
     if not pacs.wait(all_there, _PATIENCE_SECONDS):
         raise RuntimeError(f"{len(ends)} of {count} reports are at the PACS after {_PATIENCE_SECONDS:.0f} s")
     spent = sum(_cpu(psutil.Process(pid)) for pid in processes) - before
+    said = results.scores(pacs.folder, results.complete(pacs.stored(), wanted).values())
     seconds = max(ends.values()) - began
     return {
         "studies a second": count / seconds,
         "seconds": seconds,
         "received after": received,
         "cpu ms": 1000 * spent / count,
+        "lowest score": min(said),
+        "highest score": max(said),
     }
 
 

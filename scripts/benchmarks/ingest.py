@@ -36,6 +36,7 @@ from configs.schema import SiteConfig
 from models.children import Child, follow_parent, free_port
 from models.errors import ConfigurationError
 from scripts.benchmarks.modality import IMAGE_BYTES, LARGEST_PDU
+from scripts.benchmarks.options import positive
 from scripts.benchmarks.report import Report, at_least
 
 _AE = "PACS"
@@ -64,11 +65,15 @@ def run(arguments: Sequence[str]) -> Report:
     Raises:
         ConfigurationError: Orthanc or dcmtk is not installed.
     """
+    starts = {
+        start.__name__.strip("_").replace("_", "-"): start
+        for start in (_node, _orthanc, _storescp, _storescp_fork, _pynetdicom)
+    }
     parser = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
-    parser.add_argument("--images", type=int, default=300, help="a turn")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pdu", type=int, default=LARGEST_PDU, help="the longest PDU, bytes")
-    parser.add_argument("--only", nargs="+", default=[], help="contenders, by name")
+    parser.add_argument("--images", type=positive, default=300, help="a turn")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--pdu", type=positive, default=LARGEST_PDU, help="the longest PDU, bytes")
+    parser.add_argument("--only", nargs="+", default=[], choices=list(starts), help="contenders, by name")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="on the disk that is to be measured")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +82,8 @@ def run(arguments: Sequence[str]) -> Report:
     with tempfile.TemporaryDirectory(prefix="ingest-", dir=options.folder) as folder:
         contenders: list[Contender] = []
         try:
-            for start in (_node, _orthanc, _storescp, _storescp_fork, _pynetdicom):
-                if not options.only or start.__name__.strip("_").replace("_", "-") in options.only:
+            for contender_name, start in starts.items():
+                if not options.only or contender_name in options.only:
                     contenders.append(start(Path(folder).resolve(), options.pdu))
             for turn in range(-1, options.rounds):
                 for contender in contenders:

@@ -40,8 +40,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +51,7 @@ from sqlalchemy import select
 
 from client.store.site import Site
 from client.store.tables import outcome, study
-from scripts.benchmarks import pictures, versions
+from scripts.benchmarks import pictures, results, versions
 from scripts.benchmarks.hospital import AE_TITLE, THREADS, Hospital
 from scripts.benchmarks.modality import Association, announce, prepare
 from scripts.benchmarks.report import Claim, Report, at_least, at_most, p95
@@ -158,6 +160,7 @@ def _node(hospital: Hospital, images: Sequence[Dataset], wanted: str, *, tell: b
     """Send a study to a node and wait for its result; milliseconds from the last answer on."""
     sent = _send(hospital.port, images, tell=tell)
     at = _stored(hospital, sent.uid, wanted)
+    results.demand_scored(hospital.site, [sent.uid])
     completed, read = _times(hospital.site, sent.uid)
     return {
         "ms": 1000 * (at - sent.answered_at),
@@ -244,8 +247,8 @@ def _volumes(
                 if turn >= 0:  # the first turn warms up
                     rows[name].append(row)
                     print(f"{name:<26} {row['ms'] / 1000:6.2f} s", flush=True)
-        ours = _voxels(next(hospital.pacs.folder / f"{one.sop_uid}.dcm" for one in _segs(hospital)))
-        theirs = _voxels(next((folder / "warm").glob("*.dcm"))) if sdk is not None else ours
+        ours = _masks(next(hospital.pacs.folder / f"{one.sop_uid}.dcm" for one in _segs(hospital)))
+        theirs = _masks(next((folder / "warm").glob("*.dcm"))) if sdk is not None else {}
     finally:
         if stays is not None:
             stays.close()
@@ -261,7 +264,8 @@ def _volumes(
         longest = max(row["ms"] for row in found) / 1000
         table.add_row(name, _claimed(name), f"{_p50(found, 'ms') / 1000:.2f}", f"{longest:.2f}", *cells)
     Console().print(table)
-    print(f"voxels outlined: node {ours}, MONAI Deploy {theirs if sdk is not None else 'not there'}")
+    outlined = [sum(int(mask.sum()) for mask in masks.values()) for masks in (ours, theirs)]
+    print(f"voxels outlined: node {outlined[0]}, MONAI Deploy {outlined[1] if sdk is not None else 'not there'}")
     if sdk is None:
         return
     for state in ("warm", "cold"):
@@ -270,7 +274,7 @@ def _volumes(
             claims.append(at_least("CT, MONAI Deploy / node told by MPPS, warm", ratio, 2.0))
         else:
             print(f"cold: MONAI Deploy takes {ratio:.2f} times as long as the node")
-    claims.append(at_least("CT, voxels that both outline", min(ours, theirs) / max(ours, theirs, 1), 0.999))
+    claims.append(at_least("CT, Dice of the two outlines", results.dice(ours, theirs), 0.999))
 
 
 def _node_cold(hospital: Hospital, images: Sequence[Dataset]) -> dict[str, Any]:
@@ -286,8 +290,8 @@ def _segs(hospital: Hospital) -> list[Any]:
     return [one for one in hospital.pacs.stored() if one.modality == "SEG"]
 
 
-def _voxels(path: Path) -> int:
-    return int((pydicom.dcmread(path).pixel_array > 0).sum())
+def _masks(path: Path) -> dict[results.Place, NDArray[np.bool_]]:
+    return results.masks(pydicom.dcmread(path))
 
 
 class _Resident:

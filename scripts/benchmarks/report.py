@@ -15,6 +15,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from scripts.benchmarks.options import standard
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -49,13 +51,20 @@ def p95(values: Sequence[float]) -> float:
     return float(np.percentile(values, 95))
 
 
-def write(name: str, report: Report, folder: Path = Path("runs/bench")) -> Path:
-    """Write `NAME.json`."""
+def write(name: str, report: Report, folder: Path = Path("runs/bench"), options: Sequence[str] = ()) -> Path:
+    """Write `NAME.json`, or `NAME-quick.json` of a run with other than the standard options: it replaces no figure.
+
+    Args:
+        options: as they were typed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    whole = standard(options)
+    path = folder / (f"{name}.json" if whole else f"{name}-quick.json")
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "options": list(options),
+        "standard": whole,
         "machine": {
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -3,11 +3,14 @@
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, Verification
@@ -21,11 +24,13 @@ from client.inference import selection
 from client.inference.panel import Panel
 from client.inference.selection import Installed
 from client.inference.trial import try_folder
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig, TlsConfig, save
 from models.children import free_port
 from models.pki import make_server, make_supernode
+from models.preprocessing import Preprocessing
 
 Scored = Callable[..., str]
 
@@ -70,7 +75,7 @@ def test_a_node_that_is_well(site: Site, answering: Callable[..., None], scored:
 
     assert [check for check in found.values() if not check.ok] == []
     assert "takes every kind" in found["PACS"].found
-    assert found["test study"].found.startswith("scored")
+    assert found["test study"].found.startswith("brightness@1 scored")
     assert "dali: no-equal (Resize area)" in found["preprocessing"].found
     assert "CPUExecutionProvider (CPUExecutionProvider" in found["engine"].found
     assert "ms for 8" in found["engine"].found
@@ -292,3 +297,55 @@ def test_a_port_that_another_program_has_and_those_of_the_running_node(
         (site.folder / "node.json").write_text(f'{{"dicom_port": {node.dicom_port}}}')
         site.config.dicom_port = other.getsockname()[1]
         assert not one(site, "ports").ok
+
+
+@pytest.mark.parametrize("finer", [None, (2.0, 0.9, 0.8)])
+def test_a_volume_is_drawn_for_each_version_that_outlines(
+    site: Site,
+    volumes: ModuleType,
+    vendor_key: Ed25519PrivateKey,
+    tmp_path: Path,
+    finer: tuple[float, float, float] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = volumes.build(tmp_path / "volume", vendor_key, segmentation=volumes.declared(spacing_mm=finer))
+    shutil.copytree(bundle.folder, site.versions / bundle.digest)
+    versions.receive(site, bundle)
+    versions.adopt(site, bundle.digest)
+
+    found = looked(site)
+
+    assert "shadow" not in found["panel"].found
+    assert found["test study"].ok, found["test study"]
+    assert {"nodule@1", "brightness@1"} <= set(found["test study"].found.split())
+    if finer is not None:
+        versions.put(site, bundle.digest, "shadow", "test")
+        assert "in shadow, read along and shown to nobody: nodule@1" in one(site, "panel").found
+        return
+    # a program that prepared its pixels when it was loaded and does no more
+    members = Panel(site).members()
+    failing = Preprocessing([{"_target_": "ScaleIntensityRange", "a_min": "x", "a_max": 1}])
+    broken = [replace(one, preprocessing=failing) if one.bundle == members[0].bundle else one for one in members]
+    monkeypatch.setattr(Panel, "members", lambda _self: broken)
+    found = looked(site)
+    assert found["model"].ok
+    assert "nodule@1" in found["preprocessing"].found
+    assert "ScaleIntensityRange" in found["preprocessing"].found
+    assert "nodule@1" in found["test study"].found
+    assert "retire" in found["test study"].advice
+
+
+def test_two_versions_of_one_name_and_number_are_told_when_one_is_adopted(
+    site: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    from scripts.vigie import app
+
+    first = versions.panel(site)[0].digest
+    again = bundles.build(tmp_path / "again", vendor_key, gain=4.0)
+    shutil.copytree(again.folder, site.versions / again.digest)
+    versions.receive(site, again)
+
+    done = CliRunner().invoke(app, ["site", "adopt", "--folder", str(site.folder), again.digest])
+
+    assert done.exit_code == 0, done.output
+    assert f"beware: {first[:12]} (retired) calls itself brightness@1 too" in done.output

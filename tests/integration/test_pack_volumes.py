@@ -15,7 +15,7 @@ from client.dicom import series
 from client.inference import cohort
 from client.inference.segment import upright
 from models.bundle import verify
-from models.errors import ConfigurationError
+from models.errors import ConfigurationError, ExportMismatch, InvalidPreprocessing
 from models.signing import load_key
 from scripts import version_commands
 
@@ -130,6 +130,43 @@ def test_what_cannot_be_fitted_is_named_and_nothing_is_made(
     no_facts = tmp_path / "facts.json"
     no_facts.write_text("{}")
     assert "name" in str(pack(facts=no_facts).exception)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([{"_target_": "ScaleIntensityRange", "a_min": "x", "a_max": 1}], "ScaleIntensityRange fails on"),
+        ([{"_target_": "Resize", "spatial_size": [32, 32, 32]}], "of a volume of"),
+    ],
+)
+def test_steps_that_would_read_no_study_are_not_signed(
+    pack: Callable[..., Any], steps: Any, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+
+    told = pack(preprocessing=tmp_path / "steps.json", volumes=None)
+
+    assert isinstance(told.exception, InvalidPreprocessing)
+    assert expected in str(told.exception)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "vendor.pub") == ["steps.json"]
+
+
+def test_a_pack_that_fails_leaves_nothing_and_can_be_asked_again(
+    pack: Callable[..., Any], given: Given, tmp_path: Path
+) -> None:
+    (tmp_path / "noise.onnx").write_bytes(b"nonsense")
+    (tmp_path / "step.json").write_text(json.dumps({"_target_": "ScaleIntensity"}))
+    written = {"_target_": "Compose", "transforms": json.loads(given["preprocessing"].read_text())}
+    (tmp_path / "compose.json").write_text(json.dumps(written))
+
+    assert isinstance(pack(onnx=tmp_path / "noise.onnx", volumes=None).exception, ExportMismatch)
+    told = pack(preprocessing=tmp_path / "step.json", volumes=None)
+    assert isinstance(told.exception, InvalidPreprocessing)
+    assert "Compose" in str(told.exception)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+    assert pack(preprocessing=tmp_path / "compose.json", volumes=None).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["bundle"]
 
 
 def test_its_help_says_what_it_takes() -> None:

@@ -126,5 +126,5 @@ def test_nobody_signs_an_all_clear_of_a_study_that_was_not_read(ward: Site, scor
     comes(ward, uid, "failed")
     line = worklist.one(ward, uid).line
     assert (line.judged, line.before is not None and line.before.call) == (False, "not found in what was read")
-    with pytest.raises(Conflict, match="no result to judge"):
+    with pytest.raises(Conflict, match="only be rejected"):
         answer(ward, uid, line, "agree")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,18 +15,21 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as some
 from pydicom import dcmread
-from sqlalchemy import insert
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import insert, update
 
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome
 from models.children import ChildFailed
-from scripts.benchmarks import hospital, load, pictures, report, versions
+from scripts.benchmarks import hospital, inference, ingest, load, pictures, report, results, versions, volume
 from scripts.benchmarks.hospital import Hospital
 from scripts.benchmarks.load import Found, Sent, examine, hour
 from scripts.benchmarks.modality import Association, prepare
@@ -221,3 +225,124 @@ def test_the_walk_through_the_steps_times_the_preprocessing_that_the_node_uses(
         pacs.kill()
     took = json.loads(done.stdout.splitlines()[-1])
     assert {step for step, milliseconds in took.items() if milliseconds == 0} <= {"keep the tensor"}
+
+
+def _outlined(*planes: tuple[float, list[list[int]]]) -> Dataset:
+    """A segmentation of planes at these heights."""
+    made = Dataset()
+    groups: list[Dataset] = []
+    for z, _ in planes:
+        place, group = Dataset(), Dataset()
+        place.ImagePositionPatient = [0, 0, z]
+        group.PlanePositionSequence = [place]
+        groups.append(group)
+    made.PerFrameFunctionalGroupsSequence = groups
+    pixels = np.array([plane for _, plane in planes], np.uint8)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.Rows, made.Columns, made.NumberOfFrames = pixels.shape[1], pixels.shape[2], len(planes)
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
+    made.PixelData = pixels.tobytes()
+    return made
+
+
+def test_outlines_agree_by_where_they_lie_and_not_by_how_much_they_hold() -> None:
+    ours = results.masks(_outlined((0, [[1, 0]]), (1, [[1, 1]])))
+    same = results.masks(_outlined((1, [[1, 1]]), (0, [[1, 0]]), (2, [[0, 0]])))
+    mirrored = results.masks(_outlined((0, [[0, 1]]), (1, [[1, 1]])))
+    elsewhere = results.masks(_outlined((5, [[1, 0]]), (6, [[1, 1]])))
+    assert results.dice(ours, same) == 1.0
+    assert results.dice(ours, mirrored) == pytest.approx(2 / 3)
+    assert results.dice(ours, elsewhere) == 0.0
+    assert results.dice({}, {}) == 0.0
+
+
+def test_a_report_without_a_capture_or_a_score_is_no_scored_study() -> None:
+    report_, capture = Stored(0.0, "1.1", "1", "SR", "b"), Stored(0.0, "1.0", "1", "OT", "a")
+    assert results.complete([report_], ["1", "2"]) == {}
+    assert results.complete([report_, capture], ["1", "2"]) == {"1": report_}
+    with pytest.raises(RuntimeError, match="not read"):
+        results.score(Dataset())
+
+
+def test_a_score_is_found_in_the_report_of_a_scored_study() -> None:
+    name, number, item, group, read = (Dataset() for _ in range(5))
+    name.CodeValue, number.NumericValue = "SCORE", "0.25"
+    item.ConceptNameCodeSequence, item.MeasuredValueSequence = [name], [number]
+    group.ContentSequence = [item]
+    read.ContentSequence = [group]
+    assert results.score(read) == 0.25
+
+
+def test_a_study_that_the_node_refused_is_not_counted(
+    site: Site, passed: Callable[[], tuple[list[Sent], list[Stored]]]
+) -> None:
+    (sent,), _ = passed()
+    results.demand_scored(site, [sent.uid])
+    with pytest.raises(RuntimeError, match="1 studies"):
+        results.demand_scored(site, [sent.uid, "1.2.3"])
+    with site.database.write() as connection:
+        connection.execute(update(outcome).values(kind="refused"))
+    with pytest.raises(RuntimeError, match="1 studies"):
+        results.demand_scored(site, [sent.uid])
+
+
+def test_scores_are_compared_at_both_ends() -> None:
+    ours = [{"lowest score": 0.5, "highest score": 0.5}]
+    assert inference._apart(ours, ours) == 0.0  # pyright: ignore[reportPrivateUsage]
+    theirs = [{"lowest score": 0.4, "highest score": 0.5}]
+    assert inference._apart(ours, theirs) == pytest.approx(0.1)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_one_label_for_everything_proves_no_agreement() -> None:
+    half = np.indices((4, 4)).sum(0).astype(np.uint8) % 2
+    assert volume.agreement(half, half) == (1.0, 0.5)
+    assert volume.agreement(half, 1 - half) == (0.0, 0.5)
+    assert volume.agreement(np.zeros_like(half), np.zeros_like(half)) == (1.0, 1.0)
+
+
+def test_the_drawn_network_gives_both_labels() -> None:
+    import onnxruntime
+
+    network = volume._network(volume._balance()).SerializeToString()  # pyright: ignore[reportPrivateUsage]
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    labels = volume._vigie(  # pyright: ignore[reportPrivateUsage]
+        volume._voxels(96)[:, :96, :96],  # pyright: ignore[reportPrivateUsage]
+        lambda windows: session.run(["logits"], {"image": windows})[0],
+    )
+    assert volume.agreement(labels, labels)[1] < 0.8
+
+
+def test_a_run_with_other_options_replaces_no_figure(tmp_path: Path) -> None:
+    whole = report.write("none", Report({}, []), tmp_path, ["--folder", "disk"])
+    quick = report.write("none", Report({}, []), tmp_path, ["--folder=disk", "--rounds", "1"])
+    assert (whole.name, quick.name) == ("none.json", "none-quick.json")
+    written = json.loads(quick.read_text())
+    assert (written["options"], written["standard"]) == (["--folder=disk", "--rounds", "1"], False)
+
+
+@pytest.mark.parametrize(
+    ("bench", "arguments", "said"),
+    [
+        (ingest.run, ["--only", "nodee"], "nodee"),
+        (ingest.run, ["--rounds", "0"], "1 or more"),
+        (volume.run, ["--turns", "0"], "1 or more"),
+        (inference.run, ["--studies", "none"], "1 or more"),
+    ],
+)
+def test_an_option_that_cannot_be_is_said_before_anything_starts(
+    bench: Callable[[list[str]], Report], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench(arguments)
+    assert said in capsys.readouterr().err
+
+
+def test_help_installs_nothing(tmp_path: Path) -> None:
+    command = [Path(__file__).parents[2] / "scripts" / "bench", "volume", "--help"]
+    environment = {**os.environ, "VIGIE_VENV": str(tmp_path / "none")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "scripts/install" in done.stderr
+    assert not (tmp_path / "none").exists()

@@ -51,10 +51,24 @@ def having(**attributes: Any) -> Callable[[Header], Header]:
     return lambda header: header | attributes
 
 
-def item(code: str) -> Dataset:
+def item(code: str, scheme: str = "SCT") -> Dataset:
     coded = Dataset()
-    coded.CodeValue, coded.CodingSchemeDesignator, coded.CodeMeaning = code, "SCT", "x"
+    coded.CodeValue, coded.CodingSchemeDesignator, coded.CodeMeaning = code, scheme, "x"
     return coded
+
+
+def meaning(text: str) -> Dataset:
+    coded = Dataset()
+    coded.CodeMeaning = text
+    return coded
+
+
+def usage(administered: str) -> Dataset:
+    """Functional groups that say of contrast that it was given, or something else."""
+    used, groups = Dataset(), Dataset()
+    used.ContrastBolusAgentAdministered = administered
+    groups.ContrastBolusUsageSequence = [used]
+    return groups
 
 
 CLAUSES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
@@ -120,12 +134,30 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
     ],
     Code.VIEW_MISSING: [("view", without("ViewPosition"))],
     Code.VIEW_CONTRADICTED: [("view", having(PatientOrientation=["A", "F"]))],
-    Code.LATERALITY: [("laterality", having(ImageLaterality="L"))],
+    Code.LATERALITY: [("laterality", having(ImageLaterality=form)) for form in ("L", "LEFT", "Left")],
     Code.LATERALITY_MISSING: [("laterality", having(ImageLaterality="?"))],
-    Code.SEX: [("sexes", having(PatientSex="M"))],
-    Code.SEX_MISSING: [("sexes", without("PatientSex")), ("sexes", having(PatientSex="FEMALE"))],
-    Code.AGE: [("age", having(PatientAge="099Y"))],
-    Code.AGE_MISSING: [("age", having(PatientAge="40"))],
+    Code.SEX: [("sexes", having(PatientSex="M")), ("sexes", having(PatientSex="male"))],
+    Code.LATERALITY_UNREADABLE: [
+        ("laterality", having(ImageLaterality="SINISTRA")),
+        ("laterality", having(ImageLaterality="RL")),
+    ],
+    Code.SEX_MISSING: [("sexes", without("PatientSex")), ("sexes", having(PatientSex="UNKNOWN"))],
+    Code.SEX_UNREADABLE: [("sexes", having(PatientSex="W")), ("sexes", having(PatientSex="MF"))],
+    Code.AGE: [("age", having(PatientAge=form)) for form in ("099Y", "99Y", "0099Y", "99 y")],
+    Code.AGE_MISSING: [
+        ("age", without("PatientAge")),
+        ("age", having(PatientAge="", PatientBirthDate="00000000", StudyDate="20240101")),
+    ],
+    Code.AGE_UNREADABLE: [
+        ("age", having(PatientAge="40")),
+        ("age", having(PatientAge="forty")),
+        ("age", having(PatientAge="", PatientBirthDate="20240102", StudyDate="20240101")),
+        ("age", having(PatientAge="", PatientBirthDate="1984", StudyDate="20240101")),
+    ],
+    Code.AGE_CONTRADICTED: [
+        ("age", having(PatientAge="041Y", PatientBirthDate="20041231", StudyDate="20240101")),
+        ("age", having(PatientAge="041Y", PatientBirthDate="1980.01.01", StudyDate="20240101")),
+    ],
     Code.SIZE: [("size", having(Rows=1)), ("size", having(Columns=1001))],
     Code.SIZE_MISSING: [("size", without("Rows"))],
     Code.EQUIPMENT: [
@@ -138,6 +170,7 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
     ],
     Code.CONTRAST: [("contrast", having(ContrastBolusAgent="none"))],
     Code.CONTRAST_MISSING: [("contrast", having(ContrastBolusAgent=""))],
+    Code.CONTRAST_UNREADABLE: [("contrast", having(SharedFunctionalGroupsSequence=[usage("MAYBE")]))],
     Code.CONTRAST_PHASE: [("contrast", having(SeriesDescription="Thorax portal-venös"))],
     Code.CONTRAST_PHASE_MISSING: [("contrast", having(SeriesDescription="Thorax 2 mm"))],
     Code.CONVOLUTION_KERNEL: [
@@ -150,8 +183,12 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
         ("kernel", without("ConvolutionKernel")),
         ("kernel", having(ConvolutionKernel="")),
     ],
-    Code.FOR_PROCESSING: [("", having(PresentationIntentType="FOR PROCESSING"))],
-    Code.BURNED_IN: [("presentation", having(BurnedInAnnotation="YES"))],
+    Code.FOR_PROCESSING: [
+        ("", having(PresentationIntentType=form)) for form in ("FOR PROCESSING", "FOR_PROCESSING", "for-processing")
+    ],
+    Code.FOR_PROCESSING_UNREADABLE: [("", having(PresentationIntentType="FOR TEACHING"))],
+    Code.BURNED_IN: [("presentation", having(BurnedInAnnotation=form)) for form in ("YES", "Y")],
+    Code.BURNED_IN_UNREADABLE: [("presentation", having(BurnedInAnnotation="PERHAPS"))],
     Code.BURNED_IN_MISSING: [("presentation", without("BurnedInAnnotation"))],
     Code.DERIVED: [("presentation", having(ImageType=["DERIVED", "PRIMARY"]))],
     Code.SECONDARY: [("presentation", having(ImageType=["ORIGINAL", "SECONDARY"]))],
@@ -161,12 +198,23 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
         ("presentation", having(LossyImageCompression="01")),
         ("presentation", without("LossyImageCompression")),
     ],
+    Code.LOSSY_UNREADABLE: [
+        ("presentation", having(LossyImageCompression="02")),
+        ("presentation", having(LossyImageCompression="01", LossyImageCompressionRatio="-30")),
+    ],
+    Code.CONVERSION_UNREADABLE: [("", having(ConversionType="PHOTO"))],
+    Code.QUALITY_CONTROL_UNREADABLE: [("", having(QualityControlImage="MAYBE"))],
     Code.CONVERSION: [("", having(ConversionType="DRW")), ("presentation", having(ConversionType="DF"))],
     Code.QUALITY_CONTROL: [("", having(QualityControlImage="YES")), ("", having(QualityControlSubject="YES"))],
     Code.SPECIES: [
         ("", having(PatientSpeciesDescription="Canis lupus familiaris")),
         ("", having(PatientSpeciesCodeSequence=[item("448771007")])),
+        ("", having(PatientSpeciesCodeSequence=[item("337915000", "99LOCAL")])),
+        ("", having(PatientSpeciesCodeSequence=[item("337915000"), item("448771007")])),
         ("", having(PatientBreedDescription="Beagle")),
+        ("", having(PatientBreedCodeSequence=[item("132519000")])),
+        ("", having(PatientBreedCodeSequence=[meaning("German shepherd")])),
+        ("", having(StrainDescription="C57BL/6")),
     ],
 }
 for _quantity, (_code, _middle) in QUANTITIES.items():
@@ -175,6 +223,10 @@ for _quantity, (_code, _middle) in QUANTITIES.items():
         (_quantity, having(**{_quantity: _middle / 5})),
     ]
     VIOLATIONS[Code(f"{_code}-missing")] = [(_quantity, without(_quantity)), (_quantity, having(**{_quantity: 0}))]
+    VIOLATIONS[Code(f"{_code}-unreadable")] = [
+        (_quantity, having(**{_quantity: -_middle})),
+        (_quantity, having(**{_quantity: [_middle, 0]})),
+    ]
 
 
 @st.composite
@@ -251,8 +303,8 @@ def test_violating_a_clause_refuses_with_its_code_and_nothing_is_computed(
     assert code in refused(tmp_path, use, header)
 
 
-@given(uses(), st.data())
-def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: IntendedUse, data: st.DataObject) -> None:
+def lenient_of(use: IntendedUse) -> IntendedUse:
+    """The same clauses, each met where the header is silent."""
     fields = use.model_dump()
     for name in (
         "body_part",
@@ -268,10 +320,30 @@ def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: Intended
             fields[name]["if_stated"] = True
     for limit in fields["ranges"]:
         limit["if_stated"] = True
-    lenient = IntendedUse.model_validate(fields | {"age_if_stated": True, "body_parts": (), "views": ()})
-    header = headers(lenient)[0]
+    return IntendedUse.model_validate(fields | {"age_if_stated": True, "body_parts": (), "views": ()})
+
+
+def silent(use: IntendedUse) -> Header:
+    """Of a header that meets an intended use, what every header has to say."""
     kept = {"Modality", "SOPClassUID", "Rows", "Columns"}
-    assert codes(lenient, {key: value for key, value in header.items() if key in kept}) == []
+    return {key: value for key, value in headers(use)[0].items() if key in kept}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize("code", [code for code in VIOLATIONS if "missing" not in code])
+@settings(max_examples=3)
+@given(data=st.data())
+def test_if_stated_refuses_whatever_is_stated_and_not_accepted(code: Code, data: st.DataObject) -> None:
+    clause, violate = data.draw(st.sampled_from(VIOLATIONS[code]))
+    use = lenient_of(data.draw(uses(clause)))
+    assert code in codes(use, violate(silent(use)))
+
+
+@given(uses(), st.data())
+def test_if_stated_accepts_silence_and_still_refuses_contradiction(use: IntendedUse, data: st.DataObject) -> None:
+    lenient = lenient_of(use)
+    header = headers(lenient)[0]
+    assert codes(lenient, silent(lenient)) == []
     for code in data.draw(
         st.lists(st.sampled_from([code for code in VIOLATIONS if "missing" not in code]), max_size=3)
     ):

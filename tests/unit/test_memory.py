@@ -1,12 +1,19 @@
 """What a study needs of the memory, what there is, and that nobody takes more than that."""
 
 import threading
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
+from client.dicom.series import Plane, Stack, Volume
 from client.inference.memory import TOO_LARGE, Memory, budgets, need, usable
+from client.inference.segment import growth, segment
 from client.inference.study import Image
 
 MIB = 1 << 20
@@ -101,3 +108,42 @@ def test_the_limit_of_the_machine_or_of_the_container_it_runs_in(
 def test_a_site_can_say_how_much() -> None:
     assert sum(budgets(400)) == 400 * MIB
     assert 0 < sum(budgets(0)) <= usable()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "changes"),
+    [
+        ((48, 96, 96), (1.5, 1.0, 1.0), {"window": (32, 48, 48)}),
+        ((20, 48, 48), (3.0, 1.5, 1.5), {"window": (32, 48, 48), "spacing_mm": (0.8, 0.4, 0.4)}),
+        ((20, 48, 48), (3.0, 1.5, 1.5), {"window": (16, 32, 32), "spacing_mm": (1.5, 0.75, 0.75), "labels": 6}),
+        ((32, 64, 64), (1.5, 1.0, 1.0), {"window": (16, 32, 32), "labels": 31}),
+    ],
+)
+def test_what_is_admitted_is_what_it_takes(
+    volumes: ModuleType, shape: tuple[int, int, int], spacing: tuple[float, float, float], changes: dict[str, Any]
+) -> None:
+    count = changes.pop("labels", 1)
+    labels = [volumes.declared().labels[0].model_copy(update={"value": 1 + number}) for number in range(count)]
+    declared = volumes.declared(labels=tuple(labels), activation="softmax" if count > 1 else "sigmoid", **changes)
+    header = Dataset()
+    header.Rows, header.Columns = shape[1:]
+    right, down, up = np.eye(3)
+    planes = tuple(
+        Plane("", number, header, up * number * spacing[0], right, down, spacing[1:], False)
+        for number in range(shape[0])
+    )
+    stack = Stack(planes, up, spacing[0], np.zeros((shape[0], 2)))
+    voxels = np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
+    images = [Image(str(number), CT, "0" * 64, "1", shape[1] * shape[2]) for number in range(shape[0])]
+
+    def predict(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.repeat(windows, declared.channels, 1)
+
+    volumes.PREPROCESSING.intensities(voxels[:2])  # brings its libraries
+    tracemalloc.start()
+    segment(Volume(stack, voxels), declared, volumes.PREPROCESSING, 0.5, predict)
+    taken = tracemalloc.get_traced_memory()[1] + voxels.nbytes
+    tracemalloc.stop()
+
+    wanted = need([volumes.facts(segmentation=declared)], images, growth(stack, declared))
+    assert 0.7 * taken <= wanted <= 4 * taken

@@ -6,16 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -31,7 +34,8 @@ from client.inference.preparation import PARITY, Choice, Contender, Preparation,
 from client.inference.trial import try_folder
 from client.store import versions
 from client.store.site import Site
-from models.errors import InvalidStudy
+from models.bundle import seal
+from models.errors import BundleRefused, InvalidPreprocessing, InvalidStudy
 from models.preprocessing import DEFAULT, Preprocessing
 
 AREA = {"_target_": "Resize", "spatial_size": [96, 80], "mode": "area"}
@@ -360,3 +364,49 @@ def test_a_node_that_has_found_out_loads_neither_torch_nor_monai(site: Site) -> 
         "assert not {'torch', 'monai', 'nvidia.dali'} & set(sys.modules), 'loaded'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+FAILING: list[dict[str, Any]] = [
+    {"_target_": "ScaleIntensityRange", "a_min": "x", "a_max": 1, "b_min": 0, "b_max": 1},
+    {"_target_": "ScaleIntensityRange", "a_min": "x"},
+]
+
+
+@pytest.mark.parametrize("volumes_", [True, False])
+@pytest.mark.parametrize("step", FAILING)
+def test_steps_that_nobody_can_do_are_not_monai_s_to_do(step: dict[str, Any], volumes_: bool, tmp_path: Path) -> None:
+    import monai  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    found = Preparation([step], Measured(tmp_path), 1, volumes=volumes_).settle()
+
+    assert found.unusable
+    assert "ScaleIntensityRange" in found.unusable
+    assert "nobody" in found.described()
+    assert not [*tmp_path.iterdir()]  # a refusal is found anew each time
+
+
+def test_what_a_picture_becomes_is_what_the_network_takes() -> None:
+    to_64 = {"_target_": "Resize", "spatial_size": [64, 64]}
+    Preprocessing([to_64]).prove((1, 64, 64), volumes=False)
+    Preprocessing([UNIT]).prove((1, 64, 64), volumes=False)  # reads pictures of this size alone
+    with pytest.raises(InvalidPreprocessing, match="network takes"):
+        Preprocessing([to_64]).prove((1, 32, 32), volumes=False)
+    Preprocessing([UNIT]).prove((1, 16, 16, 16), volumes=True)
+    for sides in ([32, 32, 32], [12, 33, 41]):
+        with pytest.raises(InvalidPreprocessing, match="of a volume of"):
+            Preprocessing([{"_target_": "Resize", "spatial_size": sides}]).prove((1, 32, 32, 32), volumes=True)
+
+
+@pytest.mark.parametrize("step", [*FAILING, {"_target_": "Resize", "spatial_size": [32, 32, 32]}, "Resize"])
+def test_a_signed_version_whose_steps_cannot_be_done_is_not_loaded(
+    step: Any, site: Site, volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    """Packed by another release: the signature says who declared the steps, not that anybody can do them."""
+    bundle = volumes.build(tmp_path / "volume", vendor_key)
+    path = bundle.folder / "configs" / "inference.json"
+    path.write_text(json.dumps({"preprocessing": {"_target_": "Compose", "transforms": [step]}}))
+    bundle = seal(bundle.folder, vendor_key, "vendor")
+    shutil.copytree(bundle.folder, site.versions / bundle.digest)
+
+    with pytest.raises(BundleRefused, match=r"nodule@1.*preprocessing"):
+        load(site, bundle.digest)

@@ -5,10 +5,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,7 +19,9 @@ from client.inference.engine import Engine
 from client.inference.volume_engine import VolumeEngine
 from models.bundle import Bundle, seal, verify
 from models.errors import BundleRefused, ConfigurationError
+from models.packing import pack_segmentation
 from models.quantizing import Judged, Precision, quantize
+from models.stats.calibration import Calibration
 
 SIDE = 64
 
@@ -152,3 +156,55 @@ def test_a_calibration_that_misses_the_patients_shows_in_the_comparison(
     assert good.changed <= 0.05
     assert poor.right is not None
     assert poor.right[1] < 0.6 < poor.right[0]
+
+
+def _two_channels(window: tuple[int, int, int]) -> bytes:
+    """Logits that share a large offset: a sigmoid of either is 1 everywhere, and only their difference decides."""
+    weights = np.array([1.0, 1.02], np.float32).reshape(2, 1, 1, 1, 1)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weights", "bias"], ["logits"])],
+        "two",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, *window])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2, *window])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.full(2, 12, np.float32), "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_what_the_card_says_of_an_outlining_version_is_what_it_decides(
+    volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    window = (8, 8, 8)
+    said = volumes.facts(segmentation=volumes.declared(window=window, activation="softmax"))
+    given = np.random.default_rng(0).normal(size=(4, 1, *window)).astype(np.float32)
+    base = pack_segmentation(
+        tmp_path / "base", said, _two_channels(window), volumes.PREPROCESSING, "# Two", vendor_key, "vendor"
+    )
+
+    made, found = quantize(base, tmp_path / "made", "int8", 2, vendor_key, "vendor", given, Judged(given))
+
+    def labels(bundle: Bundle) -> NDArray[np.int64]:
+        session = onnxruntime.InferenceSession(str(bundle.onnx), providers=["CPUExecutionProvider"])
+        return np.stack([session.run(["logits"], {"image": one[None]})[0][0].argmax(axis=0) for one in given])
+
+    before, after = labels(base), labels(made)
+    differs = before != after
+    assert differs.mean() > 0.05  # the case is one
+    assert found.changed == pytest.approx(float(differs.mean()))
+    assert found.lost == pytest.approx(float(differs[(before > 0) | (after > 0)].mean()))
+    assert f"{float(differs.mean()):.2%} of voxels change their label" in made.card
+
+
+def test_a_calibration_is_of_the_weights_that_it_was_made_with(
+    bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    of_base = Calibration(
+        slope=1, intercept=0, level=0.9, lowest_positive=0.4, highest_negative=0.6, positives=50, negatives=50
+    )
+    base = bundles.build(tmp_path / "base", vendor_key, calibration=of_base)
+
+    made, _ = quantize(base, tmp_path / "made", "int8", 2, vendor_key, "vendor")
+
+    assert verify(base.folder, {"vendor": vendor_key.public_key()}).facts.calibration == of_base
+    assert verify(made.folder, {"vendor": vendor_key.public_key()}).facts.calibration is None

@@ -198,3 +198,15 @@ def test_an_adult_by_date_is_an_adult(born: date, days: int) -> None:
         assert age >= 18
     if made < eighteenth:
         assert age < 18
+
+
+@pytest.mark.parametrize("born", ["19000101", "11111111", "17000101"])
+def test_a_placeholder_for_the_birth_date_contradicts_no_age(born: str) -> None:
+    dataset = header(PatientAge="058Y", PatientBirthDate=born, StudyDate="20140106")
+    assert Acquisition.from_dataset(dataset).age_by_dates is None
+
+
+@given(st.integers(18, 90), st.integers(-60, 60))
+def test_an_age_may_differ_from_the_dates_by_two_years(age: int, apart: int) -> None:
+    found = codes(replace(FITTING, age_years=float(age), age_by_dates=float(age + apart)))
+    assert found == ([Code.AGE_CONTRADICTED] if abs(apart) > 2 else [])

@@ -306,3 +306,25 @@ def test_real_files_of_many_makers_are_all_accounted_for(site: Site, vigie_data:
 
     accounted(tried, folder)
     assert not [one for one in tried.studies if one.outcome == "failed"]
+
+
+def test_a_grid_that_does_not_fit_into_the_memory_is_known_by_the_headers(
+    make_site: Callable[..., Site], volumes: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    """The index knows the acquired voxels; the network's are fifty times as many here."""
+    site = make_site(adopted=False, memory_mib=12)
+    fine = volumes.declared(window=(32, 48, 48), spacing_mm=(0.8, 0.4, 0.4))
+    bundle = volumes.build(tmp_path / "volume", vendor_key, segmentation=fine)
+    shutil.copytree(bundle.folder, site.versions / bundle.digest)
+    versions.receive(site, bundle)
+    versions.adopt(site, bundle.digest)
+    (tmp_path / "folder").mkdir()
+    for number, image in enumerate(volumes.series(count=20, step=3.0, spacing=(1.5, 1.5), shape=(48, 48))):
+        (tmp_path / "folder" / f"{number}.dcm").write_bytes(volumes.content(image))
+
+    (tried,) = try_folder(site, Panel(site).members, tmp_path / "folder").studies
+    assert (tried.outcome, [reason.code for reason in tried.reasons]) == ("failed", ["too-large-for-memory"])
+
+    site.config.memory_mib = 100
+    (tried,) = try_folder(site, Panel(site).members, tmp_path / "folder").studies
+    assert tried.outcome == "scored"

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 
 from client.dicom import decode, series
 from client.inference import panel
-from client.inference.preparation import Preparation
+from client.inference.preparation import Choice, Preparation
 from client.inference.scope import Code
 from client.inference.segment import upright
 from client.inference.serving import Outlining
@@ -292,8 +292,8 @@ def test_the_check_is_part_of_the_signed_version_and_its_card_says_so(
 def test_a_node_loads_the_check_with_the_version(
     site: Site, check: VolumeNovelty, version: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settle(_preparation: Preparation) -> None:
-        return
+    def settle(_preparation: Preparation) -> Choice:
+        return Choice(contenders={}, unusable="")
 
     monkeypatch.setattr(Preparation, "settle", settle)  # seconds, and nothing is prepared here
     shutil.copytree(version.folder, site.versions / version.digest)

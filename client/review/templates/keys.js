@@ -31,13 +31,13 @@ const move = (step) => {
   rows[at].querySelector("a").focus();
 };
 
-if (form) {
-  form.addEventListener("change", () => {
-    const decision = new FormData(form).get("decision");
-    form.dataset.decision = decision || "";
-    document.getElementById("reason").required = decision === "correct" || decision === "reject";
+for (const one of document.querySelectorAll("form.verdict")) {
+  one.addEventListener("change", () => {
+    const decision = new FormData(one).get("decision");
+    one.dataset.decision = decision || "";
+    one.querySelector("[name=reason]").required = decision === "correct" || decision === "reject";
   });
-  form.addEventListener("submit", () => { document.getElementById("give").disabled = true; });
+  one.addEventListener("submit", () => { one.querySelector("button").disabled = true; });
 }
 if (map) map.addEventListener("click", toggle);
 for (const row of rows) row.addEventListener("click", () => { location.href = row.dataset.href; });
