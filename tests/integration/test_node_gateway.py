@@ -99,7 +99,7 @@ def test_out_of_scope_is_refused_with_every_reason(
     site: Site, run_node: Callable[..., Any], radiograph: Callable[..., Dataset], eventually: Callable[..., Any]
 ) -> None:
     node = run_node(site)
-    knee = radiograph(BodyPartExamined="KNEE", PatientAge="010Y", ViewPosition=None)
+    knee = radiograph(BodyPartExamined="KNEE", PatientAge="010Y", PatientBirthDate="", ViewPosition=None)
     assert send(node.dicom_port, knee) == [0]
     found = eventually(lambda: outcome_of(site, knee.StudyInstanceUID))
     assert found.kind == "refused"

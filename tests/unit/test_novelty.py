@@ -252,7 +252,7 @@ def test_a_retrained_version_keeps_its_bases_check(
 
     shape: dict[str, Any] = {"channels": [8, 8, 8, 8], "groups": 4}
     network = build("residual", **shape)
-    facts = bundles.facts(network="residual", network_facts=shape, input_shape=(1, 64, 64))
+    facts = bundles.facts(network="residual", network_facts=shape, input_shape=(1, 128, 128))
     base = pack(tmp_path / "base", facts, network, Preprocessing(), "card", vendor_key, "vendor", check)
     coordinator: Any = SimpleNamespace(
         registry=SimpleNamespace(next_number=lambda _name: 2),
