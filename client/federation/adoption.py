@@ -197,7 +197,7 @@ def _compare(site: Site, question: _Question, bundle: Bundle) -> _Found:
     served = versions.held(site, incumbent.digest)
     if served is None:
         raise NotFound("the served version is not here")
-    cases = ReusableCases.of(site)
+    cases = ReusableCases.of(site, served.facts)
     if not cases.fold("train"):
         return told(GateVerdict.SHADOW, GateReason.NO_TRAINING_CASES)
     found = _looked(site, question, _Compared.of(site, served, bundle), cases)
@@ -227,7 +227,7 @@ class _Compared:
 
 def _looked(site: Site, question: _Question, compared: _Compared, cases: ReusableCases) -> _Found:
     gate = site.config.gate
-    sample = drawn(site, cases.fold("gate"))
+    sample = drawn(site, compared.served.facts.name, cases.fold("gate"))
     folds = {"gate": sample.cases, "test": cases.fold("test")}
     old, new = (_answers(site, one, cases.fold("train"), folds) for one in (compared.served, compared.candidate))
     first = _answers(site, compared.first, cases.fold("train"), folds)["gate"].calls if compared.first else None
@@ -307,7 +307,9 @@ def _population(site: Site, bundle: Bundle) -> tuple[GateReason, ...]:
         return ()
     if bundle.facts.cohort is None:
         return (GateReason.POPULATION_UNKNOWN,) if site.config.gate.population == "require" else ()
-    return (GateReason.POPULATION_MISMATCH,) if differences(bundle.facts.cohort, patients(site)) else ()
+    return (
+        (GateReason.POPULATION_MISMATCH,) if differences(bundle.facts.cohort, patients(site, bundle.facts.name)) else ()
+    )
 
 
 def _still(site: Site, evidence: Evidence) -> bool:

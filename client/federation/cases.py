@@ -1,4 +1,9 @@
-"""The validated cases that may be reused here: read once, patients who object left out."""
+"""The validated cases that a model may learn from and be judged on here; patients who object are left out.
+
+A hospital has several models. What a reader said of a nodule on a CT is no truth about pneumonia on a radiograph, so a
+case counts for a model where one of its versions read it, or where another model's did that looks for the same finding
+on an image which this one may read.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,29 +12,46 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from client.dicom import decode
+from client.inference.scope import Acquisition, InScope, check
 from client.inference.tensors import Tensors
 from client.store.archive import Archive
 from client.store.site import Fold, Site
 from client.vigilance.register import Case
 from client.vigilance.register import cases as validated
-from models.bundle import Bundle
+from models.bundle import Bundle, Facts
+from models.errors import InvalidStudy
 from models.preprocessing import Preprocessing
 from models.stats.intervals import Bools
 
 
 @dataclass(frozen=True, slots=True)
 class ReusableCases:
-    """Validated, assessable cases of patients who do not object, in an order that does not change."""
+    """A model's validated, assessable cases of patients who do not object, in an order that does not change."""
 
     cases: tuple[Case, ...]
 
     @classmethod
-    def of(cls, site: Site) -> Self:
-        found = [case for case in validated(site) if not case.objects]
+    def of(cls, site: Site, facts: Facts) -> Self:
+        """Those of the model that a version is of."""
+        archive = Archive(site.archive)
+        found = [case for case in validated(site) if not case.objects and _is_of(case, facts, archive)]
         return cls(tuple(sorted(found, key=lambda case: case.input_digest)))
 
     def fold(self, fold: Fold) -> list[Case]:
         return [case for case in self.cases if case.fold == fold]
+
+
+def _is_of(case: Case, facts: Facts, archive: Archive) -> bool:
+    if case.model == facts.name:
+        return True
+    if case.finding != (facts.finding.scheme, facts.finding.value):
+        return False
+    try:
+        header = decode.read_header(archive.path(case.input_digest))
+    except InvalidStudy:
+        return False
+    return isinstance(check(facts.intended_use, Acquisition.from_dataset(header)), InScope)
 
 
 def labels(cases: Sequence[Case]) -> Bools:

@@ -57,7 +57,7 @@ def train(site: Site, order: TrainOrder) -> Update:
     bundle = held(site, order.base)
     if bundle is None:
         raise NotFound("the base version is not here")
-    cases = ReusableCases.of(site).fold("train")
+    cases = ReusableCases.of(site, bundle.facts).fold("train")
     positive = labels(cases)
     drawn = draws(cases, order.hyper)
     _require_both(positive[drawn > 0])

@@ -101,7 +101,7 @@ class Panel:
 
 def record(site: Site) -> Record:
     """Each version's calls against the truth, of the studies it read and of those it read in shadow."""
-    truth = {case.study_uid: case.positive for case in register.cases(site)}
+    cases = {case.study_uid: case for case in register.cases(site)}
     shown = select(study.c.uid, outcome.c.version_digest, outcome.c.positive, outcome.c.stratum).join(
         study, (study.c.uid == outcome.c.study_uid) & (study.c.revision == outcome.c.revision)
     )
@@ -113,10 +113,11 @@ def record(site: Site) -> Record:
     found: dict[tuple[str, str], Counts] = {}
     with site.database.read() as connection:
         for row in (*connection.execute(shown), *connection.execute(aside)):
-            if row.uid not in truth or row.positive is None:
+            case = cases.get(row.uid)
+            if case is None or row.positive is None or not register.concerns(site, case, row.version_digest):
                 continue
             for key in {(row.version_digest, EVERYBODY), (row.version_digest, row.stratum)}:
-                found[key] = found.get(key, Counts()).with_case(called=row.positive, truth=truth[row.uid])
+                found[key] = found.get(key, Counts()).with_case(called=row.positive, truth=case.positive)
     return found
 
 

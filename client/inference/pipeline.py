@@ -31,6 +31,7 @@ from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
 from models.bundle import Bundle
+from models.coding import Coding
 from models.errors import BundleRefused, InvalidStudy
 from models.intended_use import IntendedUse
 from models.preprocessing import Made, Preprocessing
@@ -388,8 +389,8 @@ def _fitting(
 
 
 def _alike(versions: Sequence[Serving], meant: Mapping[str, frozenset[str]], names: Collection[str]) -> list[Serving]:
-    """Of versions that fit a study, those to choose among: they fit the same images, for only then do their records say
-    which of them is the better.
+    """Of versions that fit a study, those to choose among: they look for the same finding on the same images, for only
+    then do their records say which of them is the better.
 
     Those go first that may read again what is known to have a finding, then those that read the most of the study.
 
@@ -406,17 +407,24 @@ def _alike(versions: Sequence[Serving], meant: Mapping[str, frozenset[str]], nam
             version.bundle.facts.label,
         ),
     )
-    return [version for version in versions if meant[version.bundle.digest] == meant[first.bundle.digest]]
+    images, finding = meant[first.bundle.digest], first.bundle.facts.finding
+    return [one for one in versions if meant[one.bundle.digest] == images and _same(one.bundle.facts.finding, finding)]
+
+
+def _same(one: Coding, other: Coding) -> bool:
+    return (one.scheme, one.value) == (other.scheme, other.value)
 
 
 def _unread(meant: Mapping[str, frozenset[str]], by: str, versions: Mapping[str, Serving]) -> tuple[Reason, ...]:
     """What another version is meant for, and the one that reads is not: no finding is no all-clear of it."""
-    left = {digest: len(images - meant[by]) for digest, images in meant.items()}
-    return tuple(
-        Reason(NOT_READ, f"{versions[digest].bundle.facts.label} was not asked, which fits {count} more of the images")
-        for digest, count in left.items()
-        if count
-    )
+    found: list[Reason] = []
+    for digest, images in meant.items():
+        facts = versions[digest].bundle.facts
+        if not _same(facts.finding, versions[by].bundle.facts.finding):
+            found.append(Reason(NOT_READ, f"{facts.label} was not asked, which looks for {facts.finding.meaning}"))
+        elif more := len(images - meant[by]):
+            found.append(Reason(NOT_READ, f"{facts.label} was not asked, which fits {more} more of the images"))
+    return tuple(found)
 
 
 def _missing(study: Study) -> tuple[Reason, ...]:

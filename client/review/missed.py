@@ -119,7 +119,7 @@ def _here(connection: Connection, now: float) -> list[Missed]:
 
 
 def _in_part() -> Any:
-    """SQL: whether a study has images that another version reads than the one that has read it."""
+    """SQL: whether another version than the one that read a study looks at more of it, or for something else."""
     code = literal_column(f"'\"{NOT_READ}\"'")
     return func.instr(outcome.c.reasons, code) > 0
 

@@ -88,6 +88,12 @@ def facts(site: Site, digest: str) -> Facts | None:
         return None
 
 
+def finding(site: Site, digest: str) -> tuple[str, str] | None:
+    """What a version looks for, scheme and value, as `facts` says."""
+    told = facts(site, digest)
+    return None if told is None else (told.finding.scheme, told.finding.value)
+
+
 def first_certified(site: Site, name: str) -> HeldVersion | None:
     """The first certified version of a model that this hospital holds, whether it still serves or not."""
     held_here = sorted((one for one in listed(site) if one.name == name), key=lambda one: (one.number, one.digest))

@@ -68,7 +68,8 @@ def local(site: Site, digest: str, *, retrained: bool) -> Local:
     Args:
         retrained: the version may have been trained on patients who were validated here before it came.
     """
-    cases = [case for case in register.cases(site) if case.fold == "train" and not case.objects]
+    known = [case for case in register.cases(site) if case.fold == "train" and not case.objects]
+    cases = [case for case in known if register.concerns(site, case, digest)]
     aside = (
         select(outcome.c.study_uid, shadow.c.score)
         .join(outcome, outcome.c.id == shadow.c.outcome_id)

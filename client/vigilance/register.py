@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, select
 
 from client.review.verdict import Answer, TruthTier, Verdict, read, standing
+from client.store import versions
 from client.store.site import Fold, Site
-from client.store.tables import outcome, patient, study, verdict
+from client.store.tables import outcome, patient, study, verdict, version
 
 
 class ErrorKind(StrEnum):
@@ -37,6 +38,8 @@ class Case:
         input_digest: SHA-256 of the scored image's file.
         objects: the patient objects to reuse: leave out of training and gates.
         at: when the truth was given, seconds since the epoch.
+        model: whose version read it, by name.
+        finding: what the truth is about, scheme and value; None where that version's folder is gone.
     """
 
     study_uid: str
@@ -51,6 +54,8 @@ class Case:
     positive: bool
     tier: TruthTier
     at: float
+    model: str
+    finding: tuple[str, str] | None
 
     @property
     def correct(self) -> bool:
@@ -99,7 +104,18 @@ class Tally:
 def cases(site: Site) -> list[Case]:
     """Every scored study with a truth that is positive or negative, by study UID."""
     with site.database.read() as connection:
-        return [_case(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE]
+        known = [(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE]
+    about = {digest: versions.finding(site, digest) for digest in {row.version_digest for row, _ in known}}
+    return [_case(row, truth, about[row.version_digest]) for row, truth in known]
+
+
+def concerns(site: Site, case: Case, digest: str) -> bool:
+    """Whether the truth of a case is about what a version looks for: one that looks for something else is not wrong
+    where it says something else.
+    """
+    return digest == case.version_digest or (
+        case.finding is not None and case.finding == versions.finding(site, digest)
+    )
 
 
 def errors(site: Site) -> list[Error]:
@@ -167,7 +183,7 @@ def _cell(said: bool, answer: Answer) -> str:
     return ("t" if said == (answer is Answer.POSITIVE) else "f") + ("p" if said else "n")
 
 
-def _case(row: Any, truth: Verdict) -> Case:
+def _case(row: Any, truth: Verdict, about: tuple[str, str] | None) -> Case:
     return Case(
         row.study_uid,
         row.patient_key,
@@ -181,6 +197,8 @@ def _case(row: Any, truth: Verdict) -> Case:
         truth.answer is Answer.POSITIVE,
         truth.tier,
         truth.at,
+        row.model,
+        about,
     )
 
 
@@ -199,11 +217,13 @@ def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
             study.c.patient_key,
             patient.c.fold,
             patient.c.objects_to_reuse,
+            version.c.name.label("model"),
         )
         .join(earlier, earlier.c.id == verdict.c.outcome_id)
         .join(study, study.c.uid == verdict.c.study_uid)
         .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .join(patient, patient.c.key == study.c.patient_key)
+        .join(version, version.c.digest == outcome.c.version_digest)
         .where(outcome.c.kind == "scored", study.c.state == "scored", earlier.c.input_digest == outcome.c.input_digest)
         .order_by(verdict.c.study_uid, verdict.c.id)
     )

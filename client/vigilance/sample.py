@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select
 
 from client.store.site import Fold, Site
-from client.store.tables import outcome, patient, study
+from client.store.tables import outcome, patient, study, version
 from client.vigilance import register
 from client.vigilance.register import Case, ErrorKind
 
@@ -38,10 +38,11 @@ class Sample:
     strata: Mapping[str, str]
 
 
-def drawn(site: Site, cases: Sequence[Case], fold: Fold = "gate") -> Sample:
-    """The random sample as it is now.
+def drawn(site: Site, model: str, cases: Sequence[Case], fold: Fold = "gate") -> Sample:
+    """The random sample as it is now, of the studies that a model's versions read.
 
     Args:
+        model: by name.
         cases: validated ones that may be reused.
         fold: which of those that nobody trains on.
     """
@@ -50,7 +51,9 @@ def drawn(site: Site, cases: Sequence[Case], fold: Fold = "gate") -> Sample:
         select(study.c.uid, outcome.c.positive, outcome.c.stratum)
         .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .join(patient, patient.c.key == study.c.patient_key)
+        .join(version, version.c.digest == outcome.c.version_digest)
         .where(
+            version.c.name == model,
             outcome.c.kind == "scored",
             study.c.state == "scored",
             patient.c.fold == fold,
@@ -72,16 +75,22 @@ def drawn(site: Site, cases: Sequence[Case], fold: Fold = "gate") -> Sample:
     )
 
 
-def patients(site: Site) -> Counter[str]:
-    """How many patients were read here, by stratum; each counts once, as they were when they came last."""
+def patients(site: Site, model: str) -> Counter[str]:
+    """How many patients a model's versions read here, by stratum; each counts once, as they were when they came last.
+
+    Where it has read nobody yet, those that others read: better known than nothing of whom it would read.
+    """
     query = (
-        select(study.c.patient_key, outcome.c.stratum)
+        select(study.c.patient_key, outcome.c.stratum, version.c.name)
         .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+        .join(version, version.c.digest == outcome.c.version_digest)
         .where(outcome.c.kind == "scored", study.c.state == "scored")
         .order_by(outcome.c.id)
     )
     with site.database.read() as connection:
-        return Counter({row.patient_key: str(row.stratum) for row in connection.execute(query)}.values())
+        rows = connection.execute(query).all()
+    own = [row for row in rows if row.name == model]
+    return Counter({row.patient_key: str(row.stratum) for row in own or rows}.values())
 
 
 def even(site: Site, cases: Sequence[Case], called: Mapping[str, bool]) -> tuple[Case, ...]:

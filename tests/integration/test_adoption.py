@@ -225,13 +225,15 @@ def test_altered_or_misannounced_versions_enter_nothing(
 
 
 def test_objecting_patients_are_in_no_fold(read: Site) -> None:
-    before = ReusableCases.of(read)
-    assert len(before.cases) == PATIENTS
+    served = versions.panel(read)[0]
+    facts = versions.facts(read, served.digest)
+    assert facts is not None
+    assert len(ReusableCases.of(read, facts).cases) == PATIENTS
     for number in range(10):
         objections.object_to_reuse(read, f"P{number}", "")
-    assert len(ReusableCases.of(read).cases) == PATIENTS - 10
+    assert len(ReusableCases.of(read, facts).cases) == PATIENTS - 10
     objections.withdraw_objection(read, "P0", "")
-    assert len(ReusableCases.of(read).cases) == PATIENTS - 9
+    assert len(ReusableCases.of(read, facts).cases) == PATIENTS - 9
 
 
 def test_a_quantized_version_passes_the_same_gate_as_any_other(

@@ -29,6 +29,7 @@ from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome
 from models.bundle import Bundle
+from models.coding import Coding
 from models.intended_use import IntendedUse
 
 pytestmark = pytest.mark.integration
@@ -145,6 +146,21 @@ def test_a_series_that_can_no_longer_be_read_keeps_its_finding(
     assert (line(site, uid).looks_back, to_read(site)) == (False, [uid])  # the second one still
     record(site, uid, "Ada", revision=2, **AGREE | {"answer": Answer.NEGATIVE})
     assert to_read(site) == []
+
+
+def test_a_film_that_another_model_searches_for_something_else_is_not_wholly_read(
+    ward: tuple[Site, Gateway], radiograph: Make, bundles: Any, vendor_key: Any, tmp_path: Path
+) -> None:
+    site, _ = ward
+    heart = Coding(value="8186001", scheme="SCT", meaning="Cardiomegaly")
+    adopt(site, bundles.build(tmp_path / "heart", vendor_key, name="heart", finding=heart))
+    read = come(ward, radiograph(level=0.1))
+    assert isinstance(read, Scored)
+    assert (read.choice and read.choice.why, read.finding.partial) == ("only", True)  # nothing compares two findings
+    assert {(reason.code, reason.text) for reason in read.reasons} == {
+        ("not-read", "heart@1 was not asked, which looks for Cardiomegaly")
+    }
+    assert [one.why for one in missed.listed(site)] == ["in_part"]
 
 
 def test_a_model_for_other_images_neither_takes_over_nor_clears_the_study(

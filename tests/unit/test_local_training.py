@@ -117,7 +117,7 @@ def test_what_is_learned_of_a_right_call_lies_on_its_side_of_the_middle() -> Non
 
 
 def _case(tier: TruthTier, correct: bool) -> Case:
-    return Case("1", "k", "train", False, "d", BASE, 0.9, 0.5, True, correct, tier, 0.0)
+    return Case("1", "k", "train", False, "d", BASE, 0.9, 0.5, True, correct, tier, 0.0, "residual", None)
 
 
 def test_errors_and_tiers_say_how_often_a_case_is_drawn() -> None:
@@ -213,10 +213,10 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     digests = [f"{number:064x}" for number in range(16)]
     found = tuple(
         Case("1", f"k{number}", "train", False, digest, residual.digest, 0.8, 0.5, True, number % 2 == 1,
-             TruthTier.AI_VISIBLE if number < 2 else TruthTier.BIOPSY, 0.0)
+             TruthTier.AI_VISIBLE if number < 2 else TruthTier.BIOPSY, 0.0, residual.facts.name, None)
         for number, digest in enumerate(digests)
     )  # fmt: skip
-    monkeypatch.setattr(trainer.ReusableCases, "of", lambda _site: trainer.ReusableCases(found))
+    monkeypatch.setattr(trainer.ReusableCases, "of", lambda *_: trainer.ReusableCases(found))
     images = np.random.default_rng(0).normal(size=(16, 1, 64, 64)).astype(np.float32)
     monkeypatch.setattr(trainer, "tensors", lambda *_: images)
     base = residual.read_weights()

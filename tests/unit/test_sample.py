@@ -17,9 +17,19 @@ from client.store.tables import outcome, patient, shadow, verdict, version
 from client.vigilance import probation
 from client.vigilance.sample import drawn, patients
 from configs.schema import GateConfig
+from models.bundle import Facts
 from models.gate import GateReason
 
 Scored = Callable[..., str]
+MODEL = "brightness"
+
+
+def facts(site: Site) -> Facts:
+    served = versions.serving(site, MODEL)
+    assert served is not None
+    told = versions.facts(site, served.digest)
+    assert told is not None
+    return told
 
 
 @pytest.fixture
@@ -54,7 +64,7 @@ def validate(site: Site) -> Callable[..., None]:
 
 
 def _gate(site: Site) -> list[str]:
-    return [case.study_uid for case in drawn(site, ReusableCases.of(site).fold("gate")).cases]
+    return [case.study_uid for case in drawn(site, MODEL, ReusableCases.of(site, facts(site)).fold("gate")).cases]
 
 
 def test_of_either_answer_the_same_share_counts(
@@ -66,7 +76,7 @@ def test_of_either_answer_the_same_share_counts(
     # every call is looked at, and of what was called negative only a tenth: those that readers found to be missed
     validate(called, True)
     validate(silent[:4], True)
-    found = drawn(site, ReusableCases.of(site).fold("gate"))
+    found = drawn(site, MODEL, ReusableCases.of(site, facts(site)).fold("gate"))
     assert found.share == pytest.approx(44 / 80)
     assert found.least == pytest.approx(0.1)
     kept = {case.study_uid for case in found.cases}
@@ -75,7 +85,7 @@ def test_of_either_answer_the_same_share_counts(
     assert _gate(site) == _gate(site)
     # when all is validated, all of it counts, and what counted before still does
     validate(silent[4:], False)
-    whole = drawn(site, ReusableCases.of(site).fold("gate"))
+    whole = drawn(site, MODEL, ReusableCases.of(site, facts(site)).fold("gate"))
     assert (whole.share, whole.least, len(whole.cases)) == (1.0, 1.0, 80)
     assert kept <= {case.study_uid for case in whole.cases}
 
@@ -89,19 +99,19 @@ def test_a_case_that_may_have_been_trained_on_is_noticed(
     learned, held_out = name_of("train"), name_of("gate")
     uids = [scored(score=0.7, patient_id=learned), scored(score=0.7, patient_id=held_out)]
     validate(uids, True)
-    cases = ReusableCases.of(site)
+    cases = ReusableCases.of(site, facts(site))
     assert leakage.look(site, bundle, cases) == "none"
     leakage.remember(site, "spring", cases.fold("train"))
     assert leakage.look(site, bundle, cases) == "none"
 
     (digest,) = [case.input_digest for case in cases.fold("train")]
     validate([scored(score=0.7, patient_id=name_of("test"), input_digest=digest)], True)
-    assert leakage.look(site, bundle, ReusableCases.of(site)) == "trained-on"
+    assert leakage.look(site, bundle, ReusableCases.of(site, facts(site))) == "trained-on"
     (site.trained / "spring.sha256").unlink()
-    assert leakage.look(site, bundle, ReusableCases.of(site)) == "same-image"
+    assert leakage.look(site, bundle, ReusableCases.of(site, facts(site))) == "same-image"
     with site.database.write() as connection:
         connection.execute(update(patient).where(patient.c.patient_id == learned).values(fold="gate"))
-    assert leakage.look(site, bundle, ReusableCases.of(site)) == "folds-altered"
+    assert leakage.look(site, bundle, ReusableCases.of(site, facts(site))) == "folds-altered"
 
 
 @pytest.fixture
@@ -197,4 +207,4 @@ def test_each_patient_counts_once_in_the_population(site: Site, scored: Scored) 
     scored(score=0.9, patient_id="P2", input_digest="q")
     with site.database.write() as connection:
         connection.execute(update(outcome).values(stratum="F|40-64|siemens"))
-    assert dict(patients(site)) == {"F|40-64|siemens": 2}
+    assert dict(patients(site, MODEL)) == {"F|40-64|siemens": 2}
