@@ -55,10 +55,18 @@ class BodyPart(_Clause):
     )
 
 
+Way = Literal["L", "R", "A", "P", "H", "F"]
+
+
 class View(_Clause):
     """Projections by name, from ViewPosition, ViewCodeSequence; PatientOrientation can only contradict."""
 
     projections: tuple[Projection, ...] = Field(min_length=1)
+    lying: tuple[Way, Way] | None = Field(
+        default=None,
+        description="where rows and columns run to, as PatientOrientation says where it is given; (L, F): upright, "
+        "seen from the front. None: turned and mirrored pictures are read as well",
+    )
 
 
 class OneOf(_Clause):
@@ -275,6 +283,8 @@ def _sentences(part: Clauses, modalities: tuple[str, ...], sop_classes: tuple[st
         say(f"View is {_either(part.views)}")
     if part.view:
         say(f"View is {_either(part.view.projections)}", part.view)
+        if part.view.lying:
+            say("Where it is said how the picture lies, rows run to {} and columns to {}".format(*part.view.lying))
     if part.laterality:
         say(f"Laterality is {_either(part.laterality.values)}", part.laterality)
     if part.sexes:

@@ -432,6 +432,7 @@ def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
     Raises:
         InvalidStudy: every pixel is padding, or a table or window that makes no sense.
     """
+    _check_polarity(header)
     padding = _padding(stored, header)
     if padding is not None and padding.all():
         raise InvalidStudy("no-pixels", "every pixel is padding")
@@ -447,6 +448,20 @@ def present(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
     if padding is not None:
         pixels[padding] = low
     return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _check_polarity(header: Dataset) -> None:
+    """Two attributes say which end is white (PS3.3 C.8.11.3.1.2); where they disagree, one viewer shows the negative of
+    what another one shows.
+
+    Raises:
+        InvalidStudy: they disagree, or a table says it that nobody here applies.
+    """
+    photometric, shape = str(header.PhotometricInterpretation), str(header.get("PresentationLUTShape") or "").strip()
+    if (photometric, shape.upper()) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        raise InvalidStudy("inconsistent", f"{photometric} with PresentationLUTShape {shape.upper()}")
+    if header.get("PresentationLUTSequence"):
+        raise InvalidStudy("unsupported-pixels", "a presentation look-up table")
 
 
 def window_top(header: Dataset) -> float | None:

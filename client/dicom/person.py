@@ -26,6 +26,7 @@ from typing import Final
 from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from client.dicom.malformed import MALFORMED
@@ -102,10 +103,21 @@ def person_of(path: Path) -> Person:
 
 
 def several(headers: Iterable[Dataset]) -> bool:
-    """Whether there are certainly two persons among those that the headers are of."""
+    """Whether there are certainly two persons among those that the headers are of, or one header names two."""
     # thousands of slices say the same: the bytes tell that sooner than what they mean
     distinct = {tuple(_stored(header, tag) for tag in TAGS): header for header in headers}
-    return any(differ(*pair) for pair in combinations({Person.from_dataset(one) for one in distinct.values()}, 2))
+    return any(map(_names_two, distinct.values())) or any(
+        differ(*pair) for pair in combinations({Person.from_dataset(one) for one in distinct.values()}, 2)
+    )
+
+
+def _names_two(header: Dataset) -> bool:
+    """An identifier has one value (PS3.3 C.7.1.1): of two, a result made from the first may be another patient's."""
+    try:
+        value = header.get("PatientID")
+    except MALFORMED:
+        return False
+    return isinstance(value, MultiValue) and len({str(one).strip(" \0") for one in value} - {""}) > 1
 
 
 def _stored(header: Dataset, tag: BaseTag) -> str:

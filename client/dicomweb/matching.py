@@ -129,9 +129,12 @@ def _value_matches(vr: str, text: str, value: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _pattern(value: str, name: bool) -> re.Pattern[str]:
-    # runs of * are one: each more would multiply the ways in which a long text can fail to match
-    pieces = ["" if part == "" else re.escape(part).replace(r"\?", ".") for part in re.split(r"\*+", value)]
-    return re.compile(".*".join(pieces), re.DOTALL | (re.IGNORECASE if name else 0))
+    first, *rest = (re.escape(part).replace(r"\?", ".") for part in re.split(r"\*+", value))
+    # what stands between two stars is found at its first place and stays there (atomic): that decides as rightly as any
+    # other place, and a long text of which every letter fits keeps nobody waiting
+    rest[:-1] = (f"(?>.*?{piece})" for piece in rest[:-1])
+    rest[-1:] = (f".*{piece}" for piece in rest[-1:])
+    return re.compile(first + "".join(rest), re.DOTALL | (re.IGNORECASE if name else 0))
 
 
 def _in_range(vr: str, text: str, value: str) -> bool:

@@ -399,6 +399,11 @@ def _view(use: Clauses, found: Acquisition) -> Iterable[Reason]:
         if lateral != ("lateral" in projections) and (lateral or projections == frozenset({"lateral"})):
             text = f"rows run to {_shown(found.orientation[0])} (PatientOrientation); accepted: {accepted}"
             yield Reason(Code.VIEW_CONTRADICTED, text)
+        elif clause.lying and tuple(way[0] for way in found.orientation) != clause.lying:
+            # turned or mirrored: a heart on the right is a finding, or a picture that was never flipped
+            ways = " and ".join(_shown(way) for way in found.orientation)
+            text = f"rows and columns run to {ways} (PatientOrientation); accepted: {' and '.join(clause.lying)}"
+            yield Reason(Code.VIEW_CONTRADICTED, text)
 
 
 def _age_within(use: Clauses, found: Acquisition) -> Iterable[Reason]:

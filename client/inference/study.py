@@ -6,6 +6,8 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
+from client.results.source import text_of
+
 NOT_READ: Final = "not-read"  # code of the reason why a result is one of a part: another version reads the rest
 
 
@@ -53,7 +55,7 @@ def left_out(conflicting: int) -> str:
 
 def study_day(header: Dataset) -> date | None:
     """The day of a study as its header has it."""
-    text = str(header.get("StudyDate") or "")
+    text = text_of(header, "StudyDate")
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
     except ValueError:

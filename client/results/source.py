@@ -21,7 +21,11 @@ _OPTIONAL: Final = (
     "TimezoneOffsetFromUTC",
 )
 _SHAPED: Final = {"DA": (8,), "TM": (2, 4, 6, 8, 9, 10, 11, 12, 13)}
-_CLOSED: Final = {"PatientSex": ("M", "F", "O")}
+_SEPARATED: Final = {
+    "DA": re.compile(r"(\d{4})([-./])(\d{2})\2(\d{2})", re.ASCII),
+    "TM": re.compile(r"(\d{2})(:)(\d{2})(?::(\d{2}(?:\.\d{1,6})?))?", re.ASCII),
+}
+_SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 _EARLIEST, _LATEST = -12 * 60, 14 * 60  # minutes from UTC (PS3.3 C.12.1.1.8)
 _OFFSET: Final = re.compile(r"([+-])([0-9]{2})([0-5][0-9])")
 
@@ -29,9 +33,9 @@ _OFFSET: Final = re.compile(r"([+-])([0-9]{2})([0-5][0-9])")
 def copy_identity(source: Dataset, target: Dataset) -> None:
     """Copy whose image it is, so that the PACS files the result beside it.
 
-    Type 2 attributes that are missing or cannot be read stand empty, text is brought into UTF-8; a date, time or sex
-    that the standard has no room for is left empty rather than handed on. An offset from UTC holds for every date and
-    time of the result, copied or ours: `dicom_time` takes it.
+    Type 2 attributes that are missing or cannot be read stand empty, text is brought into UTF-8; a date, time or sex is
+    written as the standard has it, and left empty where it says something else. An offset from UTC holds for every date
+    and time of the result, copied or ours: `dicom_time` takes it.
     """
     put(target, "SpecificCharacterSet", "ISO_IR 192")
     put(target, "StudyInstanceUID", text_of(source, "StudyInstanceUID"))
@@ -64,12 +68,15 @@ def text_of(source: Dataset, keyword: str) -> str:
     if isinstance(value, MultiValue):
         value = value[0] if len(value) else ""
     text = str(value).strip().strip("\0")
-    if keyword in _CLOSED:
-        return text if text in _CLOSED[keyword] else ""
+    if keyword == "PatientSex":
+        return _SEXES.get(text.upper(), "")
     if keyword == "TimezoneOffsetFromUTC":
         return text if _is_offset(text) else ""
     vr = dictionary_VR(keyword)
     if vr in _SHAPED:
+        if separated := _SEPARATED[vr].fullmatch(text):  # as devices wrote before 1993, and some still do
+            first, _, *others = separated.groups(default="")
+            text = first + "".join(others)
         fits = len(text) in _SHAPED[vr] and text.replace(".", "", 1).isdigit()
         return text if fits and (vr == "TM" or "." not in text) else ""
     return text

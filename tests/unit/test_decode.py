@@ -92,6 +92,19 @@ def test_monochrome1_is_turned_so_that_larger_is_whiter(radiograph: Make, tmp_pa
     np.testing.assert_array_equal(made.pixels, RAMP.max() - RAMP)
 
 
+@pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")])
+def test_a_picture_of_which_two_attributes_name_another_end_white_is_refused(
+    radiograph: Make, tmp_path: Path, photometric: str, shape: str
+) -> None:
+    """One viewer shows the negative of what another one shows."""
+    dataset = with_pixels(radiograph, RAMP, PhotometricInterpretation=photometric)
+    dataset.add_new("PresentationLUTShape", "CS", shape)
+    with pytest.raises(InvalidStudy, match="PresentationLUTShape"):
+        read(saved(dataset, tmp_path))
+    dataset.PhotometricInterpretation = "MONOCHROME2" if photometric == "MONOCHROME1" else "MONOCHROME1"
+    read(saved(dataset, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("window", "turned"),
     [

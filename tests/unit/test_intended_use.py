@@ -78,7 +78,7 @@ CLAUSES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             {"body_part": {"regions": ["chest"], "contradicted_by": ["SeriesDescription"]}, "body_parts": ["CHEST X"]},
         ]
     ),
-    "view": st.just({"view": {"projections": ["frontal"]}}),
+    "view": st.just({"view": {"projections": ["frontal"], "lying": ["L", "F"]}}),
     "laterality": st.sampled_from([{"laterality": {"values": ["R"]}}, {"laterality": {"values": ["R", "B"]}}]),
     "sexes": st.sampled_from([{"sexes": {"values": ["F"]}}, {"sexes": {"values": ["F", "O"]}}]),
     "age": st.tuples(st.integers(0, 40), st.integers(41, 80)).map(
@@ -133,7 +133,9 @@ VIOLATIONS: dict[Code, list[tuple[str, Callable[[Header], Header]]]] = {
         ("view", having(ViewPosition="RAO")),
     ],
     Code.VIEW_MISSING: [("view", without("ViewPosition"))],
-    Code.VIEW_CONTRADICTED: [("view", having(PatientOrientation=["A", "F"]))],
+    Code.VIEW_CONTRADICTED: [
+        ("view", having(PatientOrientation=ways)) for ways in (["A", "F"], ["R", "F"], ["F", "R"], ["LH", "HL"])
+    ],
     Code.LATERALITY: [("laterality", having(ImageLaterality=form)) for form in ("L", "LEFT", "Left")],
     Code.LATERALITY_MISSING: [("laterality", having(ImageLaterality="?"))],
     Code.SEX: [("sexes", having(PatientSex="M")), ("sexes", having(PatientSex="male"))],

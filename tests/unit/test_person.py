@@ -65,6 +65,12 @@ def test_two_people_are_told_apart(one: dict[str, Any], other: dict[str, Any]) -
     assert several([header(one), header(one), header(other)])
 
 
+def test_an_identifier_of_two_values_names_two_people() -> None:
+    """A result made from the first would be filed with somebody else's."""
+    assert several([header({"PatientID": ["P1", "P2"]})])
+    assert not several([header({"PatientID": ["P1", ""]})])
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize(
     ("one", "other"),

@@ -4,6 +4,7 @@ import io
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID
+from client.inference.study import study_day
 from client.results import conformity, heatmap
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verify, withdraw
 from client.results.confidence import Confidence
@@ -263,11 +265,22 @@ def test_missing_tags_stand_empty(finding: Make, radiograph: Callable[..., Datas
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_the_standard_has_no_room_for_is_not_handed_on(finding: Make, radiograph: Callable[..., Dataset]) -> None:
-    odd = radiograph(StudyDate="2024-01-01", StudyTime="noon", PatientSex="W", PatientBirthDate="unknown")
+    odd = radiograph(StudyDate="1st of May", StudyTime="noon", PatientSex="W", PatientBirthDate="unknown")
     made = make(finding(odd))[0].dataset
     assert [made[keyword].is_empty for keyword in ("StudyDate", "StudyTime", "PatientSex", "PatientBirthDate")] == [
         True
     ] * 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_devices_write_in_another_way_is_written_as_the_standard_has_it(
+    finding: Make, radiograph: Callable[..., Dataset]
+) -> None:
+    odd = radiograph(StudyDate="2024-01-31", StudyTime="12:05:09.5", PatientSex="female", PatientBirthDate="1960.02.01")
+    made = make(finding(odd))[0].dataset
+    told = [str(made[keyword].value) for keyword in ("StudyDate", "StudyTime", "PatientSex", "PatientBirthDate")]
+    assert told == ["20240131", "120509.5", "F", "19600201"]
+    assert study_day(odd) == date(2024, 1, 31)
 
 
 def test_a_verified_report_names_its_signer_and_its_predecessor(finding: Make, opinion: Opinion) -> None:
