@@ -26,7 +26,7 @@ from client.inference.memory import TOO_LARGE
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
-from client.inference.study import NOT_READ, Image, Study, left_out
+from client.inference.study import NOT_READ, Image, Study, left_out, taken_out
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
@@ -203,6 +203,8 @@ class Pipeline:
 
     def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
         """Read one study with the best of some versions, at least one."""
+        if not study.images:
+            return Refused((_nothing(study),), versions[0].bundle.digest)
         try:
             headers = [(image, self._opened(image)) for image in study.images]
             _require_one_patient(headers)
@@ -359,8 +361,6 @@ def _fitting(
     Raises:
         InvalidStudy: a header that cannot be read of an object that the version would read.
     """
-    if not headers:
-        return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
     fitting: list[tuple[Image, Opened]] = []
     judged: list[Judged] = []
     acquisitions: list[Acquisition] = []
@@ -427,6 +427,15 @@ def _missing(study: Study) -> tuple[Reason, ...]:
     if study.conflicting:
         found.append(Reason("conflicting", left_out(study.conflicting)))
     return tuple(found)
+
+
+def _nothing(study: Study) -> Reason:
+    """Why there is no image to read."""
+    if study.conflicting:
+        return Reason("conflicting", "every image has the UID of another one that differs")
+    if study.excluded:
+        return Reason("left-out", taken_out(study.excluded))
+    return Reason("moved", "the copies that stand of its images are of another study")
 
 
 def _unlike(read: Outcome) -> TypeGuard[Refused]:
