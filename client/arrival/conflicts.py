@@ -3,9 +3,10 @@
 Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
 on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
 another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
-comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was
-said of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later
-names it.
+comes late: as a new revision, whose report names the one before. Where the copies are of two studies, that of the one
+that stood loses the image, and with it what was said on its strength (`client/review/footing.py`). Where what was
+chosen names another person, what was said of the study until then was said of the wrong one: it is taken back in that
+patient's name, and nothing later names it.
 
 A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
 """
@@ -281,7 +282,11 @@ def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chos
         row = connection.execute(of_patient.where(study.c.uid == uid)).one()
     said = [header for digest in mine if (header := header_of(archive.path(digest)))]
     known = (row.patient_id or "", row.issuer or "", row.accession)
-    if all((one.patient_id, one.issuer, one.accession) == known for one in said):
+    moved = any(
+        clash.standing is not None and clash.standing.study_uid == uid != chosen[clash.sop_uid].study_uid
+        for clash in new
+    )
+    if not moved and all((one.patient_id, one.issuer, one.accession) == known for one in said):
         return Identity()  # nothing changes, and a thousand headers need not be read to know it
     said += [header for digest in others if (header := header_of(archive.path(digest)))]
     return agreed(said)
@@ -298,6 +303,8 @@ def _other_people(
         copy = chosen[clash.sop_uid]
         if copy.study_uid != uid or not copy.image:
             continue
+        if clash.standing is not None and clash.standing.study_uid != uid:
+            continue  # what was said of the study was not said of that copy
         was = person_of(archive.path(clash.standing.digest)) if clash.standing else Person()
         now = person_of(archive.path(copy.digest))
         if (clash.standing is None and now != Person()) or differ(was, now):

@@ -43,7 +43,7 @@ from client.inference.study import Image, Study, study_day
 from client.inference.succession import Reach, covers, replaced
 from client.results.confidence import Confidence
 from client.results.result import Predecessor, ResultObject
-from client.review.footing import settle
+from client.review.footing import settle, unfounded
 from client.store import ledger, versions
 from client.store.archive import Archive
 from client.store.excluded import excluded
@@ -322,7 +322,8 @@ def _earlier(site: Site, archive: Archive, taken: Study, covered: Collection[int
         .order_by(outcome.c.revision.desc())
     )
     with site.database.read() as connection:
-        rows = connection.execute(query).all()
+        falling = {row.id for row in unfounded(connection, taken.uid)} - set(covered)  # is taken back (`settle`)
+        rows = [row for row in connection.execute(query) if row.id not in falling]
         followed = connection.execute(
             select(succession).where(succession.c.earlier_id.in_([row.id for row in rows]))
         ).all()

@@ -203,8 +203,8 @@ class Pipeline:
 
     def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
         """Read one study with the best of some versions, at least one."""
-        if not study.images:
-            return Refused((_nothing(study),), versions[0].bundle.digest)
+        if reason := _nothing(study):
+            return Refused((reason,), versions[0].bundle.digest)
         try:
             headers = [(image, self._opened(image)) for image in study.images]
             _require_one_patient(headers)
@@ -429,12 +429,14 @@ def _missing(study: Study) -> tuple[Reason, ...]:
     return tuple(found)
 
 
-def _nothing(study: Study) -> Reason:
-    """Why there is no image to read."""
+def _nothing(study: Study) -> Reason | None:
+    """Why there is no image to read; None where there is one, or something else that says why itself."""
+    if study.excluded and not any(image.pixels for image in study.images):
+        return Reason("left-out", taken_out(study.excluded))  # what is left is the word that rejects them
+    if study.images:
+        return None
     if study.conflicting:
         return Reason("conflicting", "every image has the UID of another one that differs")
-    if study.excluded:
-        return Reason("left-out", taken_out(study.excluded))
     return Reason("moved", "the copies that stand of its images are of another study")
 
 

@@ -47,7 +47,7 @@ def unfounded(connection: Connection, study_uid: str) -> list[Row[Any]]:
 def settle(connection: Connection, site: Site, study_uid: str, revision: int) -> int:
     """Take back what no longer has a footing; to be called where a revision is concluded that was read without it.
 
-    The word that earlier images were not read goes too, where no image is left at all: nothing comes in its place.
+    The word that earlier images were not read goes too, where no image is left at all and nothing comes in its place.
 
     Returns:
         How many outcomes that were.
