@@ -517,8 +517,8 @@ def conflicts(
         print(f"  image {clash.sop_uid}  {'settled' if clash.settled else 'nobody has said which copy stands'}")
         if len(clash.studies) > 1:
             print(
-                f"    its copies are of {len(clash.studies)} studies: only that of the copy that stands is read with it,"
-                " until a device sends another one anew, with a UID of its own"
+                f"    its copies are of {len(clash.studies)} studies: only that of the copy that stands is read with"
+                " it, until a device sends another one anew, with a UID of its own"
             )
         for copy in clash.copies:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(copy.at))

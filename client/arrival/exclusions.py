@@ -180,17 +180,17 @@ def believe(site: Site, document: str, study_uid: str, told: Rejection, by: str,
     key = site.study_key(study_uid)
     facts: dict[str, ledger.Fact] = {"study": key, "document": document, "by": by, "images": len(told.images)}
     facts |= {"cause": str(told.cause) if told.cause else "expired", "elsewhere": told.elsewhere}
-    if told.cause is None or not told.images:
+    images = [(study_uid, sop_uid) for sop_uid in sorted(told.images - _made_here(site, study_uid))]
+    if told.cause is None or not images:
         why = "nothing was wrong with the images" if told.cause is None else "it names no image of its study"
         if new:
             log.warning("study %s: a rejection changes nothing: %s", key, why)
             site.ledger.append("images.rejection-noted", facts)
         return
-    images = [(study_uid, sop_uid) for sop_uid in sorted(told.images)]
     stranger = _of_nobody_here(site, study_uid, told.person)
     identity = Identity() if stranger else _identity(site, study_uid, without=images)
     now = time.time()
-    word = {"document": document, "cause": str(told.cause), "by": by, "told_at": now}
+    word: dict[str, Any] = {"document": document, "cause": str(told.cause), "by": by, "told_at": now}
     word["patient"] = site.patient_key(told.person.patient_id) if told.person.patient_id else ""
     word["lifted_at"] = now if stranger else None
     with site.database.write() as connection:
@@ -224,6 +224,13 @@ def _meant(site: Site, of: str) -> list[tuple[str, str]]:
     if not found:
         raise NotFound("there is no image, series or study of that UID here")
     return found
+
+
+def _made_here(site: Site, study_uid: str) -> set[str]:
+    """The node's own objects of a study, which are no images of it."""
+    query = select(delivery.c.sop_uid).join(outcome, outcome.c.id == delivery.c.outcome_id)
+    with site.database.read() as connection:
+        return set(connection.execute(query.where(outcome.c.study_uid == study_uid)).scalars())
 
 
 def _is_out(connection: Connection, study_uid: str, sop_uid: str) -> bool:

@@ -321,7 +321,7 @@ class Holdings:
         }
         changed = {(hidden.get(uid) or self._hidden[uid]) for uid in hidden.keys() ^ self._hidden.keys()}
         self._hidden = hidden
-        for uid in changed & self._studies.keys():
+        for uid in changed if self._last_received else ():  # also one of which nothing was left to show
             anew = Study(uid)
             received = (instance.c.study_uid == uid) & (instance.c.id <= self._last_received)
             for held in _received(connection, received):
@@ -331,7 +331,7 @@ class Holdings:
             if anew.series or anew.made:
                 self._studies[uid] = anew
             else:
-                del self._studies[uid]
+                self._studies.pop(uid, None)
 
     def _entry(self, uid: str) -> Study:
         return self._studies.setdefault(uid, Study(uid))

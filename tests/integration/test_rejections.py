@@ -9,6 +9,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage, generate_uid
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from client.arrival import exclusions
@@ -350,6 +352,51 @@ def test_one_foreign_image_no_longer_keeps_a_study_from_being_read(
         leave_out(site, generate_uid(), Cause.QUALITY)
 
 
+@pytest.mark.parametrize("said", ["series", "nothing"])
+def test_a_result_rests_on_every_slice_of_a_series_that_it_read(
+    site: Site, gateway: Gateway, radiograph: Make, said: str
+) -> None:
+    """Volumes say which series they read, results of earlier releases nothing."""
+    bright, dark = pair(radiograph)
+    scored(site, gateway, bright, dark)
+    late = beside(bright, radiograph, 0.2)
+    with site.database.write() as connection:
+        connection.execute(update(outcome).values(read=[bright.SeriesInstanceUID] if said == "series" else None))
+    send(gateway, rejecting(late), late)  # came after the result, which says nothing of it
+    assert state(site, bright.StudyInstanceUID) == ("scored", 1)
+    send(gateway, rejecting(dark))
+    assert state(site, bright.StudyInstanceUID) == ("queued", 2)
+
+
+def test_a_rejection_that_could_not_be_heeded_is_refused_and_heeded_when_it_comes_again(
+    site: Site, gateway: Gateway, radiograph: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = radiograph(0.9)
+    scored(site, gateway, image)
+    document = rejecting(image)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OperationalError("insert", {}, Exception("database is locked"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exclusions, "believe", broken)
+        with pytest.raises(AssertionError):
+            send(gateway, document)
+    assert state(site, image.StudyInstanceUID) == ("scored", 1)
+    send(gateway, document)
+    assert codes(read(site)) == ["left-out"]  # type: ignore[arg-type]
+
+
+def test_the_pacs_word_on_the_nodes_own_report_is_none_on_an_image(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    image = radiograph(0.9)
+    scored(site, gateway, image)
+    send(gateway, rejecting(opened(site, objects_of(site, 1)["sr"])))
+    assert exclusions.listed(site, every=True) == []
+    assert state(site, image.StudyInstanceUID) == ("scored", 1)
+
+
 def test_a_rejection_by_stow_is_heard_as_one_by_store(
     site: Site, gateway: Gateway, device: httpx.Client, radiograph: Make
 ) -> None:
@@ -367,8 +414,12 @@ def test_a_whole_study_can_be_left_out_and_taken_back(site: Site, gateway: Gatew
     assert leave_out(site, bright.StudyInstanceUID, Cause.QUALITY).studies[0].done == "still-coming"
     assert complete(site) == 1
     assert codes(read(site)) == ["left-out"]  # type: ignore[arg-type]
+    holdings = Holdings(site)
+    with pytest.raises(NotFound):
+        holdings.study(bright.StudyInstanceUID)
     done = take_back(site, bright.SeriesInstanceUID)
     assert (done.images, [one.done for one in done.studies]) == (2, ["read-again"])
+    assert holdings.study(bright.StudyInstanceUID).instances == 2
     assert isinstance(read(site), Scored)
     assert all(row.lifted_at for row in rows(site, exclusion))
 
