@@ -15,6 +15,7 @@ from typing import Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
@@ -78,7 +79,7 @@ def rejection(path: Path, study_uid: str) -> Rejection | None:
                 return None
             person = Person.from_dataset(document)
             named = _named(document)
-    except MALFORMED:
+    except (*MALFORMED, InvalidDicomError):
         return None
     own = frozenset(sop_uid for study, sop_uid in named if study == study_uid)
     return Rejection(_CAUSES[code], own, len({sop_uid for study, sop_uid in named if study != study_uid}), person)
