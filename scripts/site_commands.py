@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import border_commands, site_retraining_commands
+from scripts import border_commands, images_commands, site_retraining_commands
 from scripts.hospital_folder import opened as _opened
 from scripts.signals import wait_for_signal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigie site init --folder /var/lib/vigie")
 app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
+app.add_typer(images_commands.app, name="images")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
 Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
 
@@ -514,6 +515,11 @@ def conflicts(
                 print(f"study {uid}  accession {accession or '-'}  {study_of(site, uid).line.status}")
             last = uid
         print(f"  image {clash.sop_uid}  {'settled' if clash.settled else 'nobody has said which copy stands'}")
+        if len(clash.studies) > 1:
+            print(
+                f"    its copies are of {len(clash.studies)} studies: only that of the copy that stands is read with"
+                " it, until a device sends another one anew, with a UID of its own"
+            )
         for copy in clash.copies:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(copy.at))
             size = "no file" if copy.size is None else f"{copy.size:,} bytes"

@@ -3,9 +3,10 @@
 Of such copies the first that came stands, and nobody here can say whether that is right: it may be the one that was cut
 on its way, or that named another patient. Whoever knows chooses. The others stay where they are, kept apart, so that
 another choice can be made later. A study that has a result is read again with what was chosen, as it is when an image
-comes late: as a new revision, whose report names the one before. Where what was chosen names another person, what was
-said of the study until then was said of the wrong one: it is taken back in that patient's name, and nothing later
-names it.
+comes late: as a new revision, whose report names the one before. Where the copies are of two studies, that of the one
+that stood loses the image, and with it what was said on its strength (`client/review/footing.py`). Where what was
+chosen names another person, what was said of the study until then was said of the wrong one: it is taken back in that
+patient's name, and nothing later names it.
 
 A choice is an entry in the ledger, and the chosen copy is entered anew in the index, after the others (`unsettled`).
 """
@@ -13,29 +14,24 @@ A choice is an entry in the ledger, and the chosen copy is entered anew in the i
 import getpass
 import hashlib
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-from pydicom.uid import UID
-from pynetdicom.dsutils import split_dataset
 from sqlalchemy import Connection, Row, func, or_, select, update
 
-from client.arrival import priority
-from client.arrival.index import enter_patient, pictured, unsettled
-from client.arrival.intake import Header, read_header
+from client.arrival.again import Again, Identity, agreed, header_of, read_again
+from client.arrival.index import pictured, unsettled
 from client.dicom.copies import Looked, look
-from client.dicom.malformed import MALFORMED
 from client.dicom.person import Person, differ, person_of
 from client.review.recall import disown
 from client.store import ledger
 from client.store.archive import Archive
+from client.store.excluded import excluded
 from client.store.site import Site
 from client.store.tables import instance, patient, study
-from models.errors import Conflict, InvalidStudy, NotFound
+from models.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +85,6 @@ class Clash:
     def standing(self) -> Copy | None:
         """None where it was erased with its patient."""
         return next((copy for copy in self.copies if copy.stands), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """What a choice means for a study.
-
-    Attributes:
-        revision: as which it is read again.
-        done: `read-again`, `still-coming` (it is read when it is complete), `prior` (it is never read), or `no-image`
-            (what was chosen is nothing that is read).
-        disowned: outcomes that were taken back, for they name another patient.
-    """
-
-    study_uid: str
-    revision: int
-    done: str
-    disowned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +163,7 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
             _stand(connection, site, clash, chosen[clash.sop_uid], who)
         again = tuple(
             replace(
-                _read_again(connection, site, uid, identities[uid], images=uid in images),
+                read_again(connection, site, uid, identities[uid], images=uid in images),
                 disowned=sum(disown(connection, site, uid, was, now, by) for was, now in others[uid]),
             )
             for uid in studies
@@ -288,35 +267,29 @@ def _stand(connection: Connection, site: Site, clash: Clash, copy: Copy, who: st
     ledger.append(connection, "instance.chosen", facts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """Whom and what a study is of, where all its images agree; None where they do not, or do not say."""
-
-    patient: tuple[str, str] | None = None
-    accession: str | None = None
-
-
-def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chosen: dict[str, Copy]) -> _Identity:
-    """A study that had its patient from a copy that does not stand any longer has another one: when all its images
-    that stand now name him. Where they name two, reading it refuses, and says so.
-    """
+def _identity(site: Site, archive: Archive, uid: str, new: Iterable[Clash], chosen: dict[str, Copy]) -> Identity:
+    """Whom a study is of with what was chosen."""
     mine = [chosen[clash.sop_uid].digest for clash in new if chosen[clash.sop_uid].study_uid == uid]
     gone = {clash.sop_uid for clash in new}
-    query = select(instance.c.sha256, instance.c.sop_uid).where(instance.c.study_uid == uid, ~instance.c.conflicting)
+    query = select(instance.c.sha256, instance.c.sop_uid).where(
+        instance.c.study_uid == uid, ~instance.c.conflicting, ~excluded()
+    )
     of_patient = select(study.c.accession, patient.c.patient_id, patient.c.issuer).outerjoin(
         patient, patient.c.key == study.c.patient_key
     )
     with site.database.read() as connection:
         others = [row.sha256 for row in connection.execute(query) if row.sop_uid not in gone]
         row = connection.execute(of_patient.where(study.c.uid == uid)).one()
-    said = [header for digest in mine if (header := _header(archive.path(digest)))]
+    said = [header for digest in mine if (header := header_of(archive.path(digest)))]
     known = (row.patient_id or "", row.issuer or "", row.accession)
-    if all((one.patient_id, one.issuer, one.accession) == known for one in said):
-        return _Identity()  # nothing changes, and a thousand headers need not be read to know it
-    said += [header for digest in others if (header := _header(archive.path(digest)))]
-    patients = {(one.patient_id, one.issuer) for one in said if one.patient_id}
-    accessions = {one.accession for one in said if one.accession}
-    return _Identity(patients.pop() if len(patients) == 1 else None, accessions.pop() if len(accessions) == 1 else None)
+    moved = any(
+        clash.standing is not None and clash.standing.study_uid == uid != chosen[clash.sop_uid].study_uid
+        for clash in new
+    )
+    if not moved and all((one.patient_id, one.issuer, one.accession) == known for one in said):
+        return Identity()  # nothing changes, and a thousand headers need not be read to know it
+    said += [header for digest in others if (header := header_of(archive.path(digest)))]
+    return agreed(said)
 
 
 def _other_people(
@@ -330,46 +303,10 @@ def _other_people(
         copy = chosen[clash.sop_uid]
         if copy.study_uid != uid or not copy.image:
             continue
+        if clash.standing is not None and clash.standing.study_uid != uid:
+            continue  # what was said of the study was not said of that copy
         was = person_of(archive.path(clash.standing.digest)) if clash.standing else Person()
         now = person_of(archive.path(copy.digest))
         if (clash.standing is None and now != Person()) or differ(was, now):
             found.setdefault(was, []).append(now)
     return [(was, list(dict.fromkeys(now))) for was, now in found.items()]
-
-
-def _header(path: Path) -> Header | None:
-    """As the door read it when it came."""
-    try:
-        meta, offset = split_dataset(path)
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return read_header(stream, UID(meta.TransferSyntaxUID))
-    except (InvalidStudy, *MALFORMED):
-        return None
-
-
-def _read_again(connection: Connection, site: Site, uid: str, identity: _Identity, *, images: bool) -> Again:
-    """Let a study be read as it is now, by the state that it is in."""
-    now = time.time()
-    row = connection.execute(select(study).where(study.c.uid == uid)).one()
-    values: dict[str, Any] = {}
-    if identity.patient is not None:
-        values["patient_key"] = enter_patient(connection, site, *identity.patient, now)
-    if identity.accession is not None:
-        values["accession"] = identity.accession
-    revision, done = int(row.revision), "read-again"
-    if not images:
-        done = "no-image"
-    elif row.state in ("receiving", "prior"):
-        done = "still-coming" if row.state == "receiving" else "prior"
-    elif row.state == "queued":
-        values |= {"touched_at": now, "attempts": 0}  # what reads it just now has read something else
-    else:
-        revision += 1
-        values |= {"state": "queued", "revision": revision, "attempts": 0, "completed_at": now}
-        values["due_at"] = priority.due(site, row)
-        facts: dict[str, ledger.Fact] = {"study": site.study_key(uid), "revision": revision}
-        ledger.append(connection, "study.reopened", facts)
-    if values:
-        connection.execute(update(study).where(study.c.uid == uid).values(**values))
-    return Again(uid, revision, done)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from client.store import ledger
 from client.store.site import Site
-from client.store.tables import delivery, instance, patient, study
+from client.store.tables import delivery, exclusion, instance, patient, study
 from models.errors import InvalidStudy
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,11 @@ _UNABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
 _KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key")).order_by(instance.c.id)
+_WORDS = select(exclusion.c.patient).where(
+    exclusion.c.sop_uid == bindparam("key"),
+    exclusion.c.study_uid == bindparam("of"),
+    exclusion.c.lifted_at.is_(None),
+)
 _STUDY = select(study).where(study.c.uid == bindparam("key"))
 _ADD = insert(instance)
 _TOUCH = (
@@ -193,6 +198,8 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
     if same or recoded:
         return Filed.DUPLICATE if same else Filed.RECODED
     conflicting = bool(known)
+    if _left_out(connection, site, arrival, now):
+        arrival = replace(arrival, picture=False)  # nothing that is read has come
     revision = _touch(connection, site, arrival, now, conflicting=conflicting)
     connection.execute(
         _ADD,
@@ -241,6 +248,27 @@ def pictured() -> ColumnElement[bool]:
     presentation state, segmentation, or document (PS3.4 B.5).
     """
     return not_(or_(*(instance.c.sop_class.startswith(f"1.2.840.10008.5.1.4.1.1.{kind}.") for kind in _NO_IMAGES)))
+
+
+def _left_out(connection: Connection, site: Site, arrival: Arrival, now: float) -> bool:
+    """Whether an image was rejected before it came, by a word that may be believed: one that names another patient than
+    the image does is not, and a person has to look (`exclusions.py`).
+    """
+    words = connection.execute(_WORDS, {"key": arrival.sop_uid, "of": arrival.study_uid}).all()
+    if not words:
+        return False
+    mine = site.patient_key(arrival.patient_id) if arrival.patient_id else ""
+    doubted = {row.patient for row in words if row.patient and mine and row.patient != mine}
+    if doubted:
+        connection.execute(
+            update(exclusion)
+            .where(exclusion.c.sop_uid == arrival.sop_uid, exclusion.c.study_uid == arrival.study_uid)
+            .where(exclusion.c.patient.in_(doubted), exclusion.c.lifted_at.is_(None))
+            .values(lifted_at=now)
+        )
+        facts: dict[str, ledger.Fact] = {"study": site.study_key(arrival.study_uid), "images": 1}
+        ledger.append(connection, "images.rejection-doubted", facts)
+    return any(row.patient not in doubted for row in words)
 
 
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:

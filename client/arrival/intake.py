@@ -31,6 +31,8 @@ from client.arrival.comparison import Comparison
 from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.arrival.index import Arrival, Filed, Index
 from client.arrival.orphans import Orphans
+from client.arrival.rejection import SOP_CLASS as REJECTIONS
+from client.arrival.rejection import rejection
 from client.arrival.room import Backlog, Room
 from client.arrival.storable import storable
 from client.arrival.urgency import Urgency
@@ -190,6 +192,7 @@ class Intake:
         fetched = priors.expected(self._site, offer, header)
         if not fetched and not self._backlog.admits(header.study_uid, lambda: self._emergency(offer, header, draft)):
             raise InvalidStudy("queue-full", "too many studies wait")
+        told = rejection(draft.path, header.study_uid) if header.sop_class == REJECTIONS else None
         digest = draft.name()
         draft.sync()
         if not fetched:
@@ -221,6 +224,13 @@ class Intake:
         )
         if filed is Filed.RECODED:
             draft.forget()  # the image is stored, and no entry names these bytes
+        # our own withdrawals come back, and of two documents of one UID nobody knows which is right
+        if told is not None and filed not in (Filed.OURS, Filed.CONFLICTING):
+            from client.arrival.exclusions import believe  # reads studies again, which is no business of most doors
+
+            believe(
+                self._site, header.sop_uid, header.study_uid, told, offer.calling.strip()[:16], new=filed is Filed.NEW
+            )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))
 

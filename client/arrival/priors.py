@@ -43,6 +43,7 @@ from client.dicom.person import Person, differ
 from client.dicom.requestor import associate
 from client.store.archive import Archive
 from client.store.database import Watch
+from client.store.excluded import excluded
 from client.store.ledger import append
 from client.store.persons import person_of
 from client.store.site import Site
@@ -418,7 +419,7 @@ def _present(site: Site, archive: Archive, study_uid: str) -> Present:
         ).first()
         images = connection.execute(
             select(instance.c.sha256, instance.c.sop_class)
-            .where(instance.c.study_uid == study_uid, ~instance.c.conflicting)
+            .where(instance.c.study_uid == study_uid, ~instance.c.conflicting, ~excluded())
             .order_by(instance.c.id)
         ).all()
     if whose is None or not images:

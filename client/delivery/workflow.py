@@ -31,6 +31,7 @@ from client.dicom.malformed import MALFORMED
 from client.results.result import COMPUTED, derive_uid
 from client.store.archive import Archive
 from client.store.database import Watch
+from client.store.excluded import excluded
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, study, workitem
@@ -296,7 +297,7 @@ class Follower(threading.Thread):
     def _scheduled(self, row: Row[Any], uid: str) -> Dataset:
         query = (
             select(instance.c.sop_class, instance.c.sop_uid, instance.c.series_uid, instance.c.sha256)
-            .where(instance.c.study_uid == row.study_uid, ~instance.c.conflicting)
+            .where(instance.c.study_uid == row.study_uid, ~instance.c.conflicting, ~excluded())
             .order_by(instance.c.id)
         )
         with self._site.database.read() as connection:

@@ -6,8 +6,8 @@ file, so that nothing kept can become wrong. What came in since the last questio
 does not know the series of the node's own results: their files are opened when their study is looked at.
 
 A conflicting instance (same UID, other content) is in none of this: it is never served in place of the real one. Nor is
-what the node made and has withdrawn, does not send any more, or has put aside for being wrong: whoever looks here sees
-what the PACS is meant to show.
+an image that the PACS has rejected or a person leaves out, nor what the node made and has withdrawn, does not send any
+more, or has put aside for being wrong: whoever looks here sees what the PACS is meant to show.
 """
 
 import json
@@ -28,8 +28,9 @@ from client.dicomweb.matching import Element
 from client.dicomweb.outlines import NAME, Outlines
 from client.results.result import COMPUTED
 from client.store.archive import Archive
+from client.store.excluded import excluded
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, recall
+from client.store.tables import delivery, exclusion, instance, outcome, recall
 from models.errors import InvalidStudy, NotFound
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ _PUT_ASIDE: Final = (
         )
     )
 )
+_LEFT_OUT: Final = select(exclusion.c.sop_uid, exclusion.c.study_uid).where(exclusion.c.lifted_at.is_(None))
 _WITHDRAWALS: Final = (
     select(_ROWID.label("id"), delivery.c.sha256, outcome.c.study_uid)
     .join(outcome, outcome.c.id == delivery.c.outcome_id)
@@ -287,11 +289,15 @@ class Holdings:
         self._count = count
         self._hide(connection)
         received = select(
-            instance.c.id, instance.c.study_uid, instance.c.series_uid, instance.c.sha256, instance.c.conflicting
+            instance.c.id,
+            instance.c.study_uid,
+            instance.c.series_uid,
+            instance.c.sha256,
+            or_(instance.c.conflicting, excluded()).label("apart"),
         ).where(instance.c.id > self._last_received)
         for row in connection.execute(received.order_by(instance.c.id)):
             self._last_received = row.id
-            if not row.conflicting:
+            if not row.apart:
                 _enter(self._entry(row.study_uid), row.series_uid, row.sha256)
         made = select(_ROWID.label("id"), outcome.c.study_uid, delivery.c.sop_uid, delivery.c.sha256)
         made = made.join(outcome, outcome.c.id == delivery.c.outcome_id).where(self._last_made < _ROWID)
@@ -308,17 +314,24 @@ class Holdings:
                 self._withdrawn |= dict.fromkeys(named(self.archive.read(row.sha256)), str(row.study_uid))
             except (AttributeError, InvalidDicomError, NotFound, OSError) as error:
                 log.error("a withdrawal cannot be read: %s", type(error).__name__)
-        hidden = self._withdrawn | {str(row.sop_uid): str(row.study_uid) for row in connection.execute(_PUT_ASIDE)}
+        hidden = self._withdrawn | {
+            str(row.sop_uid): str(row.study_uid)
+            for query in (_PUT_ASIDE, _LEFT_OUT)
+            for row in connection.execute(query)
+        }
         changed = {(hidden.get(uid) or self._hidden[uid]) for uid in hidden.keys() ^ self._hidden.keys()}
         self._hidden = hidden
-        for uid in changed & self._studies.keys():
+        for uid in changed if self._last_received else ():  # also one of which nothing was left to show
             anew = Study(uid)
             received = (instance.c.study_uid == uid) & (instance.c.id <= self._last_received)
             for held in _received(connection, received):
                 _enter(anew, held.series, held.sha256)
             made = _made(connection, (outcome.c.study_uid == uid) & (self._last_made >= _ROWID))
             anew.made = [(sop_uid, digest) for _, sop_uid, digest in made if sop_uid not in hidden]
-            self._studies[uid] = anew
+            if anew.series or anew.made:
+                self._studies[uid] = anew
+            else:
+                self._studies.pop(uid, None)
 
     def _entry(self, uid: str) -> Study:
         return self._studies.setdefault(uid, Study(uid))
@@ -355,7 +368,8 @@ def _received(connection: Connection, condition: ColumnElement[bool]) -> Iterato
         instance.c.sha256,
         instance.c.transfer_syntax,
     )
-    for row in connection.execute(query.where(condition, ~instance.c.conflicting).order_by(instance.c.id)):
+    counted = query.where(condition, ~instance.c.conflicting, ~excluded())
+    for row in connection.execute(counted.order_by(instance.c.id)):
         yield Held(*row)
 
 

@@ -43,8 +43,10 @@ from client.inference.study import Image, Study, study_day
 from client.inference.succession import Reach, covers, replaced
 from client.results.confidence import Confidence
 from client.results.result import Predecessor, ResultObject
+from client.review.footing import settle, unfounded
 from client.store import ledger, versions
 from client.store.archive import Archive
+from client.store.excluded import excluded
 from client.store.site import Site
 from client.store.tables import delivery, instance, outcome, recall, study, succession, verdict, version
 from models.errors import Conflict, NotFound
@@ -82,10 +84,13 @@ _IMAGES = (
         instance.c.series_uid,
         (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
     )
-    .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
+    .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting, ~excluded())
     .order_by(instance.c.id)
 )
 _LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled(), pictured())
+_EXCLUDED = select(func.count()).where(
+    instance.c.study_uid == bindparam("key"), ~instance.c.conflicting, excluded(), pictured()
+)
 
 _AT_THE_PACS: Final = ("sent", "committed", "pending")
 _NAMED: Final = [Tag("SOPClassUID"), Tag("SeriesInstanceUID"), *TAGS]  # of an earlier report
@@ -128,6 +133,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 images=images_of(connection, row.uid),
                 missing=row.missing,
                 conflicting=conflicting_in(connection, row.uid),
+                excluded=int(connection.execute(_EXCLUDED, {"key": row.uid}).scalar_one()),
                 standing=_found_before(connection, row.uid) if row.revision > 1 else (),
             )
         if row.attempts >= site.config.max_attempts:
@@ -149,7 +155,7 @@ def _known(row: Row[Any]) -> dict[str, Any]:
 
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
-    """The images of a study, oldest first, without the conflicting ones."""
+    """The images of a study, oldest first, without the conflicting ones and those that were taken out of it."""
     return tuple(
         Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
         for row in connection.execute(_IMAGES, {"key": study_uid})
@@ -242,6 +248,8 @@ def conclude(
         for one in sorted(covered):
             connection.execute(insert(succession).values(earlier_id=one, later_id=later))
         _deliver(connection, later, stored)
+        if taken.revision > 1:
+            settle(connection, site, taken.uid, taken.revision)
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
@@ -274,11 +282,13 @@ def _covered(site: Site, archive: Archive, taken: Study, later: Reach) -> set[in
     )
     with site.database.read() as connection:
         rows = connection.execute(query).all()
+    here = {uid for image in taken.images for uid in (image.sop_uid, image.series_uid)}
     found: set[int] = set()
     for row in rows:
         facts = versions.facts(site, row.version_digest)
         coded = (facts.finding.scheme, facts.finding.value) if facts else None
-        read = None if row.read is None else frozenset(row.read)
+        # what was taken out of the study since nobody reads again
+        read = None if row.read is None else frozenset(here.intersection(row.read))
         if covers(later, Reach(row.name, coded, _person(archive, row.input_digest), read, bool(row.reasons))):
             found.add(row.id)
     return found
@@ -312,7 +322,8 @@ def _earlier(site: Site, archive: Archive, taken: Study, covered: Collection[int
         .order_by(outcome.c.revision.desc())
     )
     with site.database.read() as connection:
-        rows = connection.execute(query).all()
+        falling = {row.id for row in unfounded(connection, taken.uid)} - set(covered)  # is taken back (`settle`)
+        rows = [row for row in connection.execute(query) if row.id not in falling]
         followed = connection.execute(
             select(succession).where(succession.c.earlier_id.in_([row.id for row in rows]))
         ).all()

@@ -26,7 +26,7 @@ from client.inference.memory import TOO_LARGE
 from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reason, check, missing_series, unfamiliar
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
-from client.inference.study import NOT_READ, Image, Study, left_out
+from client.inference.study import NOT_READ, Image, Study, left_out, taken_out
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
@@ -204,6 +204,8 @@ class Pipeline:
 
     def read_by(self, study: Study, versions: Sequence[Serving]) -> Outcome:
         """Read one study with the best of some versions, at least one."""
+        if reason := _nothing(study):
+            return Refused((reason,), versions[0].bundle.digest)
         try:
             headers = [(image, self._opened(image)) for image in study.images]
             _require_one_patient(headers)
@@ -360,8 +362,6 @@ def _fitting(
     Raises:
         InvalidStudy: a header that cannot be read of an object that the version would read.
     """
-    if not headers:
-        return OutOfScope((Reason("conflicting", "every image has the UID of another one that differs"),))
     fitting: list[tuple[Image, Opened]] = []
     judged: list[Judged] = []
     acquisitions: list[Acquisition] = []
@@ -435,6 +435,17 @@ def _missing(study: Study) -> tuple[Reason, ...]:
     if study.conflicting:
         found.append(Reason("conflicting", left_out(study.conflicting)))
     return tuple(found)
+
+
+def _nothing(study: Study) -> Reason | None:
+    """Why there is no image to read; None where there is one, or something else that says why itself."""
+    if study.excluded and not any(image.pixels for image in study.images):
+        return Reason("left-out", taken_out(study.excluded))  # what is left is the word that rejects them
+    if study.images:
+        return None
+    if study.conflicting:
+        return Reason("conflicting", "every image has the UID of another one that differs")
+    return Reason("moved", "the copies that stand of its images are of another study")
 
 
 def _unlike(read: Outcome) -> TypeGuard[Refused]:

@@ -33,6 +33,7 @@ class Study:
     Attributes:
         missing: how many more images it is known to have.
         conflicting: images that were left out of it, each with the UID of another one that differs.
+        excluded: images that were left out of it, rejected by the PACS or by a person's word.
         standing: names of the models whose positive results of earlier revisions stand.
     """
 
@@ -43,6 +44,7 @@ class Study:
     images: tuple[Image, ...]
     missing: int = 0
     conflicting: int = 0
+    excluded: int = 0
     standing: tuple[str, ...] = ()
 
 
@@ -51,6 +53,13 @@ def left_out(conflicting: int) -> str:
     if conflicting == 1:
         return "1 image was left out: it has the UID of another one that differs"
     return f"{conflicting} images were left out: they have the UIDs of others that differ"
+
+
+def taken_out(excluded: int) -> str:
+    """What a person is told of images that were rejected."""
+    if excluded == 1:
+        return "1 image was left out: the PACS has rejected it, or a person has said so"
+    return f"{excluded} images were left out: the PACS has rejected them, or a person has said so"
 
 
 def study_day(header: Dataset) -> date | None:

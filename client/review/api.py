@@ -116,6 +116,7 @@ class StudyOut(_Model):
     priors: str
     recalled: str
     conflicting: str
+    excluded: str
     before: ResultOut | None
     earlier: str
 
@@ -458,6 +459,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "priors": line.priors,
         "recalled": line.recalled,
         "conflicting": line.conflicting,
+        "excluded": line.excluded,
         "before": line.before and _result(line.before),
         "earlier": line.earlier,
     }

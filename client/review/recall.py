@@ -9,7 +9,8 @@ anywhere and begun again.
 
 Where a person's choice among copies of an image shows that a study is of somebody else, what was said of it before is
 taken back alike, under the patient whom it names (`disown`). There what a version made goes also from under a
-signature: its signer has the signed report to withdraw, and nothing else.
+signature: its signer has the signed report to withdraw, and nothing else. So it is where the images that a result rests
+on were rejected (`forsake`).
 """
 
 import logging
@@ -30,6 +31,7 @@ from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict
+from models.coding import Coding
 from models.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
@@ -219,36 +221,84 @@ def disown(
     """Take back what was said of a study in the name of another patient; how many outcomes that were.
 
     To be called in the transaction in which it becomes another's. An outcome is of whom its report names, else of whom
-    its image names. What was withdrawn before stays so; what was put before its signer is so again.
+    its image names.
 
     Args:
         replaced: of whom it was; whom an outcome is of that does not say so.
         chosen: of whom it is now; taken back is what differs from any of them.
         by: named in the withdrawals.
     """
-    archive, at = Archive(site.archive), time.time()
+    archive = Archive(site.archive)
     batch = connection.execute(select(outcome).where(outcome.c.study_uid == study_uid).order_by(outcome.c.id)).all()
+    made = _made(connection, batch)
+    wrong: list[Row[Any]] = []
+    for row in batch:
+        named_in = [digest for kind, _, digest in made.get(row.id, []) if kind == "sr"] + [row.input_digest or ""]
+        whose = next((one for digest in named_in if (one := _person(archive, digest)) != Person()), replaced)
+        if any(differ(whose, one) for one in chosen):
+            wrong.append(row)
+    return _retract(connection, site, wrong, SAFETY, by, _OTHER_PATIENT)
+
+
+def forsake(connection: Connection, site: Site, batch: Sequence[Row[Any]], by: str, *, safety: bool) -> int:
+    """Take back what was said on the strength of images that do not count any longer; how many outcomes that were.
+
+    As with another patient's (`disown`): it goes also from under a signature, and who signed is asked.
+
+    Args:
+        batch: the outcomes.
+        by: named in the withdrawals.
+        safety: for patient safety, else for quality.
+    """
+    return _retract(connection, site, batch, SAFETY if safety else QUALITY, by, _IMAGES_GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """Why outcomes are taken back that no recalled version has made."""
+
+    why: str
+    reason: Coding
+    event: str
+
+
+_OTHER_PATIENT: Final = _Wrong(
+    "the study is another patient's",
+    local("OTHER_PATIENT", "The images are of another patient"),
+    "result.disowned",
+)
+_IMAGES_GONE: Final = _Wrong(
+    "the images that it rests on were taken out of the study",
+    local("IMAGES_GONE", "The images were rejected, or taken out of the study"),
+    "result.forsaken",
+)
+
+
+def _retract(
+    connection: Connection, site: Site, batch: Sequence[Row[Any]], title: Coding, by: str, wrong: _Wrong
+) -> int:
+    """Withdraw outcomes, also from under a signature; what was withdrawn before stays so, what was put before its
+    signer is so again.
+    """
+    archive, at = Archive(site.archive), time.time()
     given, made = _given(connection, batch), _made(connection, batch)
     ids = [row.id for row in batch]
     known = {row.outcome_id: row for row in connection.execute(select(recall).where(recall.c.outcome_id.in_(ids)))}
-    reason = (local("DECISION", "Decision"), local("OTHER_PATIENT", "The images are of another patient"))
-    opinion = Opinion(by, site.config.institution, at, None, (reason,), _RECALL_NUMBER)
+    opinion = Opinion(
+        by, site.config.institution, at, None, ((local("DECISION", "Decision"), wrong.reason),), _RECALL_NUMBER
+    )
     done = 0
     for row in batch:
         objects = made.get(row.id, [])
-        named_in = [digest for kind, _, digest in objects if kind == "sr"] + [row.input_digest or ""]
-        whose = next((one for digest in named_in if (one := _person(archive, digest)) != Person()), replaced)
         before = known.get(row.id)
-        if not any(differ(whose, one) for one in chosen) or (
-            before and (before.action != "to_signer" or before.document)
-        ):
+        if before and (before.action != "to_signer" or before.document):
             continue
         action, signer = _judge(given.get(row.id, []))
-        document = _document(archive, objects, SAFETY, opinion) if action != "already_withdrawn" else None
+        document = _document(archive, objects, title, opinion) if action != "already_withdrawn" else None
         if document and _queued(connection, document.sop_uid):
             continue  # the word that nothing was read, by no version, of which no more is written
-        drop(connection, [uid for _, uid, _ in objects], "the study is another patient's")
-        drop(connection, _signed_objects(connection, row.id), "the study is another patient's")
+        drop(connection, [uid for _, uid, _ in objects], wrong.why)
+        drop(connection, _signed_objects(connection, row.id), wrong.why)
         if document:
             _queue(connection, row.id, document, archive.store(document.content))
         if row.version_digest:
@@ -257,7 +307,7 @@ def disown(
             connection.execute(insert(recall).values(outcome_id=row.id, version_digest=row.version_digest, **values))
         facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
         facts |= {"action": action, "document": document.sop_uid if document else None}
-        append(connection, "result.disowned", facts)
+        append(connection, wrong.event, facts)
         done += 1
     return done
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, literal, li
 from client.arrival import priors
 from client.arrival.index import pictured, unsettled
 from client.dicom import decode
-from client.inference.study import left_out
+from client.inference.study import left_out, taken_out
 from client.results import heatmap
 from client.results.confidence import Confidence
 from client.review import earlier
@@ -28,6 +28,7 @@ from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
 from client.store import versions
 from client.store.archive import Archive
+from client.store.excluded import excluded
 from client.store.site import Site
 from client.store.tables import (
     delivery,
@@ -105,6 +106,7 @@ class Line:
         recalled: who has signed a result whose version was recalled since, and has not judged the study again.
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
             where there are none of which nobody has said which stands.
+        excluded: what images of it were rejected, or left out by a person, in words; empty where there are none.
         before: a result that it had before and that the present outcome does not take the place of
             (`client/review/earlier.py`), where it still stands.
         earlier: what that said, and who answered it, in words; empty where there is none.
@@ -126,6 +128,7 @@ class Line:
     priors: str
     recalled: str
     conflicting: str = ""
+    excluded: str = ""
     before: Result | None = None
     earlier: str = ""
     answered: str = ""
@@ -370,6 +373,10 @@ def _lines() -> Select[Any]:
             .where(instance.c.study_uid == study.c.uid, unsettled(), pictured())
             .scalar_subquery()
             .label("conflicting"),
+            select(func.count())
+            .where(instance.c.study_uid == study.c.uid, ~instance.c.conflicting, excluded(), pictured())
+            .scalar_subquery()
+            .label("excluded"),
             _status().label("status"),
             patient.c.patient_id,
             patient.c.issuer,
@@ -429,6 +436,7 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 priors.described(row.search_state, row.search_problem, row.priors_here),
                 row.recalled or "",
                 left_out(row.conflicting) if row.conflicting else "",
+                taken_out(row.excluded) if row.excluded else "",
                 *(kept or (None, "", "")),
                 pressing=bool(row.pressing),
             )

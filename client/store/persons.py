@@ -8,6 +8,7 @@ from sqlalchemy import select
 from client.dicom.malformed import MALFORMED
 from client.dicom.person import TAGS, Person
 from client.store.archive import Archive
+from client.store.excluded import excluded
 from client.store.site import Site
 from client.store.tables import instance
 
@@ -16,7 +17,7 @@ def person_of(site: Site, study_uid: str) -> Person:
     """As its first image says; nobody, whom nothing contradicts, where there is none that can be read."""
     query = (
         select(instance.c.sha256)
-        .where(instance.c.study_uid == study_uid, ~instance.c.conflicting, instance.c.rows.is_not(None))
+        .where(instance.c.study_uid == study_uid, ~instance.c.conflicting, ~excluded(), instance.c.rows.is_not(None))
         .order_by(instance.c.id)
         .limit(1)
     )

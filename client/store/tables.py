@@ -89,6 +89,22 @@ instance = Table(
     Index(None, "study_uid"),
 )
 
+exclusion = Table(
+    "exclusion",
+    metadata,
+    Column("sop_uid", String(64), primary_key=True, doc="of an image that is not read; may not have come yet"),
+    Column("study_uid", String(64), primary_key=True),
+    Column("document", String(64), primary_key=True, doc="the key object selection that says so; empty: a person"),
+    Column("cause", String(13), nullable=False, doc="see client.arrival.rejection.Cause"),
+    Column("by", String, nullable=False, doc="AE title of who sent the selection, or the person"),
+    Column("patient", String(64), nullable=False, doc="keyed hash of the PatientID that it names; or empty"),
+    Column("told_at", Float, nullable=False),
+    Column("lifted_at", Float, nullable=True, doc="it no longer counts since"),
+    Column("lifted_by", String, nullable=False, server_default="", doc="the person; empty: it names another patient"),
+    CheckConstraint("cause in ('quality', 'safety', 'worklist', 'other-patient')", name="cause"),
+    Index(None, "study_uid"),
+)
+
 announcement = Table(
     "announcement",
     metadata,
