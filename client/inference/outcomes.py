@@ -36,6 +36,7 @@ from client.arrival import priority
 from client.arrival.index import pictured, unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
+from client.delivery.standing import let_go
 from client.dicom.person import TAGS, Person
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
@@ -242,9 +243,19 @@ def conclude(
         for one in sorted(covered):
             connection.execute(insert(succession).values(earlier_id=one, later_id=later))
         _deliver(connection, later, stored)
+        if stored and taken.revision > 1:
+            let_go(connection, {*covered, *_words(connection, taken)})
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
+
+
+def _words(connection: Connection, taken: Study) -> Sequence[int]:
+    """The words of earlier revisions that nothing was read, whose place whatever is said now takes."""
+    query = select(outcome.c.id).where(
+        outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision, outcome.c.kind != "scored"
+    )
+    return connection.execute(query).scalars().all()
 
 
 def _succeeding(result: Scored | ScoredVolumes, earlier: tuple[Predecessor, ...]) -> Scored | ScoredVolumes:

@@ -29,6 +29,7 @@ from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome
 from models.bundle import Bundle
+from models.errors import Conflict
 from models.intended_use import IntendedUse
 
 pytestmark = pytest.mark.integration
@@ -56,6 +57,11 @@ def come(ward: tuple[Site, Gateway], *images: Dataset) -> Outcome:
     assert [association.send_c_store(image).Status for image in images] == [0] * len(images)
     association.release()
     Receiving(site, Bounds(0.0, 0.0, 0.0)).complete()
+    return read_again(site)
+
+
+def read_again(site: Site) -> Outcome:
+    """The study that is queued is read."""
     archive, panel = Archive(site.archive), Panel(site).members
     taken = outcomes.take(site)
     assert isinstance(taken, outcomes.Study)
@@ -103,6 +109,18 @@ def reports(site: Site) -> list[Dataset]:
 def put(site: Site, state: str) -> None:
     with site.database.write() as connection:
         connection.execute(update(delivery).values(state=state))
+
+
+def told(site: Site, revision: int) -> dict[str, tuple[str, str]]:
+    """By kind, where the objects of a revision of the only study are, and their UIDs."""
+    query = select(delivery.c.kind, delivery.c.state, delivery.c.sop_uid).join(outcome)
+    with site.database.read() as connection:
+        rows = connection.execute(query.where(outcome.c.revision == revision)).all()
+    return {row.kind: (row.state, row.sop_uid) for row in rows}
+
+
+def states(site: Site, revision: int) -> dict[str, str]:
+    return {kind: state for kind, (state, _) in told(site, revision).items()}
 
 
 def fallen(site: Site) -> set[str]:
@@ -241,3 +259,60 @@ def test_a_copy_that_differs_and_comes_late_leaves_no_all_clear(ward: tuple[Site
     result = line(site, first.StudyInstanceUID).result
     assert result is not None
     assert (result.call, result.shade) == ("not found in what was read", "partial")
+
+
+def test_what_is_made_anew_is_there_until_what_takes_its_place_is_queued(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    come(ward, radiograph(0.9, **ONE))
+    report = told(site, 1)["sr"][1]
+    with site.database.write() as connection:
+        bad = {"state": "quarantined", "problem": "no template"}
+        connection.execute(update(delivery).where(delivery.c.sop_uid == report).values(**bad))
+    deadletters.remake(site, report)
+    # whatever happens to the node now, the report is among what was put aside; and no picture goes without it
+    assert states(site, 1) == {"sr": "quarantined", "sc": "failed"}
+    assert {one.problem for one in deadletters.listed(site)} == {
+        "it is made anew; before: no template",
+        "it is made anew",
+    }
+    with pytest.raises(Conflict, match="about to be read"):
+        deadletters.remake(site, report)
+    versions.retire(site, "brightness")
+    assert isinstance(read_again(site), Refused)
+    assert states(site, 1) == {"sr": "quarantined", "sc": "failed"}  # nothing has taken its place
+    assert fallen(site) == {""}
+    versions.adopt(site, next(held.digest for held in versions.listed(site)))
+    deadletters.remake(site, report)  # of an earlier revision than the study's, and standing
+    assert isinstance(read_again(site), Scored)
+    assert states(site, 1) == {"sr": "dropped", "sc": "dropped"}
+    assert states(site, 3) == {"sr": "pending", "sc": "pending"}
+    assert "PredecessorDocumentsSequence" not in reports(site)[-1]  # the PACS never had the first one
+    with pytest.raises(Conflict):
+        deadletters.remake(site, report)
+
+
+def test_what_was_put_aside_and_sent_after_all_stays_sent_when_it_was_to_be_made_anew(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    come(ward, radiograph(0.9, **ONE))
+    report = told(site, 1)["sr"][1]
+    put(site, "failed")
+    deadletters.remake(site, report)
+    assert deadletters.resend_all(site).number == 2
+    assert isinstance(read_again(site), Scored)
+    assert states(site, 1) == {"sr": "pending", "sc": "pending"}
+    assert report in str(reports(site)[-1].PredecessorDocumentsSequence)
+
+
+def test_what_a_newer_result_took_the_place_of_is_not_made_anew(ward: tuple[Site, Gateway], radiograph: Make) -> None:
+    site, _ = ward
+    first = radiograph(0.9, **ONE)
+    come(ward, first)
+    put(site, "failed")
+    come(ward, radiograph(0.9, StudyInstanceUID=first.StudyInstanceUID, **ONE))
+    with pytest.raises(Conflict, match="a newer revision"):
+        deadletters.remake(site, told(site, 1)["sr"][1])
+    assert states(site, 1) == {"sr": "failed", "sc": "failed"}  # a person may still send it as it is
