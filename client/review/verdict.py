@@ -344,9 +344,10 @@ class Answerable:
 def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answerable]:
     """What a reader may answer of a study: its present result; of one that is not read as it is now, the one before.
 
-    Of the latter nobody is to sign that nothing was found, for there are images that nobody has read, but whatever it
-    said may be rejected. A rejection of a finding can be taken back by another answer. A reader whose signature stands
-    under what was recalled may reject that, too.
+    This is the one rule of what may be judged. Of the latter nobody is to sign that nothing was found, for there are
+    images that nobody has read, but whatever it said may be rejected; and who has signed it before images of another
+    patient came may say so again, after a look at whose it is. A rejection of a finding can be taken back by another
+    answer. A reader whose signature stands under what was recalled may reject that, too.
     """
     row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
@@ -364,7 +365,7 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
         return found
     before = asked.where(or_(outcome.c.id == earlier.last(), outcome.c.id.in_(earlier.findings())))
     found += [
-        _answerable(one, every if one.positive else (Decision.REJECT,), earlier=True)
+        _answerable(one, every if one.positive else _of_a_negative(connection, one, reader), earlier=True)
         for one in connection.execute(before.order_by(outcome.c.id.desc()))
     ]
     if row.state == "scored":
@@ -381,6 +382,12 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
 def _answerable(row: Any, decisions: tuple[Decision, ...], *, earlier: bool = False) -> Answerable:
     said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({row.name}@{row.number})"
     return Answerable(row.id, row.revision, bool(row.positive), said, decisions, earlier)
+
+
+def _of_a_negative(connection: Connection, row: Any, reader: str) -> tuple[Decision, ...]:
+    """What a reader may say of an earlier result that nothing was found by."""
+    again = earlier.in_doubt(connection, row.id) and _signs(connection, row.id, reader)
+    return (Decision.AGREE, Decision.REJECT) if again else (Decision.REJECT,)
 
 
 def _signs(connection: Connection, outcome_id: int, reader: str) -> bool:

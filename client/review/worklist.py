@@ -21,6 +21,7 @@ from client.arrival import priors
 from client.arrival.index import pictured, unsettled
 from client.dicom import decode
 from client.inference.study import left_out
+from client.inference.succession import rejected
 from client.results import heatmap
 from client.results.confidence import Confidence
 from client.review import earlier
@@ -141,14 +142,6 @@ class Line:
     def looks_back(self) -> bool:
         """Whether that is one from before."""
         return self.before is not None and self.shown is self.before
-
-    @property
-    def judged(self) -> bool:
-        """Whether there is something to judge: an earlier result only where it is positive, since nobody is to sign an
-        all-clear of a study that was not read, and only while no new result is on its way."""
-        if self.looks_back and self.before is not None:
-            return self.before.positive and self.status not in ("receiving", "queued")
-        return self.result is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,15 +321,10 @@ def _to_read() -> Any:
 
 
 def _status() -> Any:
-    later = verdict.alias("later")
-    replaced = exists().where(
-        later.c.outcome_id == verdict.c.outcome_id, later.c.reader == verdict.c.reader, later.c.id > verdict.c.id
-    )
-    rejected = exists().where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject", ~replaced)
     judged = exists().where(verdict.c.outcome_id == outcome.c.id)
     return case(
         (study.c.state != "scored", study.c.state),
-        (or_(rejected, withdrawn_by_recall()), "withdrawn"),
+        (or_(rejected(outcome.c.id), withdrawn_by_recall()), "withdrawn"),
         (judged, "verified"),
         else_="unverified",
     )
@@ -413,6 +401,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
         last = standing(given.get(row.outcome_id, []))
         result = _result(row, _absent(row)) if row.state == "scored" else None
         kept = before.get(row.earlier)
+        if kept and kept[2] and row.pressing:
+            kept = kept[0], f"{kept[1]}, and images of another patient came since", kept[2]
         lines.append(
             Line(
                 row.uid,
