@@ -470,6 +470,8 @@ def recall(
     print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
     print(f"{told.to_signer:>8} put before their signer")
     print(f"{told.already_withdrawn:>8} had been withdrawn before")
+    for one in told.problems:
+        print(f"to look for in the PACS: study {one.study_uid}, revision {one.revision}: {one.why}", file=sys.stderr)
     if not panel(site):
         print(f"nothing serves now: vigie site rollback {told.label.partition('@')[0]} brings back the version before")
     if not told.exact:
