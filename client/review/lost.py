@@ -103,7 +103,7 @@ def _header(archive: Archive, digest: str) -> Dataset | None:
         return None
 
 
-def _images(connection: Connection, row: Row[Any]) -> Sequence[Row[Any]]:
+def _images(connection: Connection, row: Row[Any]) -> Sequence[Any]:
     """The images that a study had when an outcome was written, as far as the index still says so."""
     query = select(instance.c.sha256, instance.c.series_uid).where(
         instance.c.study_uid == row.study_uid, ~instance.c.conflicting, instance.c.revision <= row.revision
