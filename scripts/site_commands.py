@@ -164,6 +164,7 @@ def try_(
     """
     from client.inference.panel import Panel
     from client.inference.trial import TriedStudy, try_folder
+    from client.inference.workshop import borrowed
     from client.lean import without_unused
 
     without_unused()
@@ -180,7 +181,8 @@ def try_(
 
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    tried = try_folder(site, Panel(site).members, studies.resolve(), tell)
+    with borrowed(site) as workshop:
+        tried = try_folder(site, Panel(site, workshop).members, studies.resolve(), tell)
     if not tried.studies and not tried.unread:
         print(f"no file under {studies}")
     for unread in tried.unread:
