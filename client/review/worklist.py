@@ -146,13 +146,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One study with its verdicts, oldest first, and what became of its objects; `pictured`: the result that is shown
+    """One study with its verdicts, oldest first, and what became of its objects; `pictured`: the revisions whose result
     has a picture of its map."""
 
     line: Line
     verdicts: tuple[Verdict, ...]
     deliveries: tuple[tuple[str, str, str], ...]
-    pictured: bool
+    pictured: frozenset[int]
 
 
 def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: str = "") -> list[Line]:
@@ -225,14 +225,12 @@ def one(site: Site, uid: str) -> Detail:
             raise NotFound("no such study here")
         line = _read(connection, rows)[0]
         sent = connection.execute(
-            select(delivery.c.outcome_id, delivery.c.kind, delivery.c.state, delivery.c.problem)
+            select(outcome.c.revision, delivery.c.kind, delivery.c.state, delivery.c.problem)
             .join(outcome, outcome.c.id == delivery.c.outcome_id)
             .where(outcome.c.study_uid == uid)
             .order_by(delivery.c.outcome_id, delivery.c.kind)
         ).all()
-        pictured = line.shown is not None and (line.shown.outcome_id, "sc") in {
-            (row.outcome_id, row.kind) for row in sent
-        }
+        pictured = frozenset(row.revision for row in sent if row.kind == "sc")
         said = tuple((row.kind, row.state, row.problem) for row in sent)
         return Detail(line, tuple(history(connection, uid)), said, pictured)
 
@@ -244,39 +242,47 @@ def next_uid(site: Site) -> str | None:
         return connection.execute(_joined(select(study.c.uid)).where(judged).order_by(*_order()).limit(1)).scalar()
 
 
-def map_png(site: Site, uid: str) -> bytes:
-    """The picture of the map as it went to the PACS; of a study that is not read as it is now, the one before.
+def map_png(site: Site, uid: str, revision: int | None = None) -> bytes:
+    """The picture of the map as it went to the PACS.
+
+    Args:
+        revision: whose result it is of; None: of the one that is shown first.
 
     Raises:
         NotFound: no such study, or it has no such picture.
     """
-    return _png(np.asarray(_picture(site, uid).pixel_array))
+    return _png(np.asarray(_picture(site, uid, revision).pixel_array))
 
 
-def image_png(site: Site, uid: str) -> bytes:
+def image_png(site: Site, uid: str, revision: int | None = None) -> bytes:
     """The radiograph itself, framed as the map is, so that one can be laid over the other.
+
+    Args:
+        revision: as for `map_png`.
 
     Raises:
         NotFound: no such study, or its image cannot be shown.
     """
-    result = one(site, uid).line.shown
-    if result is None:
-        raise NotFound("there is no result, so no image it rests on")
+    found = _looked_at(site, uid, revision)
     try:
-        pixels = decode.read(_archive(site.archive).path(result.input_digest)).pixels
+        pixels = decode.read(_archive(site.archive).path(found.input_digest)).pixels
     except (InvalidStudy, OSError) as error:
         raise NotFound("the image cannot be shown") from error
-    facts = facts_of(site, result.version_digest)
+    facts = facts_of(site, found.version_digest)
     if facts is not None and facts.segmentation is not None:
         return _png(heatmap.paint(pixels, np.zeros(pixels.shape, np.uint8), {}, "Original image, without the outlines"))
     flat = np.zeros((1, 1), np.float32)
     return _png(heatmap.draw(pixels, flat, "Original image, without the map"))
 
 
-def patient_name(site: Site, uid: str) -> str:
-    """As the image has it; empty where it has none. Names are in no table: erasing a patient is short."""
+def patient_name(site: Site, uid: str, revision: int | None = None) -> str:
+    """As the image has it; empty where it has none. Names are in no table: erasing a patient is short.
+
+    Args:
+        revision: as for `map_png`.
+    """
     try:
-        return str(_picture(site, uid).get("PatientName", "")).replace("^", " ").strip()
+        return str(_picture(site, uid, revision).get("PatientName", "")).replace("^", " ").strip()
     except NotFound:
         return ""
 
@@ -489,13 +495,25 @@ def _structure(label: dict[str, Any]) -> str:
     return said
 
 
-def _picture(site: Site, uid: str) -> pydicom.Dataset:
-    shown = one(site, uid).line.shown
-    if shown is None:
-        raise NotFound("there is no result of this study, so no picture of a map")
+def _looked_at(site: Site, uid: str, revision: int | None) -> Any:
+    """The outcome of a revision, or of the one that is shown first."""
+    if revision is None:
+        shown = one(site, uid).line.shown
+        revision = shown.revision if shown else 0
+    query = select(outcome.c.id, outcome.c.input_digest, outcome.c.version_digest).where(
+        outcome.c.study_uid == uid, outcome.c.revision == revision, outcome.c.kind == "scored"
+    )
+    with site.database.read() as connection:
+        found = connection.execute(query).first()
+    if found is None:
+        raise NotFound("there is no result, so no image it rests on")
+    return found
+
+
+def _picture(site: Site, uid: str, revision: int | None = None) -> pydicom.Dataset:
     query = (
         select(delivery.c.sha256)
-        .where(delivery.c.outcome_id == shown.outcome_id, delivery.c.kind == "sc")
+        .where(delivery.c.outcome_id == _looked_at(site, uid, revision).id, delivery.c.kind == "sc")
         .order_by(literal_column("rowid"))  # of several series the first, which is the one to look at first
     )
     with site.database.read() as connection:
