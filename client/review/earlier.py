@@ -12,6 +12,7 @@ Of several the one is shown that nobody has answered, else the last. Beside a pr
 was signed and is in doubt: that nothing was found in less of the study tells nobody anything.
 """
 
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, exists, func, literal_column, or_, select
@@ -23,7 +24,10 @@ from client.store.tables import outcome, recall, study, succession, verdict
 JUDGED_IN: Final = ("scored", "refused", "failed")
 """The states of a study in which an earlier result is judged; in the others it is about to be read."""
 
+# each is made once: SQLAlchemy takes longer to make it than SQLite to run it
 
+
+@cache
 def last() -> Any:
     """SQL: the earlier result of a study that is shown, also a rejected one; null where there is none."""
     known = outcome.alias("known")
@@ -37,12 +41,14 @@ def last() -> Any:
     )
 
 
+@cache
 def standing() -> Any:
     """SQL: that result where no reader's rejection of it stands; else null."""
     kept = outcome.alias("kept")
     return select(kept.c.id).where(kept.c.id == last(), ~rejected(kept.c.id)).correlate(study).scalar_subquery()
 
 
+@cache
 def unanswered() -> Any:
     """SQL: whether one is among them that a reader has to answer: a positive one of which none has said anything, nor
     of one in its place, or one that was signed before images of another patient came.
@@ -51,6 +57,7 @@ def unanswered() -> Any:
     return exists().where(_beside(found), _pressing(found)).correlate(study)
 
 
+@cache
 def score() -> Any:
     """SQL: the highest score of those; null where there is none."""
     found = outcome.alias("urgent")
@@ -58,6 +65,7 @@ def score() -> Any:
     return query.correlate(study).scalar_subquery()
 
 
+@cache
 def findings() -> Any:
     """SQL: those that are positive, answered or not, and those that are to be answered again."""
     known = outcome.alias("known")

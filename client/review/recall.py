@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select
@@ -396,6 +397,7 @@ def _report(archive: Archive, digest: str) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest() == digest else None
 
 
+@cache
 def unresolved() -> Any:
     """SQL: who signed a result of the study that was recalled, and has not judged the study again since; else null.
 
@@ -420,6 +422,7 @@ def unresolved() -> Any:
     )
 
 
+@cache
 def withdrawn_by_recall() -> Any:
     """SQL: whether the present result of a study was withdrawn because its version was recalled."""
     return (

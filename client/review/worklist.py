@@ -8,7 +8,7 @@ is unverified, and where a positive result from before stands that nobody has an
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -306,10 +306,12 @@ def card_of(site: Site, digest: str) -> str:
         return ""
 
 
+@cache
 def _order() -> tuple[Any, ...]:
     return -_urgency(), study.c.received_at, study.c.uid
 
 
+@cache
 def _urgency() -> Any:
     """The score of a positive study, or of what stands from before unanswered; of one that is not read as it is now,
     that of the result it had before, answered or not."""
@@ -322,10 +324,12 @@ def _urgency() -> Any:
     )
 
 
+@cache
 def _to_read() -> Any:
     return or_(_status() == "unverified", earlier.unanswered())
 
 
+@cache
 def _status() -> Any:
     judged = exists().where(verdict.c.outcome_id == outcome.c.id)
     return case(
@@ -346,6 +350,7 @@ def _joined(query: Any) -> Select[Any]:
     )
 
 
+@cache
 def _lines() -> Select[Any]:
     return _joined(
         select(
