@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Workshop:
 
 
 @contextmanager
-def borrowed(site: Site) -> Iterator[Workshop]:
+def borrowed(site: Site) -> Generator[Workshop]:
     """A copy of a site's own, for whoever is to leave nothing in the site; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="vigie-") as folder:
         copy = Workshop(Path(folder) / "engines", Path(folder) / "measured")

@@ -26,7 +26,7 @@ from client.delivery.standing import drop, named
 from client.dicom.person import TAGS, Person, differ
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verified_as, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
-from client.review import earlier
+from client.review import earlier, lost
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
@@ -430,7 +430,7 @@ def _documents(
     if report is None:
         return []
     archive = _archive(site.archive)
-    first = archive.read(report.sha256)
+    first = _report(site, connection, archive, given, report.sha256, [tuple(row) for row in made])
     positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
     facts = [
         (local("DECISION", "Reader's decision"), local(given.decision, given.decision.capitalize())),
@@ -460,6 +460,29 @@ def _documents(
     objects += of_others if rejected else []
     withdrawal = withdraw(first, objects, title, opinion, of_this if rejected else ())
     return [*documents, (given.outcome_id, withdrawal), *elsewhere]
+
+
+def _report(
+    site: Site,
+    connection: Connection,
+    archive: Archive,
+    given: Verdict,
+    digest: str,
+    made: Sequence[tuple[str, str, str]],
+) -> bytes:
+    """The report that a verdict is about; of one whose file is lost, what is enough to reject it.
+
+    Raises:
+        NotFound: it is lost, and what would be signed cannot be seen any more, or in whose name it was.
+    """
+    try:
+        return archive.read(digest)
+    except NotFound:
+        row = connection.execute(select(outcome).where(outcome.c.id == given.outcome_id)).one()
+        known = lost.report(site, connection, archive, row, made, others=True)
+        if given.decision is not Decision.REJECT or known is None:
+            raise
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A study's status is derived: `unverified` until a clinician has said something about its present result, `withdrawn`
 while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state. To read is what
-is unverified, and where a positive result from before stands that nobody has answered.
+is unverified, and where a result from before stands that a reader has to answer (`client/review/earlier.py`).
 """
 
 import io
