@@ -165,6 +165,7 @@ def try_(
     """
     from client.inference.panel import Panel
     from client.inference.trial import TriedStudy, try_folder
+    from client.inference.workshop import borrowed
     from client.lean import without_unused
 
     without_unused()
@@ -181,7 +182,8 @@ def try_(
 
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    tried = try_folder(site, Panel(site).members, studies.resolve(), tell)
+    with borrowed(site) as workshop:
+        tried = try_folder(site, Panel(site, workshop).members, studies.resolve(), tell)
     if not tried.studies and not tried.unread:
         print(f"no file under {studies}")
     for unread in tried.unread:
@@ -471,6 +473,8 @@ def recall(
     print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
     print(f"{told.to_signer:>8} put before their signer")
     print(f"{told.already_withdrawn:>8} had been withdrawn before")
+    for one in told.problems:
+        print(f"to look for in the PACS: study {one.study_uid}, revision {one.revision}: {one.why}", file=sys.stderr)
     if not panel(site):
         print(f"nothing serves now: vigie site rollback {told.label.partition('@')[0]} brings back the version before")
     if not told.exact:

@@ -146,8 +146,12 @@ def bundle_folder(_sealed: Bundle, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def _measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is measured on this machine, shared by all hospitals: each would find the same, some seconds a time."""
-    return tmp_path_factory.mktemp("measured")
+    """What is measured on this machine, shared by all hospitals, and by the processes that share the tests: each would
+    find the same, some seconds a time."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "measured"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ ever.
 
 import copy
 import threading
+from functools import cache
 from typing import Any, Final, cast
 
 from pydicom.uid import UID
@@ -173,8 +174,15 @@ def _contexts() -> list[PresentationContext]:
 
 
 def _context(abstract_syntax: str) -> PresentationContext:
-    context = _Context()
+    context = copy.deepcopy(_accepting())
     context.abstract_syntax = UID(abstract_syntax)
+    return context
+
+
+@cache
+def _accepting() -> PresentationContext:
+    """Without an abstract syntax; pynetdicom looks at every transfer syntax anew, for each of two hundred classes."""
+    context = _Context()
     context.transfer_syntax = [*ACCEPTED]
     return context
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, literal, select, update
 
 from client.dicom.person import TWO_PEOPLE
 from client.inference.succession import replaced
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _TWO: Final = "images of another patient came to its study since"
 _NOT_SENT: Final = ("pending", "failed", "quarantined")
+_HELD: Final = "it is made anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,29 @@ def drop(connection: Connection, sop_uids: Collection[str], why: str) -> None:
         update(delivery)
         .where(delivery.c.sop_uid.in_(sop_uids), delivery.c.state.in_(_NOT_SENT))
         .values(state="dropped", problem=why)
+    )
+
+
+def hold(connection: Connection, outcome_id: int) -> None:
+    """What was made of a result that is made anew, and has not been sent, waits among what was put aside: what comes of
+    that may not take its place, and then it is all that there is.
+    """
+    waits = case((delivery.c.state == "pending", "failed"), else_=delivery.c.state)
+    problem = case((delivery.c.problem == "", _HELD), else_=literal(f"{_HELD}; before: ") + delivery.c.problem)
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.outcome_id == outcome_id, delivery.c.state.in_(_NOT_SENT))
+        .values(state=waits, problem=problem)
+    )
+
+
+def let_go(connection: Connection, outcomes: Collection[int]) -> None:
+    """Drop what waited for these results to be made anew; to be called where what takes their place is queued."""
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.outcome_id.in_(outcomes), delivery.c.state.in_(("failed", "quarantined")))
+        .where(delivery.c.problem.startswith(_HELD, autoescape=True))
+        .values(state="dropped", problem="made anew")
     )
 
 

@@ -8,7 +8,8 @@ nobody can say then that the two are the same.
 Run as a program it answers questions, one line each, until there are none for a while: decoders of pictures from
 anywhere are no part of the process that answers the modalities.
 
-Source: DICOM PS3.5 7.2 (group lengths), 8.2 and A.4 (encapsulation); PS3.3 C.7.6.3.1.3 (planar configuration).
+Source: DICOM PS3.5 7.2 (group lengths), 7.3 (byte order), 8.2 and A.4 (encapsulation); PS3.3 C.7.6.3.1.3 (planar
+configuration).
 """
 
 import json
@@ -46,6 +47,8 @@ _ENCODING: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC, _P
 _TEXT: Final = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
 )
+# bytes of a word, of which a value is a string (PS3.5 6.2, 7.3)
+_WORDS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 # what a colour transformation makes of each other; told apart by the pixels, decoded to RGB
 _COLOURS: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 
@@ -58,7 +61,7 @@ def alike(first: Path, second: Path) -> bool:
             if max(path.stat().st_size for path in (first, second)) > MAX_FILE_BYTES:
                 return False
             one, other = dcmread(first), dcmread(second)
-            return _same_elements(one, other) and _same_pixels(one, other)
+            return _same_elements(one, other, _little(one, other)) and _same_pixels(one, other)
     except (*MALFORMED, InvalidDicomError):
         return False
 
@@ -73,7 +76,8 @@ def differences(first: Path, second: Path) -> tuple[str, ...]:
             warnings.simplefilter("ignore")  # they quote values
             one, other = dcmread(first), dcmread(second)
             tags = sorted({*_compared(one), *_compared(other)})
-            found = [tag for tag in tags if not (tag in one and tag in other and _same(one[tag], other[tag]))]
+            little = _little(one, other)
+            found = [tag for tag in tags if not (tag in one and tag in other and _same(one[tag], other[tag], little))]
             names = [keyword_for_tag(tag) or str(tag) for tag in found]
     except (*MALFORMED, InvalidDicomError):
         return ("what cannot be read",)
@@ -84,23 +88,36 @@ def differences(first: Path, second: Path) -> tuple[str, ...]:
     return (*names, *(() if same else ("PixelData",)))
 
 
-def _same_elements(one: Dataset, other: Dataset) -> bool:
+def _little(one: FileDataset, other: FileDataset) -> tuple[bool, bool]:
+    return one.file_meta.TransferSyntaxUID.is_little_endian, other.file_meta.TransferSyntaxUID.is_little_endian
+
+
+def _same_elements(one: Dataset, other: Dataset, little: tuple[bool, bool]) -> bool:
     tags = _compared(one)
-    return tags == _compared(other) and all(_same(one[tag], other[tag]) for tag in tags)
+    return tags == _compared(other) and all(_same(one[tag], other[tag], little) for tag in tags)
 
 
 def _compared(dataset: Dataset) -> list[BaseTag]:
     return [tag for tag in sorted(dataset.keys()) if tag.element != 0 and tag not in _ENCODING]
 
 
-def _same(one: DataElement, other: DataElement) -> bool:
+def _same(one: DataElement, other: DataElement, little: tuple[bool, bool]) -> bool:
+    """Whether two elements say the same.
+
+    Args:
+        little: whether each file is in little endian.
+    """
     if one.VR == other.VR == "SQ":
         items = list(zip_longest(one.value, other.value))
-        return all(a is not None and b is not None and _same_elements(a, b) for a, b in items)
-    first, second = _encoded(one), _encoded(other)
+        return all(a is not None and b is not None and _same_elements(a, b, little) for a, b in items)
+    first, second = _encoded(one, little[0]), _encoded(other, little[1])
     if {one.VR, other.VR} <= _TEXT:
         return first.rstrip(b" \0") == second.rstrip(b" \0")
-    return first == second or _padded(first, second) or _padded(second, first)
+    if first == second or _padded(first, second) or _padded(second, first):
+        return True
+    # what is in an unknown VR only its maker can say: it is the same where it is once every word of it is turned round
+    turned = little[0] != little[1] and "UN" in (one.VR, other.VR)
+    return turned and any(_turned(first, size) == second for size in (2, 4, 8))
 
 
 def _padded(odd: bytes, even: bytes) -> bool:
@@ -108,12 +125,22 @@ def _padded(odd: bytes, even: bytes) -> bool:
     return len(odd) % 2 == 1 and even in (odd + b"\0", odd + b" ")
 
 
-def _encoded(element: DataElement) -> bytes:
-    """The value alone, in implicit little endian; text, which pydicom has decoded, in UTF-8, which loses no letter."""
+def _encoded(element: DataElement, little: bool) -> bytes:
+    """The value alone, in implicit little endian; text, which pydicom has decoded, in UTF-8, which loses no letter.
+
+    Args:
+        little: whether the file is in little endian: pydicom hands on strings of words as they are in it.
+    """
     buffer: Any = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, True
     write_data_element(buffer, element, ["ISO_IR 192"])
-    return buffer.getvalue()[8:]
+    value = buffer.getvalue()[8:]
+    return value if little else _turned(value, _WORDS.get(element.VR, 1))
+
+
+def _turned(value: bytes, size: int) -> bytes:
+    """Every word of so many bytes in the other byte order; as it is where it is not made of such words."""
+    return np.frombuffer(value, f"V{size}").view(f"u{size}").byteswap().tobytes() if len(value) % size == 0 else value
 
 
 def _same_pixels(one: FileDataset, other: FileDataset) -> bool:

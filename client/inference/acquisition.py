@@ -20,6 +20,8 @@ from models.anatomy import plain
 from models.intended_use import Conversion, Description, Quantity
 
 _AGE = re.compile(r"(\d{1,4}) ?([DWMY])")  # PS3.5 6.2: AS has three digits and no blank, devices write 5Y too
+_NO_UNIT = re.compile(r"\d{1,4}")
+AGES_APART: Final = 2  # years between PatientAge and the dates: an age is rounded, or of the day it was typed in
 _DATE = re.compile(r"(\d{4})([-./]?)(\d{2})\2(\d{2})")  # with full stops before 1993
 _DAYS_IN_YEAR = 365.2425
 _OLDEST_YEARS = 120
@@ -238,6 +240,9 @@ def _age(header: Any) -> tuple[float | None, float | None, bool]:
     if match := _AGE.fullmatch(age.upper()):
         placeholder = _date(born) == _NO_BIRTH_DATE or (by_dates or 0.0) > _OLDEST_YEARS
         return int(match[1]) * _UNIT_IN_YEARS[match[2]], None if placeholder else by_dates, True
+    # 62 may be years, or a child's months: whether it is years the dates tell, and nothing else does
+    if _NO_UNIT.fullmatch(age) and int(age) and by_dates is not None and abs(int(age) - by_dates) > AGES_APART:
+        return None, by_dates, False
     return by_dates, by_dates, by_dates is not None or (dated and plain(age) in _NOT_KNOWN)
 
 

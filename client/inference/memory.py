@@ -7,9 +7,9 @@ failing by being killed again and again.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from client.cgroups import MOUNTED, OWN, folders
 from client.inference.scope import Reason
@@ -38,8 +38,27 @@ _AHEAD: Final = 0.25  # of the budget, for what is decoded before a study is com
 _MIB: Final = 1 << 20
 
 
+T = TypeVar("T")
+
+
+class Crowded(Exception):
+    """A study that is being read needs more than was reserved for it, and others have that now.
+
+    Args:
+        wanted: bytes, of all there is no more than there are.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__(f"{wanted // _MIB} MiB are not there now")
+        self.wanted = wanted
+
+
 class Memory:
     """What studies that are being read and written may take together.
+
+    How fine the grid of a network is shows only in the headers, after a study was begun. What it takes beyond what was
+    reserved is reserved then, if it is there. If it is not, nothing waits with something in its hands, for two that
+    wait for each other wait for ever: what was reserved is given back, and the study is begun again with all it needs.
 
     Args:
         limit: bytes.
@@ -49,6 +68,26 @@ class Memory:
         self.limit = limit
         self._taken = 0
         self._changed = threading.Condition()
+        self._mine = threading.local()  # what is reserved for the study that this thread reads
+
+    def within(self, size: int, read: Callable[[], T]) -> tuple[T, int]:
+        """Read a study with bytes reserved for it.
+
+        Returns:
+            What reading it gives, and what is reserved, to be given back by `release`; where it raises, nothing is.
+        """
+        while True:
+            self._mine.taken = self.reserve(size)
+            try:
+                return read(), self._mine.taken
+            except Crowded as crowded:
+                self.release(self._mine.taken)
+                size = crowded.wanted
+            except BaseException:
+                self.release(self._mine.taken)
+                raise
+            finally:
+                self._mine.taken = None
 
     def reserve(self, size: int) -> int:
         """Take bytes, when they are there; others give theirs back meanwhile.
@@ -71,16 +110,32 @@ class Memory:
     def admit(self, facts: Facts, images: Sequence[Image], grown: float = 1.0) -> Reason | None:
         """Why a version cannot read these images here, None where it can.
 
+        Where it is asked of a study that is being read `within` this memory, what it takes is reserved by then.
+
         Args:
             grown: voxels of the network's grid for each acquired one, which only the images' headers tell.
+
+        Raises:
+            Crowded: it could, and others have the memory now.
         """
         wanted = need([facts], images, grown)
         if wanted <= self.limit:
+            self._extend(wanted)
             return None
         return Reason(
             TOO_LARGE,
             f"reading it takes about {wanted // _MIB} MiB of memory, there are {self.limit // _MIB} (memory_mib)",
         )
+
+    def _extend(self, wanted: int) -> None:
+        taken: int | None = getattr(self._mine, "taken", None)
+        if taken is None or wanted <= taken:
+            return
+        with self._changed:
+            if self._taken + wanted - taken > self.limit:
+                raise Crowded(wanted)
+            self._taken += wanted - taken
+        self._mine.taken = wanted
 
 
 def need(versions: Sequence[Facts], images: Sequence[Image], grown: float = 1.0) -> int:

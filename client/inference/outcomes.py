@@ -36,11 +36,13 @@ from client.arrival import priority
 from client.arrival.index import pictured, unsettled
 from client.arrival.urgency import Turns, Urgency, Waiting
 from client.delivery import workflow
+from client.delivery.standing import let_go
 from client.dicom.person import TAGS, Person
-from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
+from client.inference.pipeline import NOT_ONE_PATIENT, Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
 from client.inference.study import Image, Study, study_day
 from client.inference.succession import Reach, covers, replaced
+from client.inference.whose import of_two
 from client.results.confidence import Confidence
 from client.results.result import Predecessor, ResultObject
 from client.review.footing import settle, unfounded
@@ -212,6 +214,8 @@ def conclude(
         False where images came while it was being read, or its version was withdrawn: then nothing is written, and
         it will be read again.
     """
+    if isinstance(result, Failed):
+        result = _whose(site, archive, taken, result)
     covered: set[int] = set()
     if taken.revision > 1 and isinstance(result, Scored | ScoredVolumes):
         covered = _covered(site, archive, taken, _reach(result))
@@ -248,11 +252,37 @@ def conclude(
         for one in sorted(covered):
             connection.execute(insert(succession).values(earlier_id=one, later_id=later))
         _deliver(connection, later, stored)
+        if stored and taken.revision > 1:
+            let_go(connection, {*covered, *_words(connection, taken)})
         if taken.revision > 1:
             settle(connection, site, taken.uid, taken.revision)
         head: dict[str, ledger.Fact] = {"study": site.study_key(taken.uid), "revision": taken.revision}
         ledger.append(connection, f"outcome.{values['kind']}", head | facts)
     return True
+
+
+def _whose(site: Site, archive: Archive, taken: Study, result: Failed) -> Failed:
+    """A failure that says whether there are two people in the study, for reading may end before that is seen; whether
+    earlier results of it may still be believed depends on it.
+
+    Where looking at the images has ended the process as well, they are not looked at. What raises is only told: a study
+    has an outcome whatever its images are.
+    """
+    if taken.attempts > site.config.max_attempts + 1:
+        return result
+    try:
+        return replace(result, also=(NOT_ONE_PATIENT,)) if of_two(archive, taken.images) else result
+    except Exception as error:  # noqa: BLE001  # as said; its text may hold what a header held
+        log.error("study %s: whose it is was not seen: %s", site.study_key(taken.uid), type(error).__name__)
+        return result
+
+
+def _words(connection: Connection, taken: Study) -> Sequence[int]:
+    """The words of earlier revisions that nothing was read, whose place whatever is said now takes."""
+    query = select(outcome.c.id).where(
+        outcome.c.study_uid == taken.uid, outcome.c.revision < taken.revision, outcome.c.kind != "scored"
+    )
+    return connection.execute(query).scalars().all()
 
 
 def _succeeding(result: Scored | ScoredVolumes, earlier: tuple[Predecessor, ...]) -> Scored | ScoredVolumes:
@@ -438,7 +468,7 @@ def _row(result: Outcome) -> tuple[dict[str, Any], dict[str, ledger.Fact]]:
     if isinstance(result, Refused):
         kind, reasons, version = "refused", result.reasons, result.version
     else:
-        kind, reasons, version = "failed", (result.reason,), None
+        kind, reasons, version = "failed", result.reasons, None
     codes = list(dict.fromkeys(str(reason.code) for reason in reasons))
     return (
         {"kind": kind, "reasons": _stated(reasons), "version_digest": version},

@@ -17,6 +17,7 @@ from client.inference.measured import Measured
 from client.inference.preparation import Preparation
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.volume_engine import VolumeEngine
+from client.inference.workshop import Workshop
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import outcome, shadow, study
@@ -31,10 +32,15 @@ _RECORD_SECONDS: Final = 300.0
 
 
 class Panel:
-    """The adopted versions of a site; asks the database each time, loads only what changed."""
+    """The adopted versions of a site; asks the database each time, loads only what changed.
 
-    def __init__(self, site: Site) -> None:
+    Args:
+        workshop: where is kept what this machine makes and measures of them; None: in the site.
+    """
+
+    def __init__(self, site: Site, workshop: Workshop | None = None) -> None:
         self._site = site
+        self._workshop = workshop
         self._loaded: dict[str, Serving] = {}
         self._aside: Serving | None = None
         self._record: Record = {}
@@ -94,7 +100,7 @@ class Panel:
             return self._record
 
     def _served(self, held: versions.HeldVersion, loaded: Serving | None) -> Serving:
-        served = loaded or load(self._site, held.digest)
+        served = loaded or load(self._site, held.digest, self._workshop)
         threshold = served.bundle.facts.threshold if held.threshold is None else held.threshold
         return replace(served, threshold=threshold)
 
@@ -121,10 +127,13 @@ def record(site: Site) -> Record:
     return found
 
 
-def load(site: Site, digest: str) -> Serving:
+def load(site: Site, digest: str, workshop: Workshop | None = None) -> Serving:
     """Verify a version of this site, load it, let it pass its reference cases, and find out what is fast here.
 
     Whoever adopts a version loads it first: what is measured then, some seconds, is remembered when it serves.
+
+    Args:
+        workshop: as for `Panel`.
 
     Raises:
         BundleRefused: missing, altered, not signed by someone trusted here, of another digest, failing its test, or
@@ -134,21 +143,22 @@ def load(site: Site, digest: str) -> Serving:
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
     threads, threshold = site.threads, bundle.facts.threshold
-    folder, declared = site.engines / digest, bundle.facts.segmentation
-    preprocessing = _preparation(site, bundle, threads)
+    kept = workshop or Workshop(site.engines, site.measured)
+    folder, declared = kept.engines / digest, bundle.facts.segmentation
+    preprocessing = _preparation(kept, bundle, threads)
     if declared is not None:
         engine = VolumeEngine(bundle, declared, threads, folder)
         return Outlining(bundle, engine, preprocessing, declared, threshold, bundle.read_volume_novelty())
     return Scoring(bundle, Engine(bundle, threads, folder), preprocessing, threshold, bundle.read_novelty())
 
 
-def _preparation(site: Site, bundle: Bundle, threads: int) -> Preparation:
+def _preparation(kept: Workshop, bundle: Bundle, threads: int) -> Preparation:
     """The declared steps, tried on a made-up picture: a signature says who declared them, not that they can be done."""
     facts = bundle.facts
     try:
         preparation = Preparation(
             bundle.preprocessing,
-            Measured(site.measured),
+            Measured(kept.measured),
             threads,
             volumes=facts.segmentation is not None,
             shape=facts.input_shape,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # the web process retries studies through here, and has no us
     from client.inference.outlining import Priors
     from client.results.outlined import Outlined
     from models.bundle import Facts
+
+
+NOT_ONE_PATIENT: Final = Reason(TWO_PEOPLE, "the study's images name different patients")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It should have been read and was not: for an operator to mend and retry."""
+    """It should have been read and was not: for an operator to mend and retry.
+
+    Attributes:
+        reason: why it was not.
+        also: what else is known to be wrong with it.
+    """
 
     reason: Reason
+    also: tuple[Reason, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        return (self.reason, *self.also)
 
 
 Outcome = Scored | ScoredVolumes | Refused | Failed
@@ -334,7 +347,7 @@ def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]])
     """
     opened = [one for _, one in headers if isinstance(one, Opened)]
     if several(one.header for one in opened if one.acquisition.rows and one.acquisition.columns):
-        raise InvalidStudy(TWO_PEOPLE, "the study's images name different patients")
+        raise InvalidStudy(NOT_ONE_PATIENT.code, NOT_ONE_PATIENT.text)
 
 
 def _placed(

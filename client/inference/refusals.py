@@ -6,11 +6,10 @@ it is of the kind of examination that an adopted version reads (modality, SOP cl
 an earlier result of it stands in the PACS.
 """
 
-import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -22,6 +21,7 @@ from client.inference.pipeline import Failed, Files, Refused
 from client.inference.scope import Code, OutOfScope, Reason, check
 from client.inference.serving import Serving
 from client.inference.study import Image, Study
+from client.inference.whose import pictures
 from client.results import unread
 from client.results.result import Predecessor, ResultObject
 from client.results.unread import Unread
@@ -71,13 +71,11 @@ class Refusals:
             return []
 
     def _unread(self, study: Study, result: Refused | Failed, earlier: Sequence[Predecessor]) -> Unread | None:
-        reasons = result.reasons if isinstance(result, Refused) else (result.reason,)
+        reasons = result.reasons
         bundles, uses = self._panel()
         images: Sequence[Image] = study.images
-        of_two = any(reason.code == TWO_PEOPLE for reason in reasons)
-        if of_two or several(header for _, header in self._pictures(images)):  # reading may fail before that is seen
+        if any(reason.code == TWO_PEOPLE for reason in reasons):
             images = self._of_one(earlier, images)
-            reasons = tuple(dict.fromkeys((*reasons, Reason(TWO_PEOPLE, ""))))
         headers, meant = self._headers(images, uses)
         if not headers or not (meant or earlier or self._wanted == "all"):
             return None
@@ -114,21 +112,11 @@ class Refusals:
         if not earlier:
             return []
         person = earlier[0].person
-        found = [(image, header) for image, header in self._pictures(images)]
+        found = list(pictures(self._files, images))
         own = [(image, header) for image, header in found if not differ(person, Person.from_dataset(header))]
         if several(header for _, header in own):  # of whom the report says too little: who says no more is meant
             own = [(image, header) for image, header in own if Person.from_dataset(header) == person]
         return [] if several(header for _, header in own) else [image for image, _ in own]
-
-    def _pictures(self, images: Sequence[Image]) -> Iterator[tuple[Image, Dataset]]:
-        """A study's images with their headers, where these can be read; reports beside them say of the patient what
-        they like.
-        """
-        for image in images:
-            with contextlib.suppress(InvalidStudy):
-                header = decode.read_header(self._files.path(image.sha256))
-                if header.get("Rows") and header.get("Columns"):
-                    yield image, header
 
     def _headers(self, images: Sequence[Image], uses: Sequence[IntendedUse]) -> tuple[list[Dataset], bool]:
         """A header of each series, first one that a version was meant for; and whether there is such a series."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from client.inference.acquisition import Acquisition
+from client.inference.acquisition import AGES_APART, Acquisition
 from models.anatomy import (
     CONTRAST_PHASE_WORDS,
     NO_CONTRAST_WORDS,
@@ -42,7 +42,6 @@ __all__ = [
 
 _SHOWN = 64
 _MOST_SHOWN = 4  # values of a range
-_AGES_APART = 2  # years between PatientAge and the dates: an age is rounded, or of the day it was typed in
 _HUMAN: Mapping[str, frozenset[str]] = {  # PS3.16 CID 7454: Homo sapiens; schemes as `plain` writes them
     **dict.fromkeys(("SCT", "SNOMED CT", "2 16 840 1 113883 6 96"), frozenset({"337915000", "30996001"})),
     **dict.fromkeys(("SRT", "SNM3", "99SDM"), frozenset({"L-85B00", "L-85003"})),
@@ -413,7 +412,7 @@ def _age_within(use: Clauses, found: Acquisition) -> Iterable[Reason]:
     age, by_dates = found.age_years, found.age_by_dates
     limits = ((low, "or more"), (high, "or less"))
     accepted = " and ".join(f"{limit:g} {side}" for limit, side in limits if limit is not None)
-    if age is not None and by_dates is not None and abs(age - by_dates) > _AGES_APART:
+    if age is not None and by_dates is not None and abs(age - by_dates) > AGES_APART:
         text = f"the patient's age is {age:.1f} years, by birth date and study date {by_dates:.1f}"
         yield Reason(Code.AGE_CONTRADICTED, f"{text}; accepted: {accepted}")
     if "age_years" in found.unreadable:

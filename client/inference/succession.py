@@ -4,9 +4,9 @@ It does only where it covers it: the same finding of the same person, by a versi
 one was made from. An image may become unreadable, and another model may read others of the study: whoever is told of
 the last result alone would then not hear of what the first one found.
 
-Pure; what was decided stands in the table `succession`, once and for all. A result whose version was recalled and that
-nobody signed takes nobody's place: that is
-looked at each time (`replaced`).
+Pure; what was decided stands in the table `succession`, once and for all. A result that was withdrawn takes nobody's
+place, because its version was recalled and nobody signed it, or a reader has rejected it: the earlier one is then the
+only one that the PACS shows, and nobody may have answered it. That is looked at each time (`replaced`).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import exists
 
 from client.dicom.person import Person, differ
-from client.store.tables import recall, succession
+from client.store.tables import recall, succession, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +55,17 @@ def replaced(earlier: Any) -> Any:
         earlier: the column with the identifier of its outcome.
     """
     taken_back = exists().where(recall.c.outcome_id == succession.c.later_id, recall.c.action == "withdrawn")
-    return exists().where(succession.c.earlier_id == earlier, ~taken_back)
+    return exists().where(succession.c.earlier_id == earlier, ~taken_back, ~rejected(succession.c.later_id))
+
+
+def rejected(result: Any) -> Any:
+    """SQL: whether any reader's last word on a result is a rejection.
+
+    Args:
+        result: the column with the identifier of its outcome.
+    """
+    given, later = verdict.alias("rejecting"), verdict.alias("rethinking")
+    undone = exists().where(
+        later.c.outcome_id == given.c.outcome_id, later.c.reader == given.c.reader, later.c.id > given.c.id
+    )
+    return exists().where(given.c.outcome_id == result, given.c.decision == "reject", ~undone)

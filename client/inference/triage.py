@@ -9,6 +9,7 @@ That it is looked at is written down before it is: an image that ends the proces
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 from sqlalchemy import exists, func, literal_column, select
@@ -59,11 +60,9 @@ class Triage:
             return False
         digest = version.bundle.digest
         self._tell(found, Urgency.ROUTINE, digest)
-        taken = self._memory.reserve(need([version.bundle.facts], found.images))
-        try:
-            result = self._pipeline.read_by(found, [version])
-        finally:
-            self._memory.release(taken)
+        reading = partial(self._pipeline.read_by, found, [version])
+        result, taken = self._memory.within(need([version.bundle.facts], found.images), reading)
+        self._memory.release(taken)
         if isinstance(result, Scored | ScoredVolumes) and result.best.positive:
             self._tell(found, Urgency.EMERGENCY, digest)
             log.info("study %s: an emergency by triage", self._site.study_key(found.uid))

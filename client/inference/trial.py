@@ -397,7 +397,7 @@ def _tried(
         case Refused():
             return tried.model_copy(update={"outcome": "refused", "reasons": _whys(result.reasons)})
         case Failed():
-            return tried.model_copy(update={"outcome": "failed", "reasons": _whys((result.reason,))})
+            return tried.model_copy(update={"outcome": "failed", "reasons": _whys(result.reasons)})
 
 
 def _whys(reasons: Sequence[Reason]) -> list[Why]:

@@ -147,9 +147,9 @@ class Worker:
         """What becomes of a study that was taken, and the memory that is reserved until that is written."""
         if isinstance(found, outcomes.Exhausted):
             return outcomes.crashed(self._site.config.max_attempts), 0
-        taken, held = self._memory.reserve(self._need(found)), 0
+        taken = held = 0
         try:
-            result = self._pipeline.process(found)
+            result, taken = self._memory.within(self._need(found), partial(self._pipeline.process, found))
             held = min(left(found.images), taken)
             if isinstance(result, Scored | ScoredVolumes):
                 self._expect()
@@ -187,11 +187,9 @@ class Worker:
                 return False
             try:
                 version = self._panel.load(due.digest)
-                taken = self._memory.reserve(need([version.bundle.facts], due.study.images))
-                try:
-                    result = self._pipeline.read_by(due.study, [version])
-                finally:
-                    self._memory.release(taken)
+                reading = partial(self._pipeline.read_by, due.study, [version])
+                result, taken = self._memory.within(need([version.bundle.facts], due.study.images), reading)
+                self._memory.release(taken)
             except BundleRefused as error:
                 result = Failed(Reason(error.code, str(error)))
             shadow.keep(self._site, due, result)

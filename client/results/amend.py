@@ -205,6 +205,28 @@ def withdraw(
     return ResultObject("kos", str(dataset.SOPInstanceUID), to_part10(dataset))
 
 
+def stand_in(
+    source: Dataset, sop_class: str, sop_uid: str, named: Many[tuple[str, str, str]], institution: str
+) -> bytes:
+    """What `withdraw` reads of a report, for one whose file is lost; it says nothing else and is never sent.
+
+    Args:
+        source: a header of an image or of another object that is the same patient's, of the same study.
+        named: SOP class, SOP instance and series UID of what was made, as far as they are known.
+    """
+    dataset = Dataset()
+    copy_identity(source, dataset)
+    put(dataset, "SOPClassUID", sop_class)
+    put(dataset, "SOPInstanceUID", sop_uid)
+    put(dataset, "SeriesDescription", "AI result")
+    put(dataset, "InstitutionName", institution[:64])
+    series: dict[str, list[tuple[str, str]]] = {}
+    for one_class, one_uid, series_uid in named:
+        series.setdefault(series_uid, []).append((one_class, one_uid))
+    put(dataset, "CurrentRequestedProcedureEvidenceSequence", evidence(str(dataset.StudyInstanceUID), series))
+    return to_part10(dataset) + _CONTENT + _END_OF_SEQUENCE
+
+
 def _answered(positive: bool, groups: list[bytes]) -> list[bytes]:
     """The groups of a report's measurements with a clinician's answer to the finding."""
     if not positive and any(_measures(group) for group in groups):

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, select, update
 
-from client.delivery.standing import fallen
+from client.delivery.standing import fallen, hold
+from client.review.earlier import JUDGED_IN
 from client.review.verdict import remake_document
 from client.store.archive import Archive
 from client.store.ledger import Fact, append
@@ -169,13 +170,14 @@ def override(site: Site, sop_uid: str, reason: Override, by: str, *, anyway: boo
 def remake(site: Site, sop_uid: str) -> None:
     """Make an object that could not be sent anew, after the node was mended.
 
-    A result, or the word that there is none, is made by reading the study again, as a new revision, and what was made
-    of the old one is dropped; a document that a verdict made is made of that verdict again.
+    A result, or the word that there is none, is made by reading the study again, as a new revision. What was made of
+    the old one is held back meanwhile, and dropped with the transaction that queues what takes its place; where nothing
+    does, it is still there. A document that a verdict made is made of that verdict again.
 
     Raises:
         NotFound: no such delivery.
-        Conflict: it is not put aside, does not stand any more, a newer revision stands, or a clinician has judged the
-            result already.
+        Conflict: it is not put aside, does not stand any more, its study is about to be read, or a clinician has judged
+            the result already.
     """
     with site.database.read() as connection:
         kind = connection.execute(select(delivery.c.kind).where(delivery.c.sop_uid == sop_uid)).scalar()
@@ -188,21 +190,18 @@ def remake(site: Site, sop_uid: str) -> None:
         row = _found(connection, sop_uid)
         if row.state not in DEAD:
             raise Conflict(f"the delivery is {row.state}: only one that was put aside is made anew")
-        if row.study_state not in ("scored", "refused", "failed") or row.study_revision != row.revision:
-            raise Conflict("a newer revision of the study takes its place")
+        if row.study_state not in JUDGED_IN:
+            raise Conflict("its study is about to be read again")
         if connection.execute(select(verdict.c.id).where(verdict.c.outcome_id == row.outcome_id)).first():
             raise Conflict("a clinician has judged this result: it cannot be made anew")
+        if gone := fallen(connection, Archive(site.archive), sop_uid):
+            raise Conflict(f"{gone.why}: it is not made anew")
+        hold(connection, row.outcome_id)
+        revision = row.study_revision + 1
         connection.execute(
-            update(delivery)
-            .where(delivery.c.outcome_id == row.outcome_id, delivery.c.state.in_((*DEAD, "pending")))
-            .values(state="dropped", problem="made anew")
+            update(study).where(study.c.uid == row.study_uid).values(state="queued", revision=revision, attempts=0)
         )
-        connection.execute(
-            update(study)
-            .where(study.c.uid == row.study_uid)
-            .values(state="queued", revision=row.revision + 1, attempts=0)
-        )
-        facts = {"object": sop_uid, "study": site.study_key(row.study_uid), "revision": row.revision + 1}
+        facts = {"object": sop_uid, "study": site.study_key(row.study_uid), "revision": revision}
         append(connection, "delivery.remade", facts)
 
 
@@ -236,7 +235,6 @@ def _found(connection: Connection, sop_uid: str) -> Any:
             delivery.c.state,
             delivery.c.outcome_id,
             outcome.c.study_uid,
-            outcome.c.revision,
             study.c.state.label("study_state"),
             study.c.revision.label("study_revision"),
         )

@@ -3,56 +3,61 @@ person has answered it.
 
 A study that is not read as it is now has no present result, and one that is may have one of other images, or of another
 model (`client/inference/succession.py`). What was found before is not gone for that: it may be the only finding that
-anybody was told of. It no longer stands once its version was recalled, or while a reader's last word on it, or on a
-result that took its place, is a rejection. Where images of another patient came since, what readers have said before
-has to be looked at again.
+anybody was told of. It no longer stands once its version was recalled, or while a reader's last word on it is a
+rejection. The rejection of a result that took its place says nothing of it: nobody is told of either then, so that it
+stands again, and is answered only where somebody has answered it. Where images of another patient came since, what
+readers have said before has to be looked at again, also that nothing was found.
 
-Of several the one is shown that nobody has answered, else the last. Beside a present result only a finding is: that
-nothing was found in less of the study tells nobody anything.
+Of several the one is shown that nobody has answered, else the last. Beside a present result only a finding is, and what
+was signed and is in doubt: that nothing was found in less of the study tells nobody anything.
 """
 
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, exists, func, literal_column, or_, select
 
 from client.dicom.person import TWO_PEOPLE
-from client.inference.succession import replaced
+from client.inference.succession import rejected, replaced
 from client.store.tables import outcome, recall, study, succession, verdict
 
 JUDGED_IN: Final = ("scored", "refused", "failed")
 """The states of a study in which an earlier result is judged; in the others it is about to be read."""
 
+# each is made once: SQLAlchemy takes longer to make it than SQLite to run it
 
+
+@cache
 def last() -> Any:
     """SQL: the earlier result of a study that is shown, also a rejected one; null where there is none."""
     known = outcome.alias("known")
-    pressing = and_(known.c.positive, ~_answered(known))
     return (
         select(known.c.id)
         .where(_beside(known))
-        .order_by(pressing.desc(), known.c.id.desc())
+        .order_by(and_(known.c.positive, ~_answered(known)).desc(), _pressing(known).desc(), known.c.id.desc())
         .limit(1)
         .correlate(study)
         .scalar_subquery()
     )
 
 
+@cache
 def standing() -> Any:
-    """SQL: that result where no reader's rejection of it, or of one that took its place, stands; else null."""
-    kept, rejecting, later = outcome.alias("kept"), verdict.alias("rejecting"), verdict.alias("replacing")
-    undone = exists().where(
-        later.c.outcome_id == rejecting.c.outcome_id, later.c.reader == rejecting.c.reader, later.c.id > rejecting.c.id
-    )
-    rejected = exists().where(_about(rejecting, kept), rejecting.c.decision == "reject", ~undone)
-    return select(kept.c.id).where(kept.c.id == last(), ~rejected).correlate(study).scalar_subquery()
+    """SQL: that result where no reader's rejection of it stands; else null."""
+    kept = outcome.alias("kept")
+    return select(kept.c.id).where(kept.c.id == last(), ~rejected(kept.c.id)).correlate(study).scalar_subquery()
 
 
+@cache
 def unanswered() -> Any:
-    """SQL: whether a positive one is among them of which no reader has said anything, nor of one in its place."""
+    """SQL: whether one is among them that a reader has to answer: a positive one of which none has said anything, nor
+    of one in its place, or one that was signed before images of another patient came.
+    """
     found = outcome.alias("found")
-    return exists().where(_beside(found), found.c.positive, ~_answered(found)).correlate(study)
+    return exists().where(_beside(found), _pressing(found)).correlate(study)
 
 
+@cache
 def score() -> Any:
     """SQL: the highest score of those; null where there is none."""
     found = outcome.alias("urgent")
@@ -60,15 +65,23 @@ def score() -> Any:
     return query.correlate(study).scalar_subquery()
 
 
+@cache
 def findings() -> Any:
-    """SQL: those that are positive, answered or not."""
+    """SQL: those that are positive, answered or not, and those that are to be answered again."""
     known = outcome.alias("known")
-    return select(known.c.id).where(_beside(known), known.c.positive).correlate(study)
+    return select(known.c.id).where(_beside(known), or_(known.c.positive, _pressing(known))).correlate(study)
 
 
 def doubted(connection: Connection, verdict_id: int) -> bool:
     """Whether images of another patient came to a study after a verdict: said again, it is another one."""
     query = select(verdict.c.id).where(verdict.c.id == verdict_id, _doubted(verdict))
+    return connection.execute(query).first() is not None
+
+
+def in_doubt(connection: Connection, outcome_id: int) -> bool:
+    """Whether images of another patient came to a study after a result of it."""
+    known = outcome.alias("known")
+    query = select(known.c.id).where(known.c.id == outcome_id, _doubted(known))
     return connection.execute(query).first() is not None
 
 
@@ -79,7 +92,7 @@ def _beside(known: Any) -> Any:
         known.c.study_uid == study.c.uid,
         known.c.kind == "scored",
         known.c.revision < study.c.revision,
-        or_(study.c.state != "scored", known.c.positive),
+        or_(study.c.state != "scored", known.c.positive, _pressing(known)),
         # one that was signed and has a document beside was taken back, and only its signature is left
         ~exists().where(recall.c.outcome_id == known.c.id, recall.c.action.concat(recall.c.document) != "to_signer"),
         ~replaced(known.c.id),
@@ -93,13 +106,33 @@ def _about(given: Any, known: Any) -> Any:
     return and_(given.c.study_uid == known.c.study_uid, or_(given.c.outcome_id == known.c.id, followed))
 
 
+def _pressing(known: Any) -> Any:
+    return and_(or_(known.c.positive, _signed(known)), ~_answered(known))
+
+
 def _answered(known: Any) -> Any:
+    """Whether a reader has rejected an outcome, or says since nobody doubts whose it is what it, or one in its place,
+    found.
+    """
     given = verdict.alias("answering")
-    return exists().where(_about(given, known), or_(given.c.decision == "reject", ~_doubted(given)))
+    itself = and_(given.c.outcome_id == known.c.id, given.c.decision == "reject")
+    return exists().where(_about(given, known), or_(itself, and_(_signs(given), ~_doubted(given))))
+
+
+def _signed(known: Any) -> Any:
+    given = verdict.alias("signed")
+    return exists().where(_about(given, known), _signs(given))
+
+
+def _signs(given: Any) -> Any:
+    """Whether a verdict is no rejection, and its reader has not rejected the same result afterwards."""
+    later = verdict.alias("retracting")
+    mine = and_(later.c.outcome_id == given.c.outcome_id, later.c.reader == given.c.reader, later.c.id > given.c.id)
+    return and_(given.c.decision != "reject", ~exists().where(mine, later.c.decision == "reject"))
 
 
 def _doubted(given: Any) -> Any:
-    """Whether images of another patient came to the study after a verdict."""
+    """Whether images of another patient came to the study after a verdict, or after a result."""
     since, code = outcome.alias("since"), literal_column(f"'\"{TWO_PEOPLE}\"'")
     return exists().where(
         since.c.study_uid == given.c.study_uid,

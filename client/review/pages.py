@@ -91,6 +91,9 @@ def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -
     detail = worklist.one(site, uid)
     result = detail.line.shown
     facts = worklist.facts_of(site, result.version_digest) if result else None
+    asked = _asked(site, reader, uid)
+    # who takes back what they said of a result that is not shown any more looks at it, too
+    looked = result.revision if result else next((one.revision for one in asked), 0)
     return _page(
         request,
         "study.html",
@@ -100,8 +103,9 @@ def study_page(request: Request, site: ThisSite, reader: ThisReader, uid: str) -
         result=result,
         facts=facts,
         card=worklist.card_of(site, result.version_digest) if result else "",
-        patient=worklist.patient_name(site, uid),
-        asked=_asked(site, reader, uid),
+        patient=worklist.patient_name(site, uid, looked or None),
+        asked=sorted(asked, key=lambda one: one.revision != looked),  # the keys are those of the first form
+        looked=looked,
         tiers=_TIERS,
         reasons=tuple(Reason),
         csrf=_csrf(request),
@@ -218,15 +222,15 @@ def read_missed(
 
 
 @router.get("/studies/{uid}/heatmap.png")
-def heatmap_png(site: ThisSite, reader: ThisReader, uid: str) -> Response:
+def heatmap_png(site: ThisSite, reader: ThisReader, uid: str, revision: int | None = None) -> Response:
     """The picture of the map."""
-    return Response(worklist.map_png(site, uid), media_type="image/png")
+    return Response(worklist.map_png(site, uid, revision), media_type="image/png")
 
 
 @router.get("/studies/{uid}/image.png")
-def image_png(site: ThisSite, reader: ThisReader, uid: str) -> Response:
+def image_png(site: ThisSite, reader: ThisReader, uid: str, revision: int | None = None) -> Response:
     """The radiograph in the same frame."""
-    return Response(worklist.image_png(site, uid), media_type="image/png")
+    return Response(worklist.image_png(site, uid, revision), media_type="image/png")
 
 
 @router.get("/login")

@@ -13,10 +13,13 @@ signature: its signer has the signed report to withdraw, and nothing else. So it
 on were rejected (`forsake`).
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select
@@ -25,12 +28,13 @@ from client.delivery.standing import drop
 from client.dicom.person import Person, differ, person_of
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
+from client.review import lost
 from client.review.verdict import Decision, Verdict, named_by, read, standing
 from client.store import versions
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import delivery, outcome, recall, study, verdict
+from client.store.tables import delivery, ledger, outcome, recall, study, verdict
 from models.coding import Coding
 from models.errors import Conflict, NotFound
 
@@ -43,6 +47,15 @@ _RECALL_NUMBER: Final = 0  # of the opinion: verdicts count from one, so a recal
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """A result that somebody has to look for in the PACS, and why."""
+
+    study_uid: str
+    revision: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciled:
     """What became of a version's results.
 
@@ -50,10 +63,11 @@ class Reconciled:
         label: name@number of the version.
         found: its results, of every revision, and its refusals of which the PACS was told.
         withdrawn: by this recall.
-        without_document: of these, those of which nothing could be withdrawn in the PACS: no object was ever made of
-            them, or its file is lost.
+        without_document: of these, those of which nothing was withdrawn in the PACS: no object was ever made of them,
+            or `problems` say why.
         to_signer: put before whoever has signed them.
         already_withdrawn: a clinician had rejected them before, and nobody's signature stands.
+        problems: what the PACS goes on showing, for the withdrawal could not be made, or not of all objects.
     """
 
     label: str
@@ -62,6 +76,7 @@ class Reconciled:
     without_document: int
     to_signer: int
     already_withdrawn: int
+    problems: tuple[Problem, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -128,6 +143,23 @@ def reconcile(site: Site, held: versions.HeldVersion) -> Reconciled:
         without_document=sum(row.action == "withdrawn" and not row.document for row in actions),
         to_signer=sum(row.action == "to_signer" for row in actions),
         already_withdrawn=sum(row.action == "already_withdrawn" for row in actions),
+        problems=_problems(site, held.digest),
+    )
+
+
+def _problems(site: Site, digest: str) -> tuple[Problem, ...]:
+    """As they were written when the results were taken back."""
+    query = select(ledger.c.facts).where(ledger.c.event == "result.recalled", ledger.c.facts.contains('"problem":'))
+    with site.database.read() as connection:
+        told = [json.loads(text) for text in connection.execute(query.order_by(ledger.c.seq)).scalars()]
+        if not told:
+            return ()
+        of_version = select(outcome.c.study_uid).where(outcome.c.version_digest == digest).distinct()
+        studies = {site.study_key(uid): uid for uid in connection.execute(of_version).scalars()}
+    return tuple(
+        Problem(studies[facts["study"]], facts["revision"], facts["problem"])
+        for facts in told
+        if facts["version"] == digest and facts["study"] in studies
     )
 
 
@@ -181,19 +213,23 @@ def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str,
     )
     with site.database.read() as connection:
         given, made = _given(connection, batch), _made(connection, batch)
-    # made and on disk before the transaction that promises their delivery; the lock is held for a moment only
-    documents: dict[int, tuple[ResultObject, str]] = {}
-    for row in batch:
-        if _judge(given.get(row.id, []))[0] == "withdrawn" and (
-            document := _document(archive, made.get(row.id, []), title, opinion)
-        ):
-            documents[row.id] = (document, archive.store(document.content))
+        # made and on disk before the transaction that promises their delivery; the lock is held for a moment only
+        documents: dict[int, tuple[ResultObject, str]] = {}
+        problems: dict[int, str] = {}
+        for row in batch:
+            if _judge(given.get(row.id, []))[0] != "withdrawn":
+                continue
+            document, problem = _document(site, connection, archive, row, made.get(row.id, []), title, opinion)
+            if document:
+                documents[row.id] = (document, archive.store(document.content))
+            if problem:
+                problems[row.id] = problem
     done = 0
     with site.database.write() as connection:
         given = _given(connection, batch)
         for row in batch:
             action, signer = _judge(given.get(row.id, []))
-            document = documents.get(row.id) if action == "withdrawn" else None
+            document, problem = (documents.get(row.id), problems.get(row.id)) if action == "withdrawn" else (None, None)
             connection.execute(
                 insert(recall).values(
                     outcome_id=row.id,
@@ -210,7 +246,7 @@ def _take_back(site: Site, archive: Archive, batch: Sequence[Row[Any]], by: str,
                 _queue(connection, row.id, *document)
             facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
             facts |= {"action": action, "document": document[0].sop_uid if document else None}
-            append(connection, "result.recalled", facts)
+            append(connection, "result.recalled", facts | ({"problem": problem} if problem else {}))
             done += 1
     return done
 
@@ -294,7 +330,9 @@ def _retract(
         if before and (before.action != "to_signer" or before.document):
             continue
         action, signer = _judge(given.get(row.id, []))
-        document = _document(archive, objects, title, opinion) if action != "already_withdrawn" else None
+        document, problem = None, ""
+        if action != "already_withdrawn":  # the study's other images may be of somebody else now
+            document, problem = _document(site, connection, archive, row, objects, title, opinion, others=False)
         if document and _queued(connection, document.sop_uid):
             continue  # the word that nothing was read, by no version, of which no more is written
         drop(connection, [uid for _, uid, _ in objects], wrong.why)
@@ -307,7 +345,7 @@ def _retract(
             connection.execute(insert(recall).values(outcome_id=row.id, version_digest=row.version_digest, **values))
         facts = {"study": site.study_key(row.study_uid), "revision": row.revision, "version": row.version_digest}
         facts |= {"action": action, "document": document.sop_uid if document else None}
-        append(connection, wrong.event, facts)
+        append(connection, wrong.event, facts | ({"problem": problem} if problem else {}))
         done += 1
     return done
 
@@ -366,19 +404,50 @@ def _made(connection: Connection, batch: Sequence[Row[Any]]) -> dict[int, list[t
 
 
 def _document(
-    archive: Archive, made: Sequence[tuple[str, str, str]], title: Any, opinion: Opinion
-) -> ResultObject | None:
+    site: Site,
+    connection: Connection,
+    archive: Archive,
+    row: Row[Any],
+    made: Sequence[tuple[str, str, str]],
+    title: Any,
+    opinion: Opinion,
+    *,
+    others: bool = True,
+) -> tuple[ResultObject | None, str]:
+    """What withdraws a result, and what of it cannot be withdrawn; of one of which nothing was made, nothing.
+
+    Args:
+        others: see `lost.report`.
+    """
     reports = [digest for kind, _, digest in made if kind == "sr"]
     if not reports:
-        return None
+        return None, ""
+    first = _report(archive, reports[0])
+    if first is None:
+        log.error("study %s: the report of a result is lost", site.study_key(row.study_uid))
+        first = lost.report(site, connection, archive, row, made, others=others)
+    if first is None:
+        return None, lost.NOBODY
     try:
-        first = archive.read(reports[0])
-        return withdraw(first, named_by(archive, first, [(uid, digest) for _, uid, digest in made]), title, opinion)
-    except (NotFound, ValueError, OSError) as error:
-        log.error("a result cannot be withdrawn in the PACS: %s", type(error).__name__)
+        objects = named_by(archive, first, [(uid, digest) for _, uid, digest in made])
+        if not objects:
+            return None, lost.NO_SERIES.format(0, len(made))
+        document = withdraw(first, objects, title, opinion)
+    except (ValueError, OSError) as error:  # it is no report of ours
+        return None, f"its report cannot be read: {type(error).__name__}"
+    return document, "" if len(objects) == len(made) else lost.NO_SERIES.format(len(objects), len(made))
+
+
+def _report(archive: Archive, digest: str) -> bytes | None:
+    """None where the file is lost, or is not what was written."""
+    try:
+        content = archive.read(digest)
+    except (NotFound, OSError):
         return None
+    return content if hashlib.sha256(content).hexdigest() == digest else None
 
 
+@cache
 def unresolved() -> Any:
     """SQL: who signed a result of the study that was recalled, and has not judged the study again since; else null.
 
@@ -403,6 +472,7 @@ def unresolved() -> Any:
     )
 
 
+@cache
 def withdrawn_by_recall() -> Any:
     """SQL: whether the present result of a study was withdrawn because its version was recalled."""
     return (

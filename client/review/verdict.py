@@ -26,7 +26,7 @@ from client.delivery.standing import drop, named
 from client.dicom.person import TAGS, Person, differ
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verified_as, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
-from client.review import earlier
+from client.review import earlier, lost
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
@@ -344,9 +344,10 @@ class Answerable:
 def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answerable]:
     """What a reader may answer of a study: its present result; of one that is not read as it is now, the one before.
 
-    Of the latter nobody is to sign that nothing was found, for there are images that nobody has read, but whatever it
-    said may be rejected. A rejection of a finding can be taken back by another answer. A reader whose signature stands
-    under what was recalled may reject that, too.
+    This is the one rule of what may be judged. Of the latter nobody is to sign that nothing was found, for there are
+    images that nobody has read, but whatever it said may be rejected; and who has signed it before images of another
+    patient came may say so again, after a look at whose it is. A rejection of a finding can be taken back by another
+    answer. A reader whose signature stands under what was recalled may reject that, too.
     """
     row = connection.execute(select(study.c.state, study.c.revision).where(study.c.uid == study_uid)).first()
     if row is None:
@@ -364,7 +365,7 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
         return found
     before = asked.where(or_(outcome.c.id == earlier.last(), outcome.c.id.in_(earlier.findings())))
     found += [
-        _answerable(one, every if one.positive else (Decision.REJECT,), earlier=True)
+        _answerable(one, every if one.positive else _of_a_negative(connection, one, reader), earlier=True)
         for one in connection.execute(before.order_by(outcome.c.id.desc()))
     ]
     if row.state == "scored":
@@ -381,6 +382,12 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
 def _answerable(row: Any, decisions: tuple[Decision, ...], *, earlier: bool = False) -> Answerable:
     said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({row.name}@{row.number})"
     return Answerable(row.id, row.revision, bool(row.positive), said, decisions, earlier)
+
+
+def _of_a_negative(connection: Connection, row: Any, reader: str) -> tuple[Decision, ...]:
+    """What a reader may say of an earlier result that nothing was found by."""
+    again = earlier.in_doubt(connection, row.id) and _signs(connection, row.id, reader)
+    return (Decision.AGREE, Decision.REJECT) if again else (Decision.REJECT,)
 
 
 def _signs(connection: Connection, outcome_id: int, reader: str) -> bool:
@@ -423,7 +430,7 @@ def _documents(
     if report is None:
         return []
     archive = _archive(site.archive)
-    first = archive.read(report.sha256)
+    first = _report(site, connection, archive, given, report.sha256, [tuple(row) for row in made])
     positive = None if given.answer is Answer.NOT_ASSESSABLE else given.answer is Answer.POSITIVE
     facts = [
         (local("DECISION", "Reader's decision"), local(given.decision, given.decision.capitalize())),
@@ -453,6 +460,29 @@ def _documents(
     objects += of_others if rejected else []
     withdrawal = withdraw(first, objects, title, opinion, of_this if rejected else ())
     return [*documents, (given.outcome_id, withdrawal), *elsewhere]
+
+
+def _report(
+    site: Site,
+    connection: Connection,
+    archive: Archive,
+    given: Verdict,
+    digest: str,
+    made: Sequence[tuple[str, str, str]],
+) -> bytes:
+    """The report that a verdict is about; of one whose file is lost, what is enough to reject it.
+
+    Raises:
+        NotFound: it is lost, and what would be signed cannot be seen any more, or in whose name it was.
+    """
+    try:
+        return archive.read(digest)
+    except NotFound:
+        row = connection.execute(select(outcome).where(outcome.c.id == given.outcome_id)).one()
+        known = lost.report(site, connection, archive, row, made, others=True)
+        if given.decision is not Decision.REJECT or known is None:
+            raise
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 A study's status is derived: `unverified` until a clinician has said something about its present result, `withdrawn`
 while any reader's last word on it is a rejection, else `verified`; what has no result keeps its state. To read is what
-is unverified, and where a positive result from before stands that nobody has answered.
+is unverified, and where a result from before stands that a reader has to answer (`client/review/earlier.py`).
 """
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -21,6 +21,7 @@ from client.arrival import priors
 from client.arrival.index import pictured, unsettled
 from client.dicom import decode
 from client.inference.study import left_out, taken_out
+from client.inference.succession import rejected
 from client.results import heatmap
 from client.results.confidence import Confidence
 from client.review import earlier
@@ -145,24 +146,16 @@ class Line:
         """Whether that is one from before."""
         return self.before is not None and self.shown is self.before
 
-    @property
-    def judged(self) -> bool:
-        """Whether there is something to judge: an earlier result only where it is positive, since nobody is to sign an
-        all-clear of a study that was not read, and only while no new result is on its way."""
-        if self.looks_back and self.before is not None:
-            return self.before.positive and self.status not in ("receiving", "queued")
-        return self.result is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One study with its verdicts, oldest first, and what became of its objects; `pictured`: the result that is shown
+    """One study with its verdicts, oldest first, and what became of its objects; `pictured`: the revisions whose result
     has a picture of its map."""
 
     line: Line
     verdicts: tuple[Verdict, ...]
     deliveries: tuple[tuple[str, str, str], ...]
-    pictured: bool
+    pictured: frozenset[int]
 
 
 def page(site: Site, *, status: str = "", q: str = "", limit: int = 100, after: str = "") -> list[Line]:
@@ -235,14 +228,12 @@ def one(site: Site, uid: str) -> Detail:
             raise NotFound("no such study here")
         line = _read(connection, rows)[0]
         sent = connection.execute(
-            select(delivery.c.outcome_id, delivery.c.kind, delivery.c.state, delivery.c.problem)
+            select(outcome.c.revision, delivery.c.kind, delivery.c.state, delivery.c.problem)
             .join(outcome, outcome.c.id == delivery.c.outcome_id)
             .where(outcome.c.study_uid == uid)
             .order_by(delivery.c.outcome_id, delivery.c.kind)
         ).all()
-        pictured = line.shown is not None and (line.shown.outcome_id, "sc") in {
-            (row.outcome_id, row.kind) for row in sent
-        }
+        pictured = frozenset(row.revision for row in sent if row.kind == "sc")
         said = tuple((row.kind, row.state, row.problem) for row in sent)
         return Detail(line, tuple(history(connection, uid)), said, pictured)
 
@@ -254,39 +245,47 @@ def next_uid(site: Site) -> str | None:
         return connection.execute(_joined(select(study.c.uid)).where(judged).order_by(*_order()).limit(1)).scalar()
 
 
-def map_png(site: Site, uid: str) -> bytes:
-    """The picture of the map as it went to the PACS; of a study that is not read as it is now, the one before.
+def map_png(site: Site, uid: str, revision: int | None = None) -> bytes:
+    """The picture of the map as it went to the PACS.
+
+    Args:
+        revision: whose result it is of; None: of the one that is shown first.
 
     Raises:
         NotFound: no such study, or it has no such picture.
     """
-    return _png(np.asarray(_picture(site, uid).pixel_array))
+    return _png(np.asarray(_picture(site, uid, revision).pixel_array))
 
 
-def image_png(site: Site, uid: str) -> bytes:
+def image_png(site: Site, uid: str, revision: int | None = None) -> bytes:
     """The radiograph itself, framed as the map is, so that one can be laid over the other.
+
+    Args:
+        revision: as for `map_png`.
 
     Raises:
         NotFound: no such study, or its image cannot be shown.
     """
-    result = one(site, uid).line.shown
-    if result is None:
-        raise NotFound("there is no result, so no image it rests on")
+    found = _looked_at(site, uid, revision)
     try:
-        pixels = decode.read(_archive(site.archive).path(result.input_digest)).pixels
+        pixels = decode.read(_archive(site.archive).path(found.input_digest)).pixels
     except (InvalidStudy, OSError) as error:
         raise NotFound("the image cannot be shown") from error
-    facts = facts_of(site, result.version_digest)
+    facts = facts_of(site, found.version_digest)
     if facts is not None and facts.segmentation is not None:
         return _png(heatmap.paint(pixels, np.zeros(pixels.shape, np.uint8), {}, "Original image, without the outlines"))
     flat = np.zeros((1, 1), np.float32)
     return _png(heatmap.draw(pixels, flat, "Original image, without the map"))
 
 
-def patient_name(site: Site, uid: str) -> str:
-    """As the image has it; empty where it has none. Names are in no table: erasing a patient is short."""
+def patient_name(site: Site, uid: str, revision: int | None = None) -> str:
+    """As the image has it; empty where it has none. Names are in no table: erasing a patient is short.
+
+    Args:
+        revision: as for `map_png`.
+    """
     try:
-        return str(_picture(site, uid).get("PatientName", "")).replace("^", " ").strip()
+        return str(_picture(site, uid, revision).get("PatientName", "")).replace("^", " ").strip()
     except NotFound:
         return ""
 
@@ -310,10 +309,12 @@ def card_of(site: Site, digest: str) -> str:
         return ""
 
 
+@cache
 def _order() -> tuple[Any, ...]:
     return -_urgency(), study.c.received_at, study.c.uid
 
 
+@cache
 def _urgency() -> Any:
     """The score of a positive study, or of what stands from before unanswered; of one that is not read as it is now,
     that of the result it had before, answered or not."""
@@ -326,20 +327,17 @@ def _urgency() -> Any:
     )
 
 
+@cache
 def _to_read() -> Any:
     return or_(_status() == "unverified", earlier.unanswered())
 
 
+@cache
 def _status() -> Any:
-    later = verdict.alias("later")
-    replaced = exists().where(
-        later.c.outcome_id == verdict.c.outcome_id, later.c.reader == verdict.c.reader, later.c.id > verdict.c.id
-    )
-    rejected = exists().where(verdict.c.outcome_id == outcome.c.id, verdict.c.decision == "reject", ~replaced)
     judged = exists().where(verdict.c.outcome_id == outcome.c.id)
     return case(
         (study.c.state != "scored", study.c.state),
-        (or_(rejected, withdrawn_by_recall()), "withdrawn"),
+        (or_(rejected(outcome.c.id), withdrawn_by_recall()), "withdrawn"),
         (judged, "verified"),
         else_="unverified",
     )
@@ -355,6 +353,7 @@ def _joined(query: Any) -> Select[Any]:
     )
 
 
+@cache
 def _lines() -> Select[Any]:
     return _joined(
         select(
@@ -420,6 +419,8 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
         last = standing(given.get(row.outcome_id, []))
         result = _result(row, _absent(row)) if row.state == "scored" else None
         kept = before.get(row.earlier)
+        if kept and kept[2] and row.pressing:
+            kept = kept[0], f"{kept[1]}, and images of another patient came since", kept[2]
         lines.append(
             Line(
                 row.uid,
@@ -507,13 +508,25 @@ def _structure(label: dict[str, Any]) -> str:
     return said
 
 
-def _picture(site: Site, uid: str) -> pydicom.Dataset:
-    shown = one(site, uid).line.shown
-    if shown is None:
-        raise NotFound("there is no result of this study, so no picture of a map")
+def _looked_at(site: Site, uid: str, revision: int | None) -> Any:
+    """The outcome of a revision, or of the one that is shown first."""
+    if revision is None:
+        shown = one(site, uid).line.shown
+        revision = shown.revision if shown else 0
+    query = select(outcome.c.id, outcome.c.input_digest, outcome.c.version_digest).where(
+        outcome.c.study_uid == uid, outcome.c.revision == revision, outcome.c.kind == "scored"
+    )
+    with site.database.read() as connection:
+        found = connection.execute(query).first()
+    if found is None:
+        raise NotFound("there is no result, so no image it rests on")
+    return found
+
+
+def _picture(site: Site, uid: str, revision: int | None = None) -> pydicom.Dataset:
     query = (
         select(delivery.c.sha256)
-        .where(delivery.c.outcome_id == shown.outcome_id, delivery.c.kind == "sc")
+        .where(delivery.c.outcome_id == _looked_at(site, uid, revision).id, delivery.c.kind == "sc")
         .order_by(literal_column("rowid"))  # of several series the first, which is the one to look at first
     )
     with site.database.read() as connection:

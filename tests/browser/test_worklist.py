@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from client.results.confidence import Confidence
 from client.review.recall import take_back
-from client.review.verdict import history
+from client.review.verdict import Answer, Decision, Reason, TruthTier, history, record
 from client.store.site import Site
 from client.store.tables import outcome, study
 
@@ -52,6 +52,40 @@ def test_a_verdict_by_keyboard(
     assert (corrected.decision, corrected.answer, corrected.reason) == ("correct", "negative", "overlap")
     page.goto("/?state=verified")
     assert page.locator("tbody tr").count() == 2
+    assert page.complaints == []
+
+
+def test_whoever_answers_or_takes_back_an_earlier_result_sees_its_picture(
+    page: Any, site: Site, scored: Scored, sign_in: Callable[..., None], picture: Callable[[str], None]
+) -> None:
+    uid = scored(score=0.93, objects=True, accession="A-EARLIER")
+    scored(uid=uid, revision=2, score=0.61, objects=True, covers=False)
+    sign_in()
+    page.goto(f"/studies/{uid}")
+    forms = page.locator("form.verdict")
+    revisions = [forms.nth(at).locator("[name=revision]").input_value() for at in range(2)]
+    assert revisions == ["1", "2"]  # the keys answer what is shown
+    pictures = [page.locator("#map"), forms.nth(1).locator("img")]
+    drawn = [one.evaluate("one => one.decode().then(() => one.naturalWidth)") for one in pictures]
+    assert min(drawn) > 0
+    assert [one.get_attribute("src").partition("=")[2] for one in pictures] == revisions
+    picture("two-results")
+    # a study that is not read as it is now: what was rejected of it can be taken back, and is looked at for that
+    with site.database.write() as connection:
+        connection.execute(update(study).where(study.c.uid == uid).values(state="refused", revision=3))
+        said = [{"code": "truncated", "text": "cut off"}]
+        values = {"study_uid": uid, "revision": 3, "kind": "refused", "reasons": said, "created_at": 1_700_000_100.0}
+        connection.execute(insert(outcome).values(**values))
+    reject = {"decision": Decision.REJECT, "answer": Answer.NEGATIVE, "reason": Reason.ARTEFACT}
+    for revision in (1, 2):
+        record(site, uid, "Ada Lovelace", revision=revision, tier=TruthTier.AI_VISIBLE, **reject)  # type: ignore[arg-type]
+    page.goto(f"/studies/{uid}")
+    shown = page.locator("#map")
+    assert shown.evaluate("one => one.decode().then(() => one.naturalWidth)") > 0
+    assert shown.get_attribute("src").endswith(f"revision={forms.first.locator('[name=revision]').input_value()}")
+    picture("taken-back")
+    page.keyboard.press("o")
+    page.locator("#shown", has_text="Original image").wait_for()
     assert page.complaints == []
 
 

@@ -389,6 +389,20 @@ def dose_report(image: Dataset, sop_uid: str, text: str) -> Dataset:
     return made
 
 
+def test_a_result_whose_report_is_lost_can_be_rejected_and_not_signed(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    wrong = wrong_patient(site, gateway, radiograph)
+    made = objects_of(site, 1)
+    Archive(site.archive).path(made["sr"].sha256).unlink()
+    with pytest.raises(NotFound):
+        judge(site, str(wrong.StudyInstanceUID), 1, Decision.AGREE, Answer.POSITIVE)
+    judge(site, str(wrong.StudyInstanceUID), 1, Decision.REJECT, Answer.NEGATIVE, Reason.DANGEROUS)
+    selection = objects_of(site, 1)["kos"]
+    assert withdrawn(site, selection) == {made["sr"].sop_uid, made["sc"].sop_uid}
+    assert opened(site, selection).PatientID == "WRONG"
+
+
 def test_a_picture_whose_file_is_lost_is_withdrawn_with_the_rest(
     site: Site, gateway: Gateway, radiograph: Make
 ) -> None:

@@ -23,19 +23,21 @@ from client.inference.refusals import Refusals
 from client.inference.tensors import Tensors
 from client.review import deadletters, missed, readers, worklist
 from client.review.recall import take_back
-from client.review.verdict import Answer, Decision, TruthTier, record
+from client.review.verdict import Answer, Decision, Reason, TruthTier, answerable, record
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, outcome
 from models.bundle import Bundle
 from models.coding import Coding
+from models.errors import Conflict
 from models.intended_use import IntendedUse
 
 pytestmark = pytest.mark.integration
 
 Make = Callable[..., Dataset]
 AGREE: dict[str, Any] = {"decision": Decision.AGREE, "answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
+REJECT: dict[str, Any] = {"decision": Decision.REJECT, "reason": Reason.ARTEFACT, "tier": TruthTier.AI_VISIBLE}
 ONE, TWO = {"PatientID": "ONE", "PatientName": "One^A"}, {"PatientID": "TWO", "PatientName": "Two^B"}
 
 
@@ -57,6 +59,11 @@ def come(ward: tuple[Site, Gateway], *images: Dataset) -> Outcome:
     assert [association.send_c_store(image).Status for image in images] == [0] * len(images)
     association.release()
     Receiving(site, Bounds(0.0, 0.0, 0.0)).complete()
+    return read_again(site)
+
+
+def read_again(site: Site) -> Outcome:
+    """The study that is queued is read."""
     archive, panel = Archive(site.archive), Panel(site).members
     taken = outcomes.take(site)
     assert isinstance(taken, outcomes.Study)
@@ -95,6 +102,12 @@ def to_read(site: Site) -> list[str]:
     return found
 
 
+def asked(site: Site, uid: str, reader: str = "Ada") -> dict[int, tuple[Decision, ...]]:
+    """By revision, what a reader may decide."""
+    with site.database.read() as connection:
+        return {one.revision: one.decisions for one in answerable(connection, uid, reader)}
+
+
 def reports(site: Site) -> list[Dataset]:
     query = select(delivery.c.sha256).where(delivery.c.kind == "sr").order_by(delivery.c.outcome_id)
     with site.database.read() as connection:
@@ -104,6 +117,18 @@ def reports(site: Site) -> list[Dataset]:
 def put(site: Site, state: str) -> None:
     with site.database.write() as connection:
         connection.execute(update(delivery).values(state=state))
+
+
+def told(site: Site, revision: int) -> dict[str, tuple[str, str]]:
+    """By kind, where the objects of a revision of the only study are, and their UIDs."""
+    query = select(delivery.c.kind, delivery.c.state, delivery.c.sop_uid).join(outcome)
+    with site.database.read() as connection:
+        rows = connection.execute(query.where(outcome.c.revision == revision)).all()
+    return {row.kind: (row.state, row.sop_uid) for row in rows}
+
+
+def states(site: Site, revision: int) -> dict[str, str]:
+    return {kind: state for kind, (state, _) in told(site, revision).items()}
 
 
 def fallen(site: Site) -> set[str]:
@@ -138,7 +163,8 @@ def test_a_series_that_can_no_longer_be_read_keeps_its_finding(
     assert before.SOPInstanceUID in str(after.CurrentRequestedProcedureEvidenceSequence)
     assert before.SOPInstanceUID in str(after.ContentSequence)
     shown = line(site, uid)
-    assert (shown.looks_back, shown.judged, shown.shown and shown.shown.call) == (True, True, "positive")
+    assert (shown.looks_back, shown.shown and shown.shown.call) == (True, "positive")
+    assert set(asked(site, uid)) == {1, 2}
     assert worklist.next_uid(site) == uid
     put(site, "failed")
     assert fallen(site) == {""}
@@ -221,7 +247,7 @@ def test_images_of_another_patient_put_what_was_said_in_doubt_also_where_no_vers
     assert isinstance(come(ward, radiograph(0.9, StudyInstanceUID=uid, **TWO)), Refused)
     assert fallen(site) == {"images of another patient came to its study since"}
     assert deadletters.resend_all(site).number == 0
-    assert (to_read(site), line(site, uid).judged) == ([uid], True)
+    assert (to_read(site), set(asked(site, uid))) == ([uid], {1})
     record(site, uid, "Ada", revision=1, **AGREE)  # the same word as before, after a look at whose it is
     assert to_read(site) == []
     assert len(worklist.one(site, uid).verdicts) == 1 + signed
@@ -257,3 +283,125 @@ def test_a_copy_that_differs_and_comes_late_leaves_no_all_clear(ward: tuple[Site
     result = line(site, first.StudyInstanceUID).result
     assert result is not None
     assert (result.call, result.shade) == ("not found in what was read", "partial")
+
+
+def test_what_is_made_anew_is_there_until_what_takes_its_place_is_queued(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    come(ward, radiograph(0.9, **ONE))
+    report = told(site, 1)["sr"][1]
+    with site.database.write() as connection:
+        bad = {"state": "quarantined", "problem": "no template"}
+        connection.execute(update(delivery).where(delivery.c.sop_uid == report).values(**bad))
+    deadletters.remake(site, report)
+    # whatever happens to the node now, the report is among what was put aside; and no picture goes without it
+    assert states(site, 1) == {"sr": "quarantined", "sc": "failed"}
+    assert {one.problem for one in deadletters.listed(site)} == {
+        "it is made anew; before: no template",
+        "it is made anew",
+    }
+    with pytest.raises(Conflict, match="about to be read"):
+        deadletters.remake(site, report)
+    versions.retire(site, "brightness")
+    assert isinstance(read_again(site), Refused)
+    assert states(site, 1) == {"sr": "quarantined", "sc": "failed"}  # nothing has taken its place
+    assert fallen(site) == {""}
+    versions.adopt(site, next(held.digest for held in versions.listed(site)))
+    deadletters.remake(site, report)  # of an earlier revision than the study's, and standing
+    assert isinstance(read_again(site), Scored)
+    assert states(site, 1) == {"sr": "dropped", "sc": "dropped"}
+    assert states(site, 3) == {"sr": "pending", "sc": "pending"}
+    assert "PredecessorDocumentsSequence" not in reports(site)[-1]  # the PACS never had the first one
+    with pytest.raises(Conflict):
+        deadletters.remake(site, report)
+
+
+def test_what_was_put_aside_and_sent_after_all_stays_sent_when_it_was_to_be_made_anew(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    come(ward, radiograph(0.9, **ONE))
+    report = told(site, 1)["sr"][1]
+    put(site, "failed")
+    deadletters.remake(site, report)
+    assert deadletters.resend_all(site).number == 2
+    assert isinstance(read_again(site), Scored)
+    assert states(site, 1) == {"sr": "pending", "sc": "pending"}
+    assert report in str(reports(site)[-1].PredecessorDocumentsSequence)
+
+
+def test_what_a_newer_result_took_the_place_of_is_not_made_anew(ward: tuple[Site, Gateway], radiograph: Make) -> None:
+    site, _ = ward
+    first = radiograph(0.9, **ONE)
+    come(ward, first)
+    put(site, "failed")
+    come(ward, radiograph(0.9, StudyInstanceUID=first.StudyInstanceUID, **ONE))
+    with pytest.raises(Conflict, match="a newer revision"):
+        deadletters.remake(site, told(site, 1)["sr"][1])
+    assert states(site, 1) == {"sr": "failed", "sc": "failed"}  # a person may still send it as it is
+
+
+@pytest.mark.parametrize("said", [Answer.NEGATIVE, Answer.NOT_ASSESSABLE])
+def test_the_rejection_of_a_successor_does_not_answer_what_it_took_the_place_of(
+    ward: tuple[Site, Gateway], radiograph: Make, said: Answer
+) -> None:
+    site, _ = ward
+    first = radiograph(0.9, **ONE)
+    uid = first.StudyInstanceUID
+    come(ward, first)
+    put(site, "failed")
+    come(ward, radiograph(0.9, StudyInstanceUID=uid, **ONE))
+    assert line(site, uid).before is None
+    record(site, uid, "Ada", revision=2, answer=said, **REJECT)
+    # the PACS shows the first one alone now, and nobody has said anything of it
+    assert (line(site, uid).looks_back, to_read(site), worklist.next_uid(site)) == (True, [uid], uid)
+    assert {told(site, 1)["sr"][1]} <= {letter.sop_uid for letter in deadletters.listed(site) if not letter.fallen}
+    # another reader believes the second one, or the same one does after all
+    record(site, uid, "Ada", revision=2, **AGREE)
+    assert (line(site, uid).before, to_read(site)) == (None, [])
+    record(site, uid, "Ada", revision=2, answer=said, **REJECT)
+    record(site, uid, "Ada", revision=1, answer=said, **REJECT)
+    assert (line(site, uid).before, to_read(site)) == (None, [])
+    assert told(site, 1)["kos"][0] == "pending"
+
+
+def test_what_somebody_has_answered_is_not_asked_again_when_its_successor_is_rejected(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    readers.add(site, "Bob", "clinician")
+    first = radiograph(0.9, **ONE)
+    uid = first.StudyInstanceUID
+    come(ward, first)
+    record(site, uid, "Ada", revision=1, **AGREE)
+    come(ward, radiograph(0.9, StudyInstanceUID=uid, **ONE))
+    record(site, uid, "Bob", revision=2, answer=Answer.NEGATIVE, **REJECT)
+    assert to_read(site) == []
+    assert line(site, uid).answered == "Ada answered positive"
+
+
+def test_a_signed_all_clear_comes_before_people_again_when_images_of_another_patient_come(
+    ward: tuple[Site, Gateway], radiograph: Make
+) -> None:
+    site, _ = ward
+    readers.add(site, "Bob", "clinician")
+    first, unsigned = radiograph(0.2, **ONE), radiograph(0.2, **ONE)
+    uid = first.StudyInstanceUID
+    come(ward, first)
+    clear = AGREE | {"answer": Answer.NEGATIVE}
+    record(site, uid, "Ada", revision=1, **clear)
+    assert to_read(site) == []
+    assert isinstance(come(ward, radiograph(0.2, StudyInstanceUID=uid, **TWO)), Refused)
+    assert (to_read(site), worklist.next_uid(site), line(site, uid).looks_back) == ([uid], uid, True)
+    assert line(site, uid).earlier.endswith("Ada answered negative, and images of another patient came since")
+    assert asked(site, uid) == {1: (Decision.AGREE, Decision.REJECT)}
+    assert asked(site, uid, "Bob") == {1: (Decision.REJECT,)}  # who has signed nothing signs no all-clear now
+    for _ in range(2):  # a double click
+        record(site, uid, "Ada", revision=1, **clear)
+    assert to_read(site) == []
+    assert len(worklist.one(site, uid).verdicts) == 2
+    # of what nobody has signed, nobody has to take anything back
+    come(ward, unsigned)
+    come(ward, radiograph(0.2, StudyInstanceUID=unsigned.StudyInstanceUID, **TWO))
+    assert to_read(site) == []

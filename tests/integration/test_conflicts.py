@@ -5,7 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,15 @@ def take(site: Site) -> outcomes.Study:
     return taken
 
 
+@lru_cache(maxsize=1)
+def panel_of(site: Site) -> Panel:
+    """As in a worker, a version is loaded once."""
+    return Panel(site)
+
+
 def read(site: Site) -> Outcome:
     """The study whose turn it is, from the queue to the objects that wait for the PACS."""
-    panel = Panel(site).members
+    panel = panel_of(site).members
     archive = Archive(site.archive)
     taken = take(site)
     result = Pipeline(archive, Tensors(site.tensors, archive), panel, "Hospital").process(taken)

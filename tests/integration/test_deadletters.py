@@ -88,7 +88,7 @@ def test_an_object_that_is_not_what_it_should_be_is_never_sent_until_somebody_sa
     assert events.count("delivery.quarantined") == events.count("delivery.overridden") == 1
 
 
-def test_a_result_is_made_anew_and_the_old_one_dropped(
+def test_a_result_is_made_anew_and_the_old_one_kept_until_it_is(
     site: Site, scored: Scored, sender: Callable[..., Sender], pacs: Any, eventually: Callable[..., Any]
 ) -> None:
     uid = scored(objects=True)
@@ -99,7 +99,7 @@ def test_a_result_is_made_anew_and_the_old_one_dropped(
     with site.database.read() as connection:
         row = connection.execute(select(study).where(study.c.uid == uid)).one()
         old = connection.execute(select(delivery.c.state).where(delivery.c.sop_uid == bad)).scalar_one()
-    assert (row.state, row.revision, old) == ("queued", 2, "dropped")
+    assert (row.state, row.revision, old) == ("queued", 2, "quarantined")
     assert bad not in pacs.received
 
 
@@ -328,9 +328,10 @@ def test_results_of_a_recalled_version_are_not_sent_again(site: Site, scored: Sc
     plain, signed, lost = (scored(objects=True) for _ in range(3))
     agree(site, signed)
     [picture] = [row for row in objects(site, lost) if row.kind == "sc"]
-    for row in objects(site, lost):
-        if row.kind == "sr":  # so that no withdrawal can be made of it
-            Archive(site.archive).path(row.sha256).unlink()
+    with site.database.read() as connection:
+        image = connection.execute(select(outcome.c.input_digest).where(outcome.c.study_uid == lost)).scalar_one()
+    for digest in (*(row.sha256 for row in objects(site, lost)), image):  # so that no withdrawal can be made of it
+        Archive(site.archive).path(digest).unlink()
     take_back(site, "brightness@1", "Grace Hopper")
     assert [row.state for row in objects(site, lost)] == ["dropped"] * 2
     put(site, "failed", plain, signed, lost)

@@ -261,3 +261,48 @@ def test_what_was_being_scored_when_the_version_was_recalled_is_not_concluded_wi
     with site.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(outcome)).scalar_one() == 0
         assert connection.execute(select(study.c.state).where(study.c.uid == uid)).scalar_one() == "queued"
+
+
+def objects_of(site: Site, uid: str) -> dict[str, Any]:
+    query = select(delivery).join(outcome).where(outcome.c.study_uid == uid)
+    with site.database.read() as connection:
+        return {row.kind: row for row in connection.execute(query)}
+
+
+@pytest.mark.parametrize("left", ["picture", "image", "neither"])
+def test_a_result_whose_report_is_lost_is_withdrawn_by_what_is_left_of_it(
+    site: Site, scored: Scored, left: str
+) -> None:
+    uid, beside = scored(objects=True, patient_id="P-1", accession="A-1"), scored(objects=True)
+    made, archive = objects_of(site, uid), Archive(site.archive)
+    with site.database.read() as connection:
+        image = connection.execute(select(outcome.c.input_digest).where(outcome.c.study_uid == uid)).scalar_one()
+    before = {kind: pydicom.dcmread(archive.path(row.sha256)) for kind, row in made.items()}
+    for digest, kept in ((made["sr"].sha256, "report"), (made["sc"].sha256, "picture"), (image, "image")):
+        if kept != left:
+            archive.path(digest).unlink()
+    if left == "image":
+        archive.path(made["sr"].sha256).write_bytes(b"damaged")
+    told = take_back(site, VERSION, "Grace Hopper")
+    assert told.exact
+    assert objects_of(site, beside)["kos"].state == "pending"
+    if left == "neither":
+        # in whose name the PACS has it nobody knows any more, and that is said of this one
+        assert [(one.study_uid, one.revision) for one in told.problems] == [(uid, 1)]
+        assert "in whose name" in told.problems[0].why
+        assert told.without_document == 1
+        said = CliRunner().invoke(_app(), ["recall", "--folder", str(site.folder), "--version", VERSION])
+        assert f"to look for in the PACS: study {uid}, revision 1: its report is lost" in " ".join(said.output.split())
+        return
+    assert (told.problems, told.without_document) == ((), 0)
+    selection = archive.read(objects_of(site, uid)["kos"].sha256)
+    assert examine(selection).problems == ()
+    document = pydicom.dcmread(io.BytesIO(selection))
+    assert (document.PatientID, document.AccessionNumber, document.StudyInstanceUID) == ("P-1", "A-1", uid)
+    [study_named] = document.CurrentRequestedProcedureEvidenceSequence
+    named_there = {
+        (one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID, series.SeriesInstanceUID)
+        for series in study_named.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    assert named_there == {(one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID) for one in before.values()}

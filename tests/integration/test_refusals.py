@@ -23,8 +23,9 @@ from client.inference.pipeline import Pipeline
 from client.inference.refusals import Refusals
 from client.inference.tensors import Tensors
 from client.results.conformity import examine
-from client.review import deadletters, missed, worklist
+from client.review import deadletters, missed, readers, worklist
 from client.review.recall import take_back
+from client.review.verdict import Answer, Decision, TruthTier, record
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site
@@ -300,6 +301,32 @@ def test_a_study_that_ends_the_process_is_told_as_failed_and_is_superseded_when_
     outcomes.retry(reader.site, uid)
     assert reader.conclude()
     assert before(reader.made()[1]) == {failed.SOPInstanceUID}
+
+
+def test_a_study_of_two_people_that_ends_the_process_says_that_there_are_two(reader: Reader, radiograph: Make) -> None:
+    first = radiograph(0.9)
+    reader.read(first)
+    [uid] = [line.uid for line in worklist.page(reader.site)]
+    readers.add(reader.site, "Ada", "clinician")
+    agree = {"decision": Decision.AGREE, "answer": Answer.POSITIVE, "tier": TruthTier.AI_VISIBLE}
+    record(reader.site, uid, "Ada", revision=1, **agree)  # type: ignore[arg-type]
+    assert worklist.page(reader.site, status="to_read") == []
+    reader.receive(radiograph(StudyInstanceUID=uid, **OTHER))
+    for _ in range(reader.site.config.max_attempts):
+        assert isinstance(outcomes.take(reader.site), outcomes.Study)
+    assert reader.conclude()
+    [line] = worklist.page(reader.site, status="to_read")  # what was said before is in doubt
+    assert (line.status, [code for code, _ in line.reasons]) == ("failed", ["crashed", "patient-mismatch"])
+    told = reader.made()[1]
+    assert b"The images name more than one patient" in told.to_json().encode()
+    with reader.site.database.write() as connection:
+        connection.execute(update(delivery).values(state="failed"))
+    assert deadletters.resend_all(reader.site).number == 1  # that word alone
+    # and a study that cannot be retried by the pipeline is told alike
+    outcomes.retry(reader.site, uid)
+    assert reader.conclude(outcomes.failure(ZeroDivisionError()))
+    [line] = worklist.page(reader.site, status="to_read")
+    assert [code for code, _ in line.reasons] == ["unexpected", "patient-mismatch"]
 
 
 class Killed(BaseException):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -54,6 +56,12 @@ def image(radiograph: Make) -> Dataset:
     block.add_new(1, "LO", "odd")
     block.add_new(2, "US", 300)
     block.add_new(3, "FD", 1.5)
+    for number, vr in enumerate(("OB", "OW", "OF", "OD", "OL", "UN"), 4):  # of words, and of nobody knows what
+        block.add_new(number, vr, bytes(range(16)))
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation = [4, 0, 16], "steps"
+    table.add_new("LUTData", "OW", bytes(range(8)))
+    made.VOILUTSequence = [table]
     return made
 
 
@@ -88,6 +96,44 @@ def test_what_dcmtk_makes_of_an_image_is_the_same(image: Dataset, tmp_path: Path
     first, second = written(image, tmp_path / "first.dcm"), tmp_path / "second.dcm"
     subprocess.run([found, *DCMTK[program], str(first), str(second)], check=True, capture_output=True)
     assert alike(first, second)
+
+
+def private(image: Dataset, vr: str, value: bytes, path: Path, *, little: bool) -> Path:
+    """An image in one byte order or the other with a private element, its value as it lies in the file."""
+    made = deepcopy(image)
+    made.private_block(0x0011, "MAKER 1.0", create=True).add_new(1, vr, value)
+    if not little:
+        made.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        made.PixelData = np.frombuffer(made.PixelData, "<u2").byteswap().tobytes()
+    made.save_as(path, implicit_vr=False, little_endian=little, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("vr", "big", "same"),
+    [
+        ("OW", "0100030205040706", True),
+        ("OW", "0001020304050607", False),  # other words
+        ("OF", "0302010007060504", True),
+        ("OF", "0100030205040706", False),
+        ("OB", "0001020304050607", True),
+        ("OB", "0100030205040706", False),
+        ("UN", "0001020304050607", True),  # handed on as it was
+        ("UN", "0100030205040706", True),  # turned round by who knows that it is words
+        ("UN", "0302010007060504", True),
+        ("UN", "0706050403020100", True),
+        ("UN", "0100030205040707", False),
+        ("UN", "0103020005040706", False),
+    ],
+)
+def test_private_data_is_the_same_in_the_other_byte_order(
+    radiograph: Make, tmp_path: Path, vr: str, big: str, same: bool
+) -> None:
+    image, turned = radiograph(), bytes.fromhex("0100030205040706")
+    first = private(image, vr, bytes(range(8)), tmp_path / "little.dcm", little=True)
+    second = private(image, vr, bytes.fromhex(big), tmp_path / "big.dcm", little=False)
+    assert (alike(first, second), alike(second, first)) == (same, same)
+    assert not alike(first, private(image, vr, turned, tmp_path / "x.dcm", little=True))
 
 
 def test_a_colour_image_with_its_planes_apart_is_the_same(tmp_path: Path) -> None:

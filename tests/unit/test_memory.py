@@ -73,6 +73,56 @@ def test_whoever_comes_when_it_is_full_waits_until_there_is_room() -> None:
     waiting.join(5)
 
 
+def test_two_volumes_on_a_finer_grid_never_have_more_than_there_is(volumes: ModuleType) -> None:
+    finer, series = volumes.facts(segmentation=volumes.declared(spacing_mm=(1.0, 1.0, 1.0))), slices(20)
+    begun, grown = need([finer], series), need([finer], series, 3.0)
+    memory, both = Memory(grown + begun), threading.Barrier(2, timeout=10)  # room for one, and another that has begun
+    lock, together, highest, looks = threading.Lock(), [0], [0], [0]
+    told: list[int] = []
+
+    def read() -> str:
+        with lock:
+            looks[0] += 1
+        if looks[0] <= 2:
+            both.wait()  # both have begun, with what their index says, before either knows how fine its grid is
+        assert memory.admit(finer, series, 3.0) is None
+        with lock:
+            together[0] += grown
+            highest[0] = max(highest[0], together[0])
+        both_in.wait(0.2)
+        with lock:
+            together[0] -= grown
+        return "read"
+
+    both_in = threading.Event()
+
+    def study() -> None:
+        found, taken = memory.within(begun, read)
+        assert found == "read"
+        told.append(taken)
+        memory.release(taken)
+
+    threads = [threading.Thread(target=study, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)  # neither waits for the other with something in its hands
+    assert told == [grown, grown]
+    assert highest[0] <= memory.limit
+    assert memory.reserve(memory.limit) == memory.limit  # and all is given back
+
+
+def test_what_reading_raises_gives_back_what_was_reserved(volumes: ModuleType) -> None:
+    memory = Memory(100)
+
+    def read() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        memory.within(60, read)
+    assert memory.reserve(100) == 100
+
+
 @pytest.mark.parametrize(
     ("membership", "files", "expected"),
     [

@@ -178,9 +178,44 @@ def test_age(values: dict[str, str], expected: float | None) -> None:
     assert Acquisition.from_dataset(header(**values)).age_years == expected
 
 
+def aged(**values: str) -> Acquisition:
+    return replace(
+        FITTING,
+        **{
+            name: getattr(Acquisition.from_dataset(header(**values)), name)
+            for name in ("age_years", "age_by_dates", "unreadable")
+        },
+    )
+
+
+BORN_1962 = {"PatientBirthDate": "19620601", "StudyDate": "20240701"}
+
+
+@pytest.mark.parametrize("age", ["62", "062", "61", "0062"])
 @pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
-def test_an_age_without_a_unit_is_no_age() -> None:
-    assert Acquisition.from_dataset(header(PatientAge="62")).age_years is None
+def test_an_age_without_a_unit_is_years_where_the_dates_say_so(age: str) -> None:
+    found = aged(PatientAge=age, **BORN_1962)
+    assert (found.age_years, codes(found)) == (62.0, [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"PatientAge": "62"},  # or the months of a child of five
+        {"PatientAge": "062", "PatientBirthDate": "19900601", "StudyDate": "20240701"},  # whose is it?
+        {"PatientAge": "62", "PatientBirthDate": "20190401", "StudyDate": "20240701"},  # the months, one may think
+        {"PatientAge": "62", "PatientBirthDate": "19000101", "StudyDate": "20240701"},  # a placeholder
+    ],
+)
+@pytest.mark.parametrize("if_stated", [False, True])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
+def test_any_other_age_without_a_unit_is_not_understood_and_refused_only_where_age_matters(
+    values: dict[str, str], if_stated: bool
+) -> None:
+    found = aged(**values)
+    assert found.age_years is None
+    assert codes(found, USE.model_copy(update={"age_if_stated": if_stated})) == [Code.AGE_UNREADABLE]
+    assert codes(found, USE.model_copy(update={"min_age_years": None, "max_age_years": None})) == []
 
 
 @given(st.dates(date(1900, 1, 1), date(2024, 1, 1)), st.integers(0, 40000))

@@ -48,6 +48,15 @@ def stored(site: Site) -> tuple[int, ...]:
     return (*rows, len(files), sum(1 for _ in site.ledger.entries()))
 
 
+def everything(site: Site) -> dict[str, bytes]:
+    """Every file in the site; of the database, which is open, that it is there."""
+    return {
+        str(path.relative_to(site.folder)): b"" if path.name.startswith("site.db") else path.read_bytes()
+        for path in site.folder.rglob("*")
+        if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+    }
+
+
 _TABLES = (instance, study, outcome)
 
 
@@ -226,6 +235,8 @@ def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_pat
 
     save(radiograph(), tmp_path / "scanner" / "one.dcm")
     written = tmp_path / "tried.json"
+    site.measured.unlink()  # nothing is known of this machine: it is measured, and not kept
+    before = everything(site)
 
     done = CliRunner().invoke(
         app, ["site", "try", str(tmp_path / "scanner"), "--folder", str(site.folder), "--json", str(written)]
@@ -234,6 +245,7 @@ def test_the_command_writes_what_it_prints(site: Site, radiograph: Make, tmp_pat
     assert done.exit_code == 0, done.output
     assert done.output.startswith("scored")
     assert json.loads(written.read_text())["studies"][0]["files"] == ["one.dcm"]
+    assert everything(site) == before
     with pytest.raises(NotFound):
         try_folder(site, Panel(site).members, tmp_path / "missing")
 

@@ -19,7 +19,7 @@ const toggle = () => {
   const shown = map.getAttribute("src");
   map.setAttribute("src", map.dataset.other);
   map.dataset.other = shown;
-  const original = shown.endsWith("heatmap.png");
+  const original = shown.includes("/heatmap.png");
   document.getElementById("shown").textContent = original ? "Original image" : "Map over the image";
 };
 
