@@ -13,13 +13,14 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 
-def augment(images: Tensor, strength: float, generator: Generator) -> Tensor:
+def augment(images: Tensor, strength: float, generator: Generator, *, erasing: bool = True) -> Tensor:
     """Vary a batch in geometry, resolution and grey levels.
 
     Args:
         images: (N, 1, H, W) float32, each of about zero mean and unit variance; left as it is.
         strength: 0 leaves the images alone, 1 is the full range of every change.
         generator: the source of all randomness.
+        erasing: blank a rectangle of some, too; not for who has to tell blanked films from whole ones.
 
     Returns:
         (N, 1, H, W) float32, each again of zero mean and unit variance.
@@ -27,7 +28,8 @@ def augment(images: Tensor, strength: float, generator: Generator) -> Tensor:
     if strength <= 0:
         return images
     images = _moved(images, strength, generator)
-    for share, change in ((0.7, _coarser), (1.0, _regraded), (0.4, _shaded), (0.4, _noisy), (0.4, _erased)):
+    changes = ((0.7, _coarser), (1.0, _regraded), (0.4, _shaded), (0.4, _noisy), (0.4, _erased))
+    for share, change in changes if erasing else changes[:-1]:
         chosen = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
         if len(chosen):
             images[chosen] = change(images[chosen], strength, generator)

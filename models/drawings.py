@@ -27,6 +27,12 @@ def drawings(count: int, side: int, generator: Generator) -> Tensor:
         _sections,
         _sections,
         _heads,
+        _brains,
+        _brains,
+        _brains,
+        _chambers,
+        _chambers,
+        _joints,
         _bars,
         _limbs,
         _limbs,
@@ -191,6 +197,124 @@ def _heads(count: int, side: int, generator: Generator) -> Tensor:
     texture = _clouds(count, side, generator)[:, 0] * _uniform(generator, count, 0, 0.25)
     picture = skin * levels[0] + bone * levels[1] + brain * (0.2 + 0.8 * levels[2] + cleft + texture)
     return picture[:, None]
+
+
+def _brains(count: int, side: int, generator: Generator) -> Tensor:
+    """A brain in its skull from any side: folds under a rim of fluid, ventricles beside the middle, face and neck."""
+    centre = (_uniform(generator, count, -0.15, 0.15), _uniform(generator, count, -0.3, 0.15))
+    width = _uniform(generator, count, 0.45, 1.0)
+    radii = (width, width * _uniform(generator, count, 0.75, 1.35))
+    turn = _uniform(generator, count, -0.3, 0.3)
+    reach = _oval(side, centre, radii, turn, _uniform(generator, count, 1.8, 2.8)).clamp_min(1e-6).sqrt()
+    x, y = _axes(side)
+    cosine, sine = torch.cos(turn), torch.sin(turn)
+    aside = (x - centre[0]) * cosine + (y - centre[1]) * sine
+    along = (y - centre[1]) * cosine - (x - centre[0]) * sine
+    edge = _uniform(generator, count, 15, 60)
+    rims = (
+        _uniform(generator, count, 0.02, 0.1),
+        _uniform(generator, count, 0.03, 0.12),
+        _uniform(generator, count, 0, 0.08),
+    )
+    insides = [torch.sigmoid(edge * (1 - thick - reach)) for thick in (0, rims[0], rims[0] + rims[1], sum(rims))]
+    folds = _clouds(count, side, generator)[:, 0]
+    waves = torch.sin(folds * _uniform(generator, count, 1, 4) + reach * _uniform(generator, count, 0, 25))
+    waves = torch.where(_chance(generator, count, 0.7), (waves + waves.flip(2)) / 2, waves)
+    deep = torch.sigmoid((reach - _uniform(generator, count, 0.2, 0.8)) * 10)  # grey matter around white
+    brain = _uniform(generator, count, 0.3, 1) + waves * deep * _uniform(generator, count, 0, 0.35)
+    brain = brain + deep * _uniform(generator, count, -0.3, 0.3)
+    lean = _uniform(generator, count, -0.6, 0.6)
+    for _ in range(3):  # ventricles, nuclei, what else comes in pairs
+        middle = (_uniform(generator, count, 0.05, 0.5) * radii[0], _uniform(generator, count, -0.5, 0.5) * radii[1])
+        size = (_uniform(generator, count, 0.05, 0.25) * radii[0], _uniform(generator, count, 0.08, 0.45) * radii[1])
+        tilted = (aside.abs() - middle[0]) + lean * (along - middle[1])
+        within = torch.sigmoid(12 * (1 - (tilted / size[0]).square() - ((along - middle[1]) / size[1]).square()))
+        brain = brain + within * _uniform(generator, count, -0.9, 0.5) * _chance(generator, count, 0.7)
+    cleft = torch.exp(-((aside / _uniform(generator, count, 0.02, 0.1)) ** 2)) * _uniform(generator, count, -0.6, 0.3)
+    brain = brain + cleft * torch.sigmoid((reach - _uniform(generator, count, 0, 0.7)) * 10)
+    outer, skull, fluid, inner = insides
+    picture = (outer - skull) * _uniform(generator, count, 0, 1.3) + (skull - fluid) * _uniform(
+        generator, count, 0, 1.2
+    )
+    picture = picture + (fluid - inner) * _uniform(generator, count, 0, 1.2)
+    below = _few_shapes(count, side, generator)[:, 0].clamp_min(0) * torch.sigmoid((along - 0.3 * radii[1]) * 8)
+    neck = torch.sigmoid((_uniform(generator, count, 0.3, 0.8) * radii[0] - aside.abs()) * 12)
+    below = below * torch.where(
+        _chance(generator, count, 0.5), neck, torch.sigmoid((1.2 * radii[0] - aside.abs()) * 12)
+    )
+    picture = picture + below * (1 - outer) * _uniform(generator, count, 0.3, 1) * _chance(generator, count, 0.5)
+    picture = picture + inner * brain.clamp_min(0)
+    slope = (
+        1 + _uniform(generator, count, -0.4, 0.4) * x + _uniform(generator, count, -0.4, 0.4) * y
+    )  # a coil is nearer
+    return (picture * slope + torch.randn(picture.shape, generator=generator) * 0.02)[:, None]
+
+
+def _chambers(count: int, side: int, generator: Generator) -> Tensor:
+    """A heart by ultrasound: dark chambers in pairs beside a bright wall, in a sector whose tip is at the top."""
+    x, y = _axes(side)
+    tip = _uniform(generator, count, -1.0, -0.6)
+    aside, below = x - _uniform(generator, count, -0.25, 0.25), y - tip
+    depth, angle = (aside.square() + below.square()).sqrt(), torch.atan2(aside, below)
+    sharp = _uniform(generator, count, 15, 60)
+    long = _uniform(generator, count, 1.2, 2.0)
+    fan = torch.sigmoid((_uniform(generator, count, 0.45, 0.9) - angle.abs()) * depth * sharp)
+    fan = fan * torch.sigmoid((long - depth) * sharp)
+    tissue = _uniform(generator, count, 0.2, 0.9)
+    tissue = tissue + _clouds(count, side, generator)[:, 0] * _uniform(generator, count, 0.05, 0.5)
+    lean = _uniform(generator, count, -0.4, 0.4)
+    across = aside - lean * (below - long / 2)
+    wall = _uniform(generator, count, 0.03, 0.15)
+    for right in (-1, 1):
+        for start, end in ((0.15, 0.6), (0.5, 0.95)):
+            size = (_uniform(generator, count, 0.08, 0.35), _uniform(generator, count, 0.12, 0.4))
+            middle = _uniform(generator, count, start, end) * long
+            far = ((right * across - wall - size[0]) / size[0]).square() + ((below - middle) / size[1]).square()
+            hole = torch.sigmoid(_uniform(generator, count, 3, 12) * (1 - far)) * _uniform(generator, count, 0.5, 1)
+            tissue = tissue * (1 - hole * _chance(generator, count, 0.85))
+            rim = torch.exp(-((far - 1.1) * 4).square()) * _uniform(generator, count, 0, 0.6)
+            tissue = tissue + rim * _chance(generator, count, 0.5)
+    first, second = (torch.randn(count, side, side, generator=generator) for _ in range(2))
+    grain = (first.square() + second.square()).sqrt() * 0.8
+    speckle = 1 + (grain - 1) * _uniform(generator, count, 0, 0.7)
+    tissue = tissue.clamp_min(0) * torch.exp(-depth / long * _uniform(generator, count, -0.5, 2)) * speckle
+    return (fan * tissue + _margins(count, side, generator) * (1 - fan))[:, None]
+
+
+def _joints(count: int, side: int, generator: Generator) -> Tensor:
+    """One limb or both in section: round soft tissue on black, bones with a dense rim, muscles, the table below."""
+    x, y = _axes(side)
+    both = _chance(generator, count, 0.5)
+    centre = (_uniform(generator, count, 0.25, 0.6) * both, _uniform(generator, count, -0.2, 0.2))
+    radii = (_uniform(generator, count, 0.2, 0.5) * (2 - both.float()), _uniform(generator, count, 0.25, 0.9))
+    aside = torch.where(both, x.abs(), x)
+    tilt = _uniform(generator, count, -0.4, 0.4)
+
+    def oval(middle: tuple[Tensor, Tensor], size: tuple[Tensor, Tensor]) -> Tensor:
+        across, down = aside - middle[0] + tilt * (y - middle[1]), y - middle[1]
+        return ((across / size[0]).square() + (down / size[1]).square()).clamp_min(1e-6).sqrt()
+
+    edge = _uniform(generator, count, 6, 30)
+    flesh = torch.sigmoid(edge * (1 - oval(centre, radii)))
+    texture = _clouds(count, side, generator)[:, 0] * _uniform(generator, count, 0, 0.2)
+    picture = flesh * (_uniform(generator, count, 0.2, 0.7) + texture)
+    for number in range(4):
+        away = 0.15 if number == 0 else 0.6
+        middle = (
+            centre[0] + _uniform(generator, count, -away, away) * radii[0],
+            centre[1] + _uniform(generator, count, -away, away) * radii[1],
+        )
+        share = _uniform(generator, count, 0.12, 0.7 if number == 0 else 0.4)
+        reach = oval(middle, (share * radii[0], share * radii[1] * _uniform(generator, count, 0.6, 1.4)))
+        bone = torch.sigmoid(edge * (1 - reach)) * _uniform(generator, count, -0.2, 0.7)
+        rim = torch.exp(-((reach - 0.9) * _uniform(generator, count, 3, 9)).square()) * _uniform(
+            generator, count, 0, 1.2
+        )
+        picture = picture + (bone + rim) * _chance(generator, count, 1.0 if number == 0 else 0.5)
+    table = torch.exp(-((y - _uniform(generator, count, 0.6, 0.95) - 0.3 * x.square()) * 20).square())
+    picture = picture + table * _uniform(generator, count, 0, 0.5) * _chance(generator, count, 0.4)
+    turned = torch.where(_chance(generator, count, 0.8), picture, picture.transpose(1, 2))
+    return (turned + torch.randn(turned.shape, generator=generator) * 0.02)[:, None]
 
 
 def _strokes(count: int, side: int, generator: Generator) -> tuple[Tensor, Tensor]:

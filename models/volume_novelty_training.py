@@ -18,6 +18,8 @@ _MOST_AXES: Final = 64  # what they leave over is one variance: a file of half a
 _UNIT: Final = 0.95
 _QUANTILE: Final = 0.985  # as of radiographs
 _ELSEWHERE: Final = 1.15  # another hospital's scanners lie farther out than held-out patients of the same cohort
+_TAIL: Final = 2.0  # of a group's: were a few odd in one, in units of which the rest are alike, all could be in others
+_FURTHEST: Final = 3.0  # measured: 1.3 to 2.1; beyond it a check would be open to what no patient of the cohort is like
 _FLOOR: Final = {"extents": 0.05, "levels": 0.02, "planes": 0.05}  # what varies less in a cohort is chance or rounding
 
 
@@ -31,7 +33,8 @@ def fit(
     """Fit the check and set its limit by the declared rule.
 
     The rule: a fifth of the patients after the other is judged by what was fitted to the others; the limit is 1.15
-    times the distance within which 98.5 % of them lie.
+    times the distance within which 98.5 % of them lie, and at most 3 times the one within which 95 % do. Of volumes
+    that are nearly all the same (phantoms of two values), the last hundredths may be refused.
 
     Args:
         volumes: (a, b, c) each, along the axes that the version declares, in the modality's unit; one at a time is
@@ -65,14 +68,20 @@ def fit(
         for number in range(_FOLDS):
             others = _spread(part[folds != number], _FLOOR[group], 1.0)
             away[group][folds == number] = others.distances(part[folds == number])
-    units = {group: float(np.quantile(distances, _UNIT)) for group, distances in away.items()}
+    units = {group: _unit(distances) for group, distances in away.items()}
     furthest = np.max([away[group] / units[group] for group in parts], axis=0)
     return VolumeNovelty(
-        limit=_ELSEWHERE * float(np.quantile(furthest, _QUANTILE, method="higher")),
+        limit=min(_ELSEWHERE * float(np.quantile(furthest, _QUANTILE, method="higher")), _FURTHEST),
         hounsfield=hounsfield,
         typical=found.mean(0),
         spreads={group: _spread(part, _FLOOR[group], units[group]) for group, part in parts.items()},
     )
+
+
+def _unit(distances: NDArray[np.float32]) -> float:
+    """The distance that counts as 1: the one of the oddest twentieth, unless the oddest few lie far beyond it."""
+    common, odd = np.quantile(distances, (_UNIT, _QUANTILE))
+    return max(float(common), float(odd) / _TAIL)
 
 
 def _spread(found: NDArray[np.float32], floor: float, unit: float) -> Spread:

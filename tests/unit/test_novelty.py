@@ -93,6 +93,35 @@ def test_what_is_no_upright_radiograph_is_refused(check: Novelty, cohorts: dict[
     assert check.distance(np.zeros((1, 128, 128), np.float32)) == math.inf
 
 
+def test_films_that_are_painted_over_or_cut_in_half_are_refused(check: Novelty, cohorts: dict[str, Any]) -> None:
+    """A score of a film whose lung is hidden says nothing of that lung."""
+    for site in ("nih", "shenzhen"):
+        images: NDArray[np.float32] = cohorts[site][0]
+        for grey in (images.min((1, 2, 3)), images.mean((1, 2, 3)), images.max((1, 2, 3))):
+            for name, least, rows, columns in (
+                ("a lung", 0.7, slice(26, 96), slice(10, 58)),
+                ("the other lung", 0.7, slice(26, 96), slice(70, 118)),
+                ("the middle", 0.9, slice(32, 96), slice(32, 96)),
+                ("a half", 0.9, slice(None), slice(0, 64)),
+            ):
+                covered = images.copy()
+                covered[:, :, rows, columns] = grey[:, None, None, None]
+                assert refused(check, covered) >= least, (site, name)
+        assert refused(check, images[:, :, :, :64].repeat(2, 3)) >= 0.6, site
+
+
+def test_a_lung_that_has_gone_white_is_read(check: Novelty, cohorts: dict[str, Any]) -> None:
+    """Effusion and collapse take four fifths of a side's contrast away, and are what a film is taken for."""
+    down, across = np.linspace(0, 1, 128)[:, None], np.linspace(0, 1, 128)[None]
+    for site in ("nih", "shenzhen"):
+        images: NDArray[np.float32] = cohorts[site][0]
+        mean, high = images.mean((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
+        for middle in (0.27, 0.73):
+            near = np.clip((0.25 - abs(across - middle)) * 12, 0, 1) * np.clip((0.4 - abs(down - 0.5)) * 12, 0, 1) * 0.8
+            white = images * (1 - near) + near * (mean + 0.7 * (high - mean))
+            assert refused(check, white.astype(np.float32)) <= 0.06, (site, middle)
+
+
 def test_sections_and_photographs_under_a_chest_header_are_refused(check: Novelty, vigie_data: Path) -> None:
     folder = vigie_data / "dicom"
     from client.dicom import decode
@@ -109,7 +138,7 @@ def test_sections_and_photographs_under_a_chest_header_are_refused(check: Novelt
                     continue
                 found.append(check.distance(preprocessing(pixels)) > check.limit)
     assert len(found) > 30
-    assert np.mean(found) >= 0.8
+    assert np.mean(found) >= 0.9
 
 
 def test_ultrasounds_and_bones_that_claim_to_be_a_chest_are_mostly_refused(check: Novelty, vigie_data: Path) -> None:
@@ -126,7 +155,7 @@ def test_ultrasounds_and_bones_that_claim_to_be_a_chest_are_mostly_refused(check
                 plane = pixels[0] if pixels.ndim == 3 else pixels
                 found[row["file"]] = check.distance(preprocessing(plane)) > check.limit
     assert len(found) > 10
-    assert np.mean(list(found.values())) >= 0.5, found  # under half of the ultrasounds slip through still
+    assert np.mean(list(found.values())) >= 0.75, found  # a fifth of the ultrasounds slip through some fits
 
 
 def test_what_a_wrong_header_brings_is_refused_as_it_is_drawn_anew(check: Novelty) -> None:

@@ -179,6 +179,20 @@ def test_phantoms_like_the_cohorts_are_read_and_others_are_not(check: VolumeNove
         assert refused(check, changed) >= 0.95, name
 
 
+def test_a_cohort_that_is_all_alike_but_for_a_few_leaves_the_check_shut(volumes: ModuleType, tmp_path: Path) -> None:
+    """Of two-valued phantoms that are the same to the voxel, the few that are not made a limit of thousands."""
+    voxels, spacing = phantom(volumes, np.random.default_rng(1))
+    voxels = np.where(voxels > (voxels.min() + voxels.max()) / 2, 40, -800).astype(np.float32)
+    cohort = [(np.roll(voxels, 1, 2) if number % 18 == 17 else voxels, spacing) for number in range(PHANTOMS)]
+    made = fitted(cohort, [f"P{number}" for number in range(PHANTOMS)], hounsfield=True)
+    assert made.limit <= 3
+    assert refused(made, cohort) <= 0.05
+    random = np.random.default_rng(2)
+    assert refused(made, [(-760 - voxels, spacing), (random.uniform(-1000, 1000, voxels.shape), spacing)]) == 1
+    made.save(tmp_path / "check.npz")
+    assert load(tmp_path / "check.npz").limit == pytest.approx(made.limit)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0.05, 20), st.floats(-500, 500), st.integers(0, 99))
 def test_what_a_scanner_multiplies_and_adds_changes_nothing_where_there_are_no_hounsfield_units(
