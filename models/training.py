@@ -62,7 +62,7 @@ def fit(
         InvalidTraining: shapes do not fit, or there is nothing to draw.
         TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
     """
-    pixels, targets, draw = _cases(images, labels, weights)
+    pixels, targets, draw = checked(images, labels, weights)
     lessons = _lessons(taught, len(pixels)) if hyper.flip_penalty else None
     generator = torch.Generator().manual_seed(seed)
     mixing = np.random.default_rng(seed)
@@ -70,16 +70,16 @@ def fit(
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for name, value in network.named_parameters():
         value.requires_grad_(name not in frozen)
-    optimizer = _optimizer(network, hyper)
-    anchor = [value.detach().clone() for value in _trained(network)] if hyper.proximal else []
+    descent = optimizer(network, hyper)
+    anchor = [value.detach().clone() for value in trained(network)] if hyper.proximal else []
     average = copy.deepcopy(network.state_dict()) if hyper.averaging else None
     losses: list[float] = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for step, chosen in enumerate(_batches(draw, hyper, generator)):
-            for group in optimizer.param_groups:
-                group["lr"] = _rate(step, hyper)
+            for group in descent.param_groups:
+                group["lr"] = rate(step, hyper)
             with torch.no_grad():
                 batch = augment(pixels[chosen], hyper.augmentation, generator)
                 target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
@@ -96,15 +96,15 @@ def fit(
             loss = functional.binary_cross_entropy_with_logits(logits, target)
             if lesson is not None:
                 loss = loss + hyper.flip_penalty * _departure(logits, lesson)
-            optimizer.zero_grad(set_to_none=True)
+            descent.zero_grad(set_to_none=True)
             loss.backward()
-            for value, start in zip(_trained(network), anchor, strict=False):
+            for value, start in zip(trained(network), anchor, strict=False):
                 if value.grad is not None:  # the gradient of half the squared distance, times its weight
                     value.grad.add_(value.detach() - start, alpha=hyper.proximal)
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             if variate is not None:
                 variate.correct(network)
-            optimizer.step()
+            descent.step()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise TrainingDiverged(f"the loss is {losses[-1]} at step {step}")
@@ -162,7 +162,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, NDArray[np.generic]]) 
     network.load_state_dict({name: torch.from_numpy(np.array(weights[name], dtype=np.float32)) for name in state})
 
 
-def _cases(
+def checked(
     images: Images, labels: NDArray[np.generic] | Tensor, weights: NDArray[np.generic] | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check that images (N, 1, H, W), labels (N,) and weights (N,) belong together."""
@@ -180,7 +180,7 @@ def _cases(
     return pixels, targets, draw
 
 
-def _trained(network: nn.Module) -> list[nn.Parameter]:
+def trained(network: nn.Module) -> list[nn.Parameter]:
     return [value for value in network.parameters() if value.requires_grad]
 
 
@@ -204,9 +204,9 @@ def _departure(logits: Tensor, lesson: Tensor) -> Tensor:
     return (functional.binary_cross_entropy_with_logits(logits[there], score, reduction="sum") - least) / len(lesson)
 
 
-def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
+def optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """Make AdamW; only matrices and kernels decay."""
-    parameters = _trained(network)
+    parameters = trained(network)
     groups = [
         {"params": [value for value in parameters if value.ndim > 1], "weight_decay": hyper.weight_decay},
         {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0},
@@ -215,7 +215,7 @@ def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def _rate(step: int, hyper: Hyperparameters) -> float:
+def rate(step: int, hyper: Hyperparameters) -> float:
     """Rise linearly, then fall along a cosine."""
     rise = hyper.warmup * hyper.steps
     if step < rise:
