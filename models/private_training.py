@@ -6,6 +6,7 @@ clipped together, because a patient with ten radiographs would else weigh ten ti
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -19,17 +20,24 @@ from torch.nn import functional
 from models.augmentation import augment
 from models.errors import InvalidTraining, TrainingDiverged
 from models.hyperparameters import Hyperparameters
-from models.privacy import Mechanism
-from models.training import Images, checked, optimizer, rate
+from models.protection import PatientLevel
+from models.stats.disclosure import coarse
+from models.training import Images, checked, departure, follow, lessons, optimizer, rate, trained
 
 
-def mechanism_of(hyper: Hyperparameters, patients: int, noise: float) -> Mechanism:
-    """What `fit_privately` does, for the accountant: known before it begins.
+def mixes_patients(network: nn.Module) -> bool:
+    """Whether what comes out for one patient depends on who else is in the batch: batch norm that learns.
 
-    Args:
-        patients: whom the training may draw.
+    Group norm looks at one image; batch norm whose statistics stay as they came (models/networks/densenet.py), too.
     """
-    return Mechanism(noise, min(1.0, hyper.batch_size / patients), hyper.steps)
+    network.train()
+    found = any(
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        and (module.training or not module.track_running_stats)
+        for module in network.modules()
+    )
+    network.eval()
+    return found
 
 
 def fit_privately(
@@ -39,73 +47,91 @@ def fit_privately(
     weights: NDArray[np.generic] | Tensor,
     patients: Sequence[str],
     hyper: Hyperparameters,
+    protection: PatientLevel,
     *,
-    noise: float,
-    clip: float,
     secret: bytes,
     threads: int = 1,
+    frozen: Sequence[str] = (),
+    taught: NDArray[np.generic] | None = None,
 ) -> None:
-    """Train a network in place; what comes out is differentially private as `mechanism_of` says.
+    """Train a network in place; what comes out is differentially private as `protection.spends(hyper.steps)` says.
 
-    Each step draws every patient with the same probability, `batch_size` of them on average: by weights, the errors of
-    one patient would be drawn more often than the budget says, so here weights scale a case's loss instead, before it
-    is clipped. Cases are not mixed with each other, which would mix patients. How many patients there are is not
-    protected.
+    Each step draws every patient with the same probability, so that `hyper.batch_size` counts for nothing: by weights,
+    the errors of one patient would be drawn more often than the budget says, so here weights scale a case's loss
+    instead, before it is clipped. Cases are not mixed with each other, which would mix patients. The proximal term and
+    the running mean of the weights look at no patient, and come after the noise. How many patients there are is
+    protected only to a power of two, which scales the steps.
 
     Args:
-        network: gives logits (N, 1) for (N, 1, H, W); without batch norm, which mixes patients.
+        network: gives logits (N, 1) for (N, 1, H, W); without batch norm that learns, which mixes patients.
         images: (N, 1, H, W) float32, preprocessed.
         labels: (N,) 0 normal, 1 abnormal.
         weights: (N,) what each case's loss is multiplied with.
         patients: (N,) whose case each is.
         hyper: how to train; no mixup.
-        noise: standard deviation of the noise, in units of `clip`.
-        clip: the largest norm of one patient's gradient, summed over their cases.
-        secret: of this hospital and this very order; whoever knew it could take the noise off again.
+        secret: of this hospital, this very order and these very cases; whoever knew it could take the noise off again,
+            and so could whoever saw two trainings from other cases with the noise of one secret.
         threads: of torch, while this runs.
+        frozen: names of parameters that stay as they are.
+        taught: (N,) scores to stay close to, 0..1, NaN where there is none; for `hyper.flip_penalty`.
 
     Raises:
         InvalidTraining: shapes do not fit, or a network or hyper-parameters that cannot be trained so.
         TrainingDiverged: a weight is no longer finite.
     """
     pixels, targets, importance = checked(images, labels, weights)
+    served = lessons(taught, len(pixels)) if hyper.flip_penalty else None
     if len(patients) != len(pixels):
         raise InvalidTraining(f"{len(patients)} patients for {len(pixels)} images")
     if hyper.mixup:
         raise InvalidTraining("mixup mixes patients: set it to 0 to train privately")
-    if any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) for module in network.modules()):
-        raise InvalidTraining("batch norm mixes patients: this network cannot be trained privately")
-    if not noise > 0 or not clip > 0 or not math.isfinite(noise * clip):
-        raise InvalidTraining("noise and clip are positive")
+    if mixes_patients(network):
+        raise InvalidTraining("batch norm mixes patients: private training needs group norm")
+    if not secret:
+        raise InvalidTraining("noise without a secret is no noise")
+    for name, value in network.named_parameters():
+        value.requires_grad_(name not in frozen)
     cases = _by_patient(patients)
-    mechanism = mechanism_of(hyper, len(cases), noise)
-    expected = mechanism.share * len(cases)
-    generator = torch.Generator().manual_seed(_seed(secret, "draw"))
-    randomness = np.random.Generator(np.random.Philox(key=_seed(secret, "noise")))
+    expected = protection.share * coarse(len(cases))
+    generator = torch.Generator().manual_seed(_seed(secret, "draw", 7))
+    randomness = np.random.Generator(np.random.Philox(key=_seed(secret, "noise", 16)))
 
     def loss_of(chosen: Tensor) -> Tensor:
         batch = augment(pixels[chosen], hyper.augmentation, generator)
         target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
-        loss = functional.binary_cross_entropy_with_logits(network(batch)[:, 0], target, reduction="none")
-        return (loss * importance[chosen].to(loss.dtype)).sum()
+        logits = network(batch)[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        whole = (loss * importance[chosen].to(loss.dtype)).sum()
+        if served is None:
+            return whole
+        return whole + hyper.flip_penalty * len(chosen) * departure(logits, served[chosen])
 
     network.train()
-    descent = optimizer(network, hyper)
+    descent, learned = optimizer(network, hyper), trained(network)
+    anchor = [value.detach().clone() for value in learned]
+    average = copy.deepcopy(network.state_dict()) if hyper.averaging else None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for step in range(hyper.steps):
             for group in descent.param_groups:
                 group["lr"] = rate(step, hyper)
-            drawn = torch.nonzero(torch.rand(len(cases), generator=generator) < mechanism.share)[:, 0].tolist()
-            sums = _clipped(network, loss_of, [cases[number] for number in drawn], clip)
-            trained = [value for value in network.parameters() if value.requires_grad]
-            for value, total in zip(trained, sums, strict=True):
-                normal = randomness.standard_normal(tuple(value.shape), dtype=np.float64) * (noise * clip)
-                value.grad = (total + torch.from_numpy(normal).to(total.dtype)) / expected
+            drawn = torch.nonzero(torch.rand(len(cases), generator=generator) < protection.share)[:, 0].tolist()
+            sums = _clipped(network, loss_of, [cases[number] for number in drawn], protection.clip)
+            for value, total, start in zip(learned, sums, anchor, strict=True):
+                normal = randomness.standard_normal(tuple(value.shape), dtype=np.float64)
+                noised = total.double() + torch.from_numpy(normal * (protection.noise * protection.clip))
+                value.grad = (noised / expected).to(total.dtype)
+                if hyper.proximal:
+                    value.grad.add_(value.detach() - start, alpha=hyper.proximal)
             descent.step()
+            if average is not None:
+                follow(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
     finally:
         torch.set_num_threads(before)
+        network.requires_grad_(True)
+    if average is not None:
+        network.load_state_dict(average)
     network.eval()
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise TrainingDiverged("a weight is not finite")
@@ -126,13 +152,13 @@ def _clipped(
         loss_of: the loss of these cases, summed.
         cases: of each patient drawn, their numbers.
     """
-    trained = [value for value in network.parameters() if value.requires_grad]
-    sums = [torch.zeros_like(value) for value in trained]
+    learned = trained(network)
+    sums = [torch.zeros_like(value) for value in learned]
     for one in cases:
-        gradients = torch.autograd.grad(loss_of(one), trained)
+        gradients = torch.autograd.grad(loss_of(one), learned)
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
         if not math.isfinite(norm):
-            raise TrainingDiverged("a patient's gradient is not finite")
+            continue  # a refusal would say that such a patient is here
         scale = min(1.0, clip / (norm * (1 + 1e-6) + 1e-12))  # rounding never gives more than clip
         for total, gradient in zip(sums, gradients, strict=True):
             total.add_(gradient, alpha=scale)
@@ -145,5 +171,5 @@ def _by_patient(patients: Sequence[str]) -> list[Tensor]:
     return [torch.from_numpy(np.flatnonzero(owner == number)) for number in range(int(owner.max()) + 1)]
 
 
-def _seed(secret: bytes, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(purpose.encode() + b"\x00" + secret).digest()[:8], "big") >> 1
+def _seed(secret: bytes, purpose: str, size: int) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode() + b"\x00" + secret).digest()[:size], "big")

@@ -63,7 +63,7 @@ def fit(
         TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
     """
     pixels, targets, draw = checked(images, labels, weights)
-    lessons = _lessons(taught, len(pixels)) if hyper.flip_penalty else None
+    served = lessons(taught, len(pixels)) if hyper.flip_penalty else None
     generator = torch.Generator().manual_seed(seed)
     mixing = np.random.default_rng(seed)
     network.train()
@@ -83,7 +83,7 @@ def fit(
             with torch.no_grad():
                 batch = augment(pixels[chosen], hyper.augmentation, generator)
                 target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
-                lesson = lessons[chosen] if lessons is not None else None
+                lesson = served[chosen] if served is not None else None
                 if hyper.mixup:
                     share = float(mixing.beta(hyper.mixup, hyper.mixup))
                     batch = share * batch + (1 - share) * batch.flip(0)
@@ -95,7 +95,7 @@ def fit(
             logits = network(batch.requires_grad_() if frozen else batch)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits, target)
             if lesson is not None:
-                loss = loss + hyper.flip_penalty * _departure(logits, lesson)
+                loss = loss + hyper.flip_penalty * departure(logits, lesson)
             descent.zero_grad(set_to_none=True)
             loss.backward()
             for value, start in zip(trained(network), anchor, strict=False):
@@ -109,7 +109,7 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise TrainingDiverged(f"the loss is {losses[-1]} at step {step}")
             if average is not None:
-                _average(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
+                follow(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
             if on_progress is not None:
                 on_progress(step + 1, hyper.steps, float(np.mean(losses[-20:])))
     finally:
@@ -181,20 +181,22 @@ def checked(
 
 
 def trained(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
     return [value for value in network.parameters() if value.requires_grad]
 
 
-def _lessons(taught: NDArray[np.generic] | None, count: int) -> Tensor | None:
+def lessons(taught: NDArray[np.generic] | None, count: int) -> Tensor | None:
+    """Check (count,) scores to stay close to, 0..1, NaN where there is none."""
     if taught is None:
         return None
-    lessons = torch.as_tensor(taught, dtype=torch.float32)
-    told = lessons[~torch.isnan(lessons)]
-    if lessons.shape != (count,) or bool(((told < 0) | (told > 1)).any()):
+    scores = torch.as_tensor(taught, dtype=torch.float32)
+    told = scores[~torch.isnan(scores)]
+    if scores.shape != (count,) or bool(((told < 0) | (told > 1)).any()):
         raise InvalidTraining("scores to stay close to are one for each case, 0..1")
-    return lessons
+    return scores
 
 
-def _departure(logits: Tensor, lesson: Tensor) -> Tensor:
+def departure(logits: Tensor, lesson: Tensor) -> Tensor:
     """How far the answers are from the served version's where there is one: the mean over the whole batch of the
     divergence between the two, 0 where they agree.
     """
@@ -216,7 +218,7 @@ def optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimiz
 
 
 def rate(step: int, hyper: Hyperparameters) -> float:
-    """Rise linearly, then fall along a cosine."""
+    """The learning rate of a step: rise linearly, then fall along a cosine."""
     rise = hyper.warmup * hyper.steps
     if step < rise:
         return hyper.learning_rate * (step + 1) / (rise + 1)
@@ -245,7 +247,7 @@ def _batches(draw: Tensor, hyper: Hyperparameters, generator: Generator) -> Iter
 
 
 @torch.no_grad()
-def _average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+def follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
     """Move the running mean of the weights a little towards the weights."""
     for name, value in network.state_dict().items():
         average[name].lerp_(value, 1 - decay)
