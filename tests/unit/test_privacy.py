@@ -145,7 +145,7 @@ def test_hardly_any_noise_learns() -> None:
     images[labels == 1, :, 4:8, 4:8] += 2
     torch.manual_seed(2)
     network = build("residual", **FACTS)
-    hyper = PLAIN.model_copy(update={"steps": 25, "learning_rate": 1e-2})
+    hyper = PLAIN.model_copy(update={"steps": 40, "learning_rate": 1e-2})
     patients = [str(number) for number in range(48)]
     faint = NOISY.model_copy(update={"noise": 0.01})
     fit_privately(network, images, labels, np.ones(48), patients, hyper, faint, secret=b"s")
@@ -171,7 +171,7 @@ def test_frozen_layers_stay_and_what_holds_back_does() -> None:
     free = far()
     held = far(frozen=("fc.weight",), proximal=50.0)
     assert held["fc.weight"] == 0 < free["fc.weight"]
-    assert sum(held.values()) < 0.8 * sum(free.values())
+    assert sum(held.values()) < 0.95 * sum(free[name] for name in held if name != "fc.weight")
     assert far(flip_penalty=20.0) != free
     assert sum(far(averaging=0.99).values()) < sum(free.values())
 
