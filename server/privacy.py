@@ -85,12 +85,22 @@ def require_fitting(protection: Protection, strategy: AnyStrategy, hyper: Hyperp
     if isinstance(protection, PatientLevel) and strategy.ordered(hyper).mixup:
         raise ConfigurationError("mixup mixes patients: hyper.mixup=0 with privacy=dp_patient")
     if isinstance(protection, SiteLevel):
-        weighting = getattr(strategy, "weighting", "")
-        if strategy.name not in _MEANS or weighting != "site" or strategy.norm_bound:
+        require_mean(protection.mechanism, strategy.name)
+        if getattr(strategy, "weighting", "") != "site" or strategy.norm_bound:
             raise ConfigurationError(
                 "privacy=dp_central adds noise to a mean in which every hospital counts once: strategy.weighting=site,"
-                f" without strategy.norm_bound, of {', '.join(_MEANS)}"
+                " without strategy.norm_bound"
             )
+
+
+def require_mean(mechanism: str, strategy: str) -> None:
+    """Refuse noise of the coordinator's on anything but a mean.
+
+    Raises:
+        ConfigurationError: with the strategies that take one.
+    """
+    if mechanism == "dp_central" and strategy not in _MEANS:
+        raise ConfigurationError(f"privacy=dp_central adds noise to a mean: one of {', '.join(_MEANS)}, not {strategy}")
 
 
 def require_trainable(protection: Protection, base: Facts) -> None:
