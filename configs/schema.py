@@ -122,6 +122,25 @@ class GateConfig:
 
 
 @dataclass
+class PrivacyConfig:
+    """What this hospital's patients' privacy may be spent on, over all retrainings.
+
+    Attributes:
+        epsilon: the cap; 0: no training that costs of it is agreed to.
+        delta: at which epsilon is counted; well below one over the number of patients.
+        required: a retraining whose updates are not differentially private per patient is refused.
+    """
+
+    epsilon: float = 0.0
+    delta: float = 1e-5
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.epsilon <= 100, f"privacy.epsilon is {self.epsilon}: 0 to 100; beyond, it protects nobody")
+        _require(0 < self.delta <= 1e-2, f"privacy.delta is {self.delta}: above 0 and at most 0.01")
+
+
+@dataclass
 class UpsConfig:
     """The hospital's worklist server, where it has one (UPS-RS).
 
@@ -297,6 +316,7 @@ class SiteConfig:
     superlink: str = ""
     gate: GateConfig = field(default_factory=GateConfig)
     consent: ConsentConfig = field(default_factory=ConsentConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -363,6 +383,7 @@ class RetrainingConfig:
     rounds: int = 8
     strategy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     compression: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    privacy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     seed: int = 0
     deadline_seconds: float = 600.0
     connect_seconds: float = 60.0

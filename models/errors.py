@@ -14,6 +14,7 @@ VigieError
 ├── InvalidTraining        images, labels, weights or tensors that do not fit each other
 ├── TrainingDiverged       a loss or weight is no longer finite; nothing of it may be used
 ├── ExportMismatch         the exported network does not give the trained one's scores
+├── BudgetExhausted        a training would cost more of the patients' privacy than the hospital allows
 ├── NotSignedIn            no token, or one that nobody here has
 └── InvalidVerdict         a verdict that contradicts itself, or a departure without a reason
 
@@ -130,3 +131,9 @@ class TooFewCases(VigieError):
     """There is nothing, or too little, to learn or to judge from."""
 
     code = "too-few-cases"
+
+
+class BudgetExhausted(VigieError):
+    """A training would cost more of the patients' privacy than this hospital allows in all."""
+
+    code = "budget-exhausted"

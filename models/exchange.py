@@ -30,6 +30,7 @@ from models.change_plan import Layer
 from models.compression import Encoding
 from models.errors import BorderRefused
 from models.hyperparameters import Hyperparameters
+from models.protection import Protection, Unprotected
 from models.stats import disclosure
 from models.subgroups import FEWEST, Change, Group, Rate
 
@@ -64,6 +65,8 @@ ConsentReason = Literal[
     "other-strategy",
     "too-few-hospitals",
     "norm-too-large",
+    "not-private",  # this hospital asks for updates that are differentially private
+    "budget-exhausted",  # what is left of its privacy budget is less than the whole of it would cost
 ]
 Half = Literal["tp", "fp", "tn", "fn", "vendor_tp", "vendor_fp", "vendor_tn", "vendor_fn"]
 Verdict = Literal["adopt", "refuse", "shadow"]
@@ -109,7 +112,7 @@ RefusalCode = Literal[
     "base-unknown",  # the hospital does not hold the version to start from
     "too-few-cases",  # nothing, or too little, to learn from
     "training-diverged",
-    "budget-spent",  # the privacy budget of this hospital is used up
+    "budget-exhausted",  # the privacy budget of this hospital is used up
     "not-allowed",
     "not-found",
     "conflict",
@@ -227,6 +230,7 @@ class TrainOrder(_Message):
         local: layers that are trained here and stay here from round to round, by name or the beginning of names.
         frozen: layers that are neither trained nor sent.
         controls: the update is to come with the hospital's control variate.
+        privacy: how the update is protected; then it says nothing exact of the cases it rests on.
         control: what to correct gradients by, laid out and encoded as the weights are; None: by nothing.
     """
 
@@ -247,11 +251,13 @@ class TrainOrder(_Message):
     local: LayerNames = ()
     frozen: LayerNames = ()
     controls: bool = False
+    privacy: Protection = Unprotected()
     weights: Weights
     control: Weights | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        _require(not self.controls or isinstance(self.privacy, Unprotected), "a control variate has no noise")
         _require(self.controls or self.control is None, "a control variate that was not asked for")
         # the bound of an answer is looked at without the base that differences begin at
         _require(self.encoding == "plain" or self.reply != "plain", "differences are answered by differences")
@@ -288,7 +294,8 @@ class TrainOrder(_Message):
 class Update(_Message):
     """Site to coordinator: the weights after local training, and how the received ones did before it.
 
-    `n_errors` is absent where it, or what it leaves of the cases, is too small a count to leave.
+    `n_errors` is absent where it, or what it leaves of the cases, is too small a count to leave. A protected update
+    says of its cases only how many there are, to a power of two: no other figure has been given noise.
 
     Attributes:
         weights: of the moving layers; in another encoding than `plain`, their differences from the received ones.
@@ -304,7 +311,7 @@ class Update(_Message):
     base: Digest
     n_cases: Count
     n_errors: Count | None = None
-    train_loss: Number
+    train_loss: Number | None = None
     auc_received: Share | None = None
     threshold_received: Share | None = None
     loss_received: Number | None = None
@@ -593,6 +600,8 @@ def check_answer(answer: Answer, order: Order) -> None:
         _require_large(answer.n_cases)
         if answer.n_errors is not None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
+        if not isinstance(order.privacy, Unprotected) and not _is_withheld(answer):
+            raise BorderRefused("a protected update that says something of its cases")
     if isinstance(answer, Evidence):
         for measure in measures(answer).values():
             _require_large(measure.n_positive, measure.n - measure.n_positive)
@@ -638,6 +647,17 @@ def disclosed(answer: Answer) -> Answer:
             changes["mended"], changes["new_errors"] = disclosure.pair(answer.mended, answer.new_errors)
         return answer.model_copy(update=changes)
     return answer
+
+
+def _is_withheld(update: Update) -> bool:
+    figures = {"weights", "control"}  # arrays have no one answer to whether they are equal
+    return update.model_dump(exclude=figures) == withheld(update).model_dump(exclude=figures)
+
+
+def withheld(update: Update) -> Update:
+    """A protected update: without any figure of the hospital's cases but how many, to a power of two."""
+    told = ("n_errors", "train_loss", "auc_received", "threshold_received", "loss_received")
+    return update.model_copy(update={**dict.fromkeys(told), "n_cases": disclosure.coarse(update.n_cases)})
 
 
 def measures(evidence: Evidence) -> dict[str, Measure]:

@@ -16,6 +16,7 @@ from models.change_plan import Layer
 from models.compression import Encoding
 from models.errors import NotAllowed
 from models.hyperparameters import Hyperparameters
+from models.protection import Protection, Unprotected
 from models.signing import Trusted, holds
 from models.validation import told
 
@@ -25,14 +26,6 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Leaves = Literal["update", "evidence", "decision"]
 
 MAX_BYTES = 64 * 1024
-
-
-class Privacy(BaseModel):
-    """How the updates are protected. `none`: as they are, within the norm bound."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    mechanism: Literal["none"] = "none"
 
 
 class Terms(BaseModel):
@@ -50,6 +43,7 @@ class Terms(BaseModel):
         encoding: how updates travel.
         controls: an update comes with the hospital's control variate, its mean gradient.
         norm: the largest L2 norm of what one round at one hospital may change.
+        privacy: how the updates are protected, and what that costs.
         leaves: the messages that leave a hospital.
         expires_at: seconds since the epoch; no order counts afterwards.
     """
@@ -71,7 +65,7 @@ class Terms(BaseModel):
     encoding: Encoding = "plain"
     controls: bool = False
     norm: float = Field(gt=0, le=1e9)
-    privacy: Privacy = Privacy()
+    privacy: Protection = Unprotected()
     leaves: tuple[Leaves, ...]
     deadline_seconds: float = Field(gt=0)
     created_at: float = Field(ge=0)
@@ -81,6 +75,8 @@ class Terms(BaseModel):
     def _whole(self) -> "Terms":
         if set(self.leaves) != set(leaving(self.rounds)):
             raise ValueError("what is said to leave is not what such a retraining sends")
+        if self.controls and not isinstance(self.privacy, Unprotected):
+            raise ValueError("a control variate has no noise")
         if self.quorum > len(self.hospitals) or len(set(self.hospitals)) < len(self.hospitals):
             raise ValueError("quorum and hospitals do not fit each other")
         return self

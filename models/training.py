@@ -62,28 +62,28 @@ def fit(
         InvalidTraining: shapes do not fit, or there is nothing to draw.
         TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
     """
-    pixels, targets, draw = _cases(images, labels, weights)
-    lessons = _lessons(taught, len(pixels)) if hyper.flip_penalty else None
+    pixels, targets, draw = checked(images, labels, weights)
+    served = lessons(taught, len(pixels)) if hyper.flip_penalty else None
     generator = torch.Generator().manual_seed(seed)
     mixing = np.random.default_rng(seed)
     network.train()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     for name, value in network.named_parameters():
         value.requires_grad_(name not in frozen)
-    optimizer = _optimizer(network, hyper)
-    anchor = [value.detach().clone() for value in _trained(network)] if hyper.proximal else []
+    descent = optimizer(network, hyper)
+    anchor = [value.detach().clone() for value in trained(network)] if hyper.proximal else []
     average = copy.deepcopy(network.state_dict()) if hyper.averaging else None
     losses: list[float] = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for step, chosen in enumerate(_batches(draw, hyper, generator)):
-            for group in optimizer.param_groups:
-                group["lr"] = _rate(step, hyper)
+            for group in descent.param_groups:
+                group["lr"] = rate(step, hyper)
             with torch.no_grad():
                 batch = augment(pixels[chosen], hyper.augmentation, generator)
                 target = targets[chosen] * (1 - hyper.label_smoothing) + 0.5 * hyper.label_smoothing
-                lesson = lessons[chosen] if lessons is not None else None
+                lesson = served[chosen] if served is not None else None
                 if hyper.mixup:
                     share = float(mixing.beta(hyper.mixup, hyper.mixup))
                     batch = share * batch + (1 - share) * batch.flip(0)
@@ -95,21 +95,21 @@ def fit(
             logits = network(batch.requires_grad_() if frozen else batch)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits, target)
             if lesson is not None:
-                loss = loss + hyper.flip_penalty * _departure(logits, lesson)
-            optimizer.zero_grad(set_to_none=True)
+                loss = loss + hyper.flip_penalty * departure(logits, lesson)
+            descent.zero_grad(set_to_none=True)
             loss.backward()
-            for value, start in zip(_trained(network), anchor, strict=False):
+            for value, start in zip(trained(network), anchor, strict=False):
                 if value.grad is not None:  # the gradient of half the squared distance, times its weight
                     value.grad.add_(value.detach() - start, alpha=hyper.proximal)
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             if variate is not None:
                 variate.correct(network)
-            optimizer.step()
+            descent.step()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise TrainingDiverged(f"the loss is {losses[-1]} at step {step}")
             if average is not None:
-                _average(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
+                follow(average, network, min(hyper.averaging, (step + 1) / (step + 10)))
             if on_progress is not None:
                 on_progress(step + 1, hyper.steps, float(np.mean(losses[-20:])))
     finally:
@@ -162,7 +162,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, NDArray[np.generic]]) 
     network.load_state_dict({name: torch.from_numpy(np.array(weights[name], dtype=np.float32)) for name in state})
 
 
-def _cases(
+def checked(
     images: Images, labels: NDArray[np.generic] | Tensor, weights: NDArray[np.generic] | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check that images (N, 1, H, W), labels (N,) and weights (N,) belong together."""
@@ -180,21 +180,23 @@ def _cases(
     return pixels, targets, draw
 
 
-def _trained(network: nn.Module) -> list[nn.Parameter]:
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
     return [value for value in network.parameters() if value.requires_grad]
 
 
-def _lessons(taught: NDArray[np.generic] | None, count: int) -> Tensor | None:
+def lessons(taught: NDArray[np.generic] | None, count: int) -> Tensor | None:
+    """Check (count,) scores to stay close to, 0..1, NaN where there is none."""
     if taught is None:
         return None
-    lessons = torch.as_tensor(taught, dtype=torch.float32)
-    told = lessons[~torch.isnan(lessons)]
-    if lessons.shape != (count,) or bool(((told < 0) | (told > 1)).any()):
+    scores = torch.as_tensor(taught, dtype=torch.float32)
+    told = scores[~torch.isnan(scores)]
+    if scores.shape != (count,) or bool(((told < 0) | (told > 1)).any()):
         raise InvalidTraining("scores to stay close to are one for each case, 0..1")
-    return lessons
+    return scores
 
 
-def _departure(logits: Tensor, lesson: Tensor) -> Tensor:
+def departure(logits: Tensor, lesson: Tensor) -> Tensor:
     """How far the answers are from the served version's where there is one: the mean over the whole batch of the
     divergence between the two, 0 where they agree.
     """
@@ -204,9 +206,9 @@ def _departure(logits: Tensor, lesson: Tensor) -> Tensor:
     return (functional.binary_cross_entropy_with_logits(logits[there], score, reduction="sum") - least) / len(lesson)
 
 
-def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
+def optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """Make AdamW; only matrices and kernels decay."""
-    parameters = _trained(network)
+    parameters = trained(network)
     groups = [
         {"params": [value for value in parameters if value.ndim > 1], "weight_decay": hyper.weight_decay},
         {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0},
@@ -215,8 +217,8 @@ def _optimizer(network: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=hyper.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def _rate(step: int, hyper: Hyperparameters) -> float:
-    """Rise linearly, then fall along a cosine."""
+def rate(step: int, hyper: Hyperparameters) -> float:
+    """The learning rate of a step: rise linearly, then fall along a cosine."""
     rise = hyper.warmup * hyper.steps
     if step < rise:
         return hyper.learning_rate * (step + 1) / (rise + 1)
@@ -245,7 +247,7 @@ def _batches(draw: Tensor, hyper: Hyperparameters, generator: Generator) -> Iter
 
 
 @torch.no_grad()
-def _average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+def follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
     """Move the running mean of the weights a little towards the weights."""
     for name, value in network.state_dict().items():
         average[name].lerp_(value, 1 - decay)

@@ -15,6 +15,7 @@ from scripts.hospital_folder import opened
 if TYPE_CHECKING:
     from client.federation.consent import Agreement
     from client.store.site import Site
+    from models.protection import Protection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,9 +102,11 @@ def withdraw(folder: Folder, name: Name, by: By = "") -> None:
 
 
 def _show(site: "Site", name: str) -> None:
+    from client.federation.budget import account, after
     from client.federation.consent import find, stands
     from client.store import versions
     from models.errors import NotFound
+    from models.protection import Unprotected
 
     found = find(site, name)
     if found is None:
@@ -115,6 +118,13 @@ def _show(site: "Site", name: str) -> None:
         print(f"  {what:<18} {value}")
     if base is not None and base.change_plan is not None:
         print(f"  {'change plan':<18} {base.change_plan.statement or base.change_plan.model_dump_json()}")
+    if not isinstance(found.terms.privacy, Unprotected):
+        now, whole = account(site), found.terms.privacy.spends(found.terms.hyper.steps, found.terms.rounds)
+        then = after(site, name, whole)
+        print(
+            f"  {'budget':<18} epsilon {now.spent:.2f} of {now.cap:g} is spent here, at delta {now.delta:g};"
+            f" {then:.2f} with the whole of this"
+        )
     if site.config.consent.clip_norm:
         print(f"  {'kept here to':<18} a norm of {site.config.consent.clip_norm:g} (site.yaml)")
 
@@ -137,10 +147,29 @@ def _lines(found: "Agreement") -> list[tuple[str, str]]:
             ("hyper-parameters", hyper),
             ("layers", ", ".join(terms.layers)),
             ("norm bound", f"{terms.norm:g} a round"),
-            ("privacy", terms.privacy.mechanism),
+            ("privacy", _protection(terms.privacy)),
             ("trained so far", trained or "nothing"),
         ]
     return lines
+
+
+def _protection(found: "Protection") -> str:
+    from models.protection import PatientLevel, SiteLevel
+
+    match found:
+        case PatientLevel():
+            return (
+                f"{found.mechanism}: epsilon {found.epsilon:g} at delta {found.delta:g} for each patient; what one"
+                f" contributes to a step is kept to {found.clip:g}, noise {found.noise:g} times that, drawn by this"
+                f" hospital; a patient is in a step with probability {found.share:g}"
+            )
+        case SiteLevel():
+            return (
+                f"{found.mechanism}: epsilon {found.epsilon:g} at delta {found.delta:g} for each hospital, but not"
+                f" from the coordinator, which adds noise of {found.noise:g} times the norm bound"
+            )
+        case _:
+            return "none: updates leave as they are, within the norm bound"
 
 
 def _day(at: float) -> str:

@@ -8,7 +8,14 @@ from pydantic import ValidationError
 from models.children import keep_quiet
 from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
 from models.validation import told
-from scripts import coordinator_commands, result_commands, retrain_commands, site_commands, version_commands
+from scripts import (
+    coordinator_commands,
+    result_commands,
+    retrain_commands,
+    site_commands,
+    site_privacy_commands,
+    version_commands,
+)
 from scripts.demonstration import command as demonstration
 
 EXIT_CODES: dict[str, int] = {
@@ -26,6 +33,7 @@ app = typer.Typer(
     help="On-premise imaging AI that hospitals watch, correct and retrain together. Example: vigie demo",
 )
 site_commands.app.command("results")(result_commands.results)
+site_commands.app.command("privacy")(site_privacy_commands.privacy)
 app.add_typer(site_commands.app, name="site")
 app.add_typer(coordinator_commands.app, name="coordinator")
 app.add_typer(retrain_commands.app, name="retrain")

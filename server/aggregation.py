@@ -10,7 +10,9 @@ from models import compression
 from models.bounds import Bounds, keep
 from models.bundle import Facts
 from models.exchange import TrainOrder, Update, is_in
+from models.protection import SiteLevel
 from server.plan import Plan
+from server.privacy import noised
 from server.strategies import Contribution
 
 Weights = dict[str, NDArray[Any]]
@@ -61,6 +63,7 @@ class Aggregation:
             local=self._staying.local,
             frozen=self._staying.frozen,
             controls=plan.strategy.controls,
+            privacy=plan.privacy,
             norm=plan.norm,
             layers=plan.layers,
             weights=self._shown(encoding),
@@ -81,8 +84,11 @@ class Aggregation:
             for site, found in updates.items()
         ]
         following = self._plan.strategy.next(received, contributions, self.state)
+        weights = following.weights
+        if isinstance(self._plan.privacy, SiteLevel):
+            weights = noised(weights, self._plan.privacy, self._plan.norm, len(contributions))
         # what may not change is not left to the last bit of a mean of equal numbers
-        kept = keep(following.weights, received, Bounds(inf, self._plan.layers))
+        kept = keep(weights, received, Bounds(inf, self._plan.layers))
         self.weights = {**self.weights, **kept}
         self.state = following.state
 

@@ -18,6 +18,7 @@ from models.terms import Terms, leaving
 from server.coordinator import SIGNER, Coordinator
 from server.journal import Journal
 from server.plan import Plan
+from server.privacy import require_trainable
 from server.strategies.strategy import Staying
 
 TERMS = "terms.json"
@@ -34,13 +35,14 @@ class Hospitals(Protocol):
 
 
 def within_change_plan(plan: Plan, base: Facts) -> None:
-    """Refuse a plan that the base's vendor has not foreseen.
+    """Refuse a plan that the base's vendor has not foreseen, or that its network cannot be trained by.
 
     Raises:
         ConfigurationError: with what lies outside the change plan, in clear sentences.
     """
     if plan.rounds and (outside := base.changes.refuses(plan.rounds, plan.hyper, plan.layers)):
         raise ConfigurationError(f"{plan.name!r} cannot retrain {plan.base}: {'; '.join(outside)}")
+    require_trainable(plan.privacy, base)
 
 
 def terms_of(plan: Plan, base: str, facts: Facts, now: float) -> Terms:
@@ -66,6 +68,7 @@ def terms_of(plan: Plan, base: str, facts: Facts, now: float) -> Terms:
         encoding=plan.compression.updates,
         controls=plan.strategy.controls,
         norm=plan.norm,
+        privacy=plan.privacy,
         leaves=leaving(plan.rounds),
         deadline_seconds=plan.deadline_seconds,
         created_at=now,

@@ -12,6 +12,7 @@ from server import journal
 from server.consent import within_change_plan
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
+from server.privacy import protection_of, require_mean
 from server.superlink import FINISHED, RunState, SuperLink, registered_sites
 
 Line = dict[str, Any]
@@ -39,6 +40,8 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
     if unknown := sorted(set(sites) - set(known)):
         raise ConfigurationError(f"{unknown[0]!r} is not a registered hospital; there are {', '.join(known)}")
     try:
+        require_mean(str(config.privacy.get("mechanism", "none")), str(config.strategy.get("name", "")))
+        hyper = Hyperparameters.model_validate(config.hyper)
         return Plan.model_validate(
             {
                 "name": config.name,
@@ -49,7 +52,8 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
                 "strategy": config.strategy,
                 "compression": config.compression,
                 "seed": config.seed,
-                "hyper": Hyperparameters.model_validate(config.hyper),
+                "hyper": hyper,
+                "privacy": protection_of(config.privacy, hyper.steps, config.rounds),
                 "deadline_seconds": config.deadline_seconds,
                 "connect_seconds": config.connect_seconds,
                 "consent_seconds": config.consent_seconds,

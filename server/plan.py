@@ -14,7 +14,9 @@ from models.compression import Encoding
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Name
 from models.hyperparameters import Hyperparameters
+from models.protection import Protection, Unprotected
 from models.validation import told
+from server.privacy import require_fitting
 from server.strategies import AnyStrategy, FedAvg
 
 PLAN = "plan.json"
@@ -51,6 +53,7 @@ class Plan(BaseModel):
         valid_days: how long their agreement counts.
         norm: the largest L2 norm of what one round at one hospital may change.
         layers: patterns of the tensors that may change.
+        privacy: how updates are protected; `server.privacy.protection_of` works out its noise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +65,7 @@ class Plan(BaseModel):
     rounds: int = Field(default=0, ge=0, le=1000)
     strategy: AnyStrategy = FedAvg()
     compression: Compression = Compression()
+    privacy: Protection = Unprotected()
     hyper: Hyperparameters = Hyperparameters()
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     deadline_seconds: float = Field(default=600.0, gt=0)
@@ -80,6 +84,7 @@ class Plan(BaseModel):
             raise ConfigurationError("compression.orders needs compression.updates: differences answer differences")
         if self.rounds:
             self.strategy.require(self.quorum)
+        require_fitting(self.privacy, self.strategy, self.hyper)
 
     def draw(self, round_: int, site: str) -> int:
         """The seed of one hospital's training in one round."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from client.federation.budget import after
 from client.store import ledger, versions
 from client.store.site import Site
 from client.store.tables import agreement
@@ -24,6 +25,7 @@ from models import terms as signed
 from models.errors import Conflict, ConsentMissing, NotAllowed, NotFound, VigieError
 from models.exchange import Consent, ConsentReason, Offer, Order, Proposal, Release, TrainOrder
 from models.hyperparameters import Hyperparameters
+from models.protection import PatientLevel, understates
 from models.signing import load_trust
 from models.terms import Terms
 
@@ -71,17 +73,23 @@ def answer(site: Site, proposal: Proposal) -> Consent:
     """Take in the terms of a retraining and say whether this hospital agrees; asked again, it says how it stands.
 
     Raises:
-        NotAllowed: nobody whose signature counts here has signed them.
+        NotAllowed: nobody whose signature counts here has signed them, or they promise more privacy than they give.
         Conflict: the name stands for other terms already.
     """
     try:
         _verify(site, proposal)
+        if find(site, proposal.retraining) is None:  # the arithmetic takes seconds, and terms are bytes
+            _require_honest(signed.read(proposal.terms))
         found = _note(site, proposal)
     except VigieError as error:
         _refused(site, proposal.retraining, "proposal", error.code, str(error))
         raise
     standing = stands(site, found)
     if standing.state == "granted" and found.state == "waiting":
+        if not affordable(site, found.terms):
+            return Consent(
+                retraining=found.retraining, digest=found.digest, state="waiting", reasons=("budget-exhausted",)
+            )
         _decide(site, found.retraining, ("waiting",), "granted", "policy", "standing policy")
     return Consent(retraining=found.retraining, digest=found.digest, state=standing.state, reasons=standing.reasons)
 
@@ -161,6 +169,11 @@ def approve(site: Site, retraining: str, by: str) -> Agreement:
         raise Conflict(f"{retraining!r} cannot be approved: {', '.join(hindering)}")
     if found.state == "withdrawn":
         raise Conflict(f"{retraining!r} was withdrawn: the coordinator has to propose it under another name")
+    if not affordable(site, found.terms):
+        raise Conflict(
+            f"{retraining!r} costs more privacy than is left here: see `vigie site privacy`; site.yaml says how much"
+            " may be spent (privacy.epsilon)"
+        )
     if found.state != "granted" or found.basis != "person":  # a person's word outlasts the policy
         _decide(site, retraining, ("waiting", "declined", "granted"), "granted", "person", by)
     return _known(site, retraining)
@@ -221,7 +234,15 @@ def hindrances(site: Site, asked: Terms) -> tuple[ConsentReason, ...]:
             found.append("base-unknown")
         elif base.facts.changes.refuses(asked.rounds, asked.hyper, asked.layers):
             found.append("change-plan")
+        if site.config.privacy.required and not isinstance(asked.privacy, PatientLevel):
+            found.append("not-private")
     return tuple(found)
+
+
+def affordable(site: Site, asked: Terms) -> bool:
+    """Whether the whole of a retraining fits into what is left of this hospital's privacy budget."""
+    whole = asked.privacy.spends(asked.hyper.steps, asked.rounds)
+    return whole is None or after(site, asked.name, whole) <= site.config.privacy.epsilon
 
 
 def unfit(policy: ConsentConfig, asked: Terms, granted_this_year: int) -> tuple[ConsentReason, ...]:
@@ -268,6 +289,11 @@ def _verify(site: Site, proposal: Proposal) -> None:
     signed.verify(proposal.terms, proposal.signature, proposal.signer, load_trust(site.trust))
 
 
+def _require_honest(asked: Terms) -> None:
+    if (counted := understates(asked.privacy, asked.hyper.steps, asked.rounds)) is not None:
+        raise NotAllowed(f"the terms state less than they cost: epsilon {counted:.2f}")
+
+
 def _note(site: Site, proposal: Proposal) -> Agreement:
     with site.database.write() as connection:
         query = select(agreement.c.digest).where(agreement.c.retraining == proposal.retraining)
@@ -304,6 +330,7 @@ def _departs(site: Site, order: TrainOrder | Offer | Release, asked: Terms) -> s
             ((order.local, order.frozen) != (asked.local, asked.frozen), "other layers that stay"),
             (order.reply != asked.encoding, "another encoding"),
             (order.controls != asked.controls, "control variates that were not agreed to"),
+            (order.privacy != asked.privacy, "another protection"),
         ):
             if wrong:
                 return what

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from client.federation.cases import ReusableCases, labels, tensors
 from client.federation.kept import Kept, Memory
 from client.federation.leakage import remember
+from client.federation.private import pay
 from client.store.site import Site
 from client.store.versions import held
 from client.vigilance.register import Case
@@ -18,9 +20,11 @@ from models.bounds import Bounds, distance, keep
 from models.bundle import Facts
 from models.control import ControlVariate
 from models.errors import NotFound, TooFewCases
-from models.exchange import TrainOrder, Update, is_in
+from models.exchange import TrainOrder, Update, is_in, withheld
 from models.hyperparameters import Hyperparameters
 from models.networks import build
+from models.private_training import fit_privately
+from models.protection import PatientLevel, Unprotected
 from models.stats.disclosure import LEAST
 from models.stats.intervals import Bools, Floats, auc
 from models.stats.threshold import balanced
@@ -37,6 +41,7 @@ class Lesson:
         wrong: (N,) whether the version erred whose result the clinician had before them.
         weights: (N,) how often to draw each case, relative to the others; 0 leaves it out.
         taught: (N,) what that version said where it was right, 0..1 with 0.5 at its threshold; NaN where it erred.
+        patients: (N,) whose each is, where an update is to be protected.
     """
 
     images: NDArray[np.float32]
@@ -44,6 +49,18 @@ class Lesson:
     wrong: Bools
     weights: Floats
     taught: Floats
+    patients: tuple[str, ...] = ()
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All there is, by name, but whose it is."""
+        return {
+            "images": self.images,
+            "positive": self.positive,
+            "wrong": self.wrong,
+            "weights": self.weights,
+            "taught": self.taught,
+        }
 
 
 def train(site: Site, order: TrainOrder) -> Update:
@@ -52,6 +69,7 @@ def train(site: Site, order: TrainOrder) -> Update:
     Raises:
         NotFound: the base version is not here.
         TooFewCases: the training patients have no validated case of one of the classes, or too few to be counted.
+        BudgetExhausted: it would cost more of the patients' privacy than this hospital allows.
         TrainingDiverged: the loss is no longer finite.
     """
     bundle = held(site, order.base)
@@ -74,10 +92,14 @@ def train(site: Site, order: TrainOrder) -> Update:
             np.array([case.threshold for case in cases]),
             np.array([case.correct for case in cases]),
         ),
+        tuple(case.patient_key for case in cases),
     )
     memory = Memory(site.retrainings, order.retraining)
     kept = memory.before(order.round, order.base)
-    update, kept = learn(bundle.facts, bundle.read_weights(), lesson, order, kept, bounds_of(site, order), site.threads)
+    seen = {**lesson.arrays, **{f"local/{name}": value for name, value in kept.local.items()}}
+    secret = pay(site, order, seen, lesson.patients)
+    base, within = bundle.read_weights(), bounds_of(site, order)
+    update, kept = learn(bundle.facts, base, lesson, order, kept, within, site.threads, secret)
     memory.keep(order.round, kept)
     return update
 
@@ -96,6 +118,7 @@ def learn(
     kept: Kept,
     within: Bounds | None = None,
     threads: int = 1,
+    secret: bytes = b"",
 ) -> tuple[Update, Kept]:
     """One round at one hospital, without its store: the same arguments give the same bits.
 
@@ -103,6 +126,7 @@ def learn(
         facts, base: of the version that the order starts from.
         kept: what the rounds before left here.
         within: what the update may change; by default what the order allows.
+        secret: that the noise of a training that protects each patient is drawn from.
 
     Returns:
         The update, and what this round leaves.
@@ -119,18 +143,8 @@ def learn(
     set_weights(network, {**base, **own, **received})
     judged = scores(network, lesson.images, threads=threads).astype(np.float64)
     variate = ControlVariate(order.control) if order.controls else None
-    loss = fit(
-        network,
-        lesson.images,
-        lesson.positive.astype(np.float32),
-        lesson.weights,
-        order.hyper,
-        seed=order.seed,
-        threads=threads,
-        frozen=[name for name in base if _among(name, order.frozen)],
-        taught=lesson.taught,
-        variate=variate,
-    )
+    frozen = [name for name in base if _among(name, order.frozen)]
+    loss = _fit(network, lesson, order, frozen, variate, threads, secret)
     trained = get_weights(network)
     sent, left = _sent({name: trained[name] for name in received}, received, order, kept, within or order.bounds)
     update = Update(
@@ -147,6 +161,10 @@ def learn(
         weights=sent,
         control=compression.rounded(variate.mean(received), order.reply) if variate else None,
     )
+    if not isinstance(order.privacy, Unprotected):
+        update = withheld(update)
+        if update.n_cases < LEAST:
+            raise TooFewCases(f"fewer than {2 * LEAST} training cases are too few to be told by a power of two")
     return update, Kept(order.base, left, {name: trained[name] for name in own})
 
 
@@ -187,6 +205,47 @@ def _sent(
             return sent, left
         # rounded to the nearest, the sum of many can be a little longer than what was meant
         meant = {name: np.asarray(array * (0.999 * within.norm / found), array.dtype) for name, array in meant.items()}
+
+
+def _fit(
+    network: nn.Module,
+    lesson: Lesson,
+    order: TrainOrder,
+    frozen: list[str],
+    variate: ControlVariate | None,
+    threads: int,
+    secret: bytes,
+) -> float | None:
+    """Train in place as ordered; the loss, where that may be known."""
+    targets = lesson.positive.astype(np.float32)
+    if not isinstance(order.privacy, PatientLevel):
+        return fit(
+            network,
+            lesson.images,
+            targets,
+            lesson.weights,
+            order.hyper,
+            seed=order.seed,
+            threads=threads,
+            frozen=frozen,
+            taught=lesson.taught,
+            variate=variate,
+        )
+    there = np.flatnonzero(lesson.weights > 0)
+    fit_privately(
+        network,
+        lesson.images[there],
+        targets[there],
+        lesson.weights[there],
+        [lesson.patients[number] for number in there] if lesson.patients else (),
+        order.hyper,
+        order.privacy,
+        secret=secret,
+        threads=threads,
+        frozen=frozen,
+        taught=lesson.taught[there],
+    )
+    return None
 
 
 def _loss(judged: Floats, positive: Bools) -> float:

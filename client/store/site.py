@@ -102,6 +102,10 @@ class Site:
         """The keyed hash that stands for somebody's account in the ledger: 16 hex digits."""
         return self._keyed("pseudonym.key", f"account\x1f{name}")[:16]
 
+    def noise_key(self, occasion: str) -> bytes:
+        """What the noise of one private training is drawn from: 32 bytes that nobody outside can know."""
+        return bytes.fromhex(self._keyed("noise.key", occasion))
+
     def fold(self, patient_id: str, issuer: str = "") -> Fold:
         """Where all of a patient's studies go, for good: 60 % train, 20 % gate, 20 % test."""
         share = int(self._keyed("fold.key", f"{issuer}\x1f{patient_id}")[:16], 16) / 16**16
@@ -128,7 +132,7 @@ def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> S
     for path in (site.folder, site.archive, site.tensors, site.versions, site.trust, site.secrets, site.logs):
         path.mkdir(parents=True, exist_ok=True)
     site.secrets.chmod(0o700)
-    for name, content in (("fold.key", fold_key), ("pseudonym.key", None)):
+    for name, content in (("fold.key", fold_key), ("pseudonym.key", None), ("noise.key", None)):
         write_secret(site.secrets / name, content or secrets.token_bytes(32), keep=True)
     if not (site.folder / "site.yaml").exists():
         save(config, site.folder / "site.yaml")

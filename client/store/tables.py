@@ -335,6 +335,21 @@ agreement = Table(
     CheckConstraint("basis in ('', 'person', 'policy')", name="basis"),
 )
 
+privacy_charge = Table(
+    "privacy_charge",
+    metadata,
+    Column("order_sha256", String(64), primary_key=True, doc="of the order that was trained for"),
+    Column("occasion", String(64), primary_key=True, doc="what it was trained from: the same again is the same noise"),
+    Column("retraining", String(63), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("unit", String(7), nullable=False, doc="whom it protects: patient | site"),
+    Column("noise", Float, nullable=False, doc="in units of the clipping norm"),
+    Column("share", Float, nullable=False, doc="probability with which a patient was in a step"),
+    Column("steps", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    CheckConstraint("unit in ('patient', 'site')", name="unit"),
+)
+
 ledger = Table(
     "ledger",
     metadata,

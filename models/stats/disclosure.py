@@ -72,6 +72,11 @@ def pair(one: int, other: int) -> tuple[int, int] | tuple[None, None]:
     return (one, other) if min(one, other) >= LEAST else (None, None)
 
 
+def coarse(count: int) -> int:
+    """The largest power of two that is not above a count: what is told of one where no exact figure may be; 0 of 0."""
+    return 1 << (count.bit_length() - 1) if count > 0 else 0
+
+
 def rounded(share: float) -> float:
     """A share with the digits that may leave."""
     return round(share, DECIMALS)

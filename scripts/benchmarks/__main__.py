@@ -15,6 +15,7 @@ from scripts.benchmarks import (
     latency,
     load,
     poisoned,
+    privacy,
     rollback,
     volume,
 )
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "latency": latency.run,
     "load": load.run,
     "poisoned": poisoned.run,
+    "privacy": privacy.run,
     "rollback": rollback.run,
     "volume": volume.run,
 }

@@ -33,6 +33,7 @@ from models.training import fit, get_weights, scores, set_weights
 from scripts.benchmarks.poison import Attack, forged, spoiled
 from server.aggregation import Aggregation
 from server.plan import Plan
+from server.privacy import protection_of
 
 Weights = dict[str, NDArray[Any]]
 Fold = Literal["train", "gate", "test"]
@@ -102,6 +103,7 @@ def plan(sites: Sequence[str], overrides: Sequence[str] = (), seed: int = 0) -> 
         rounds=config.rounds,
         strategy=config.strategy,  # pyright: ignore[reportArgumentType] - pydantic chooses by its name
         compression=config.compression,  # pyright: ignore[reportArgumentType]
+        privacy=protection_of(config.privacy, Hyperparameters.model_validate(config.hyper).steps, config.rounds),
         hyper=Hyperparameters.model_validate(config.hyper),
         seed=seed,
     )
@@ -126,6 +128,7 @@ def lesson(facts: Facts, base: Weights, threshold: float, cases: Cases, hyper: H
         wrong,
         np.where(wrong, hyper.error_weight, 1.0),
         taught(said, np.full(len(said), threshold), ~wrong),
+        tuple(str(number) for number in range(len(wrong))),  # one study each
     )
 
 
@@ -156,7 +159,8 @@ def retrain(
             record = aggregation.order(number, site).to_record()
             sent += fingerprint(record).size
             order = TrainOrder.from_record(record)
-            update, kept[site] = learn(facts, base, taught[site], order, kept[site], threads=threads)
+            secret = f"{plan.seed} {site} {number}".encode()  # a hospital's own is drawn from its key
+            update, kept[site] = learn(facts, base, taught[site], order, kept[site], threads=threads, secret=secret)
             if site in attacks:
                 update = forged(update, order.received(base), attacks[site])
             record = update.to_record()
