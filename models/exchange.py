@@ -114,6 +114,7 @@ RefusalCode = Literal[
     "not-found",
     "conflict",
     "unavailable",  # the site could not open its own store
+    "interrupted",  # the process that was answering was killed; the same order may be answered next time
     "failed",  # anything else; the hospital's log says what
 ]
 

@@ -37,6 +37,38 @@ def launch(
 
 
 @app.command()
+def plan(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the retraining, lower case")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of configs/retraining.yaml, KEY=VALUE")] = None,
+) -> None:
+    """Show the plan that a launch with these settings would carry out; nothing is written or sent.
+
+    Example: vigie retrain plan --folder coordinator spring base=chest-radiograph@1 rounds=8
+    """
+    from configs.schema import RetrainingConfig, compose
+    from server.coordinator import Coordinator
+    from server.launch import plan_of
+
+    config = compose("retraining", RetrainingConfig, [f"name={name}", *(overrides or [])])
+    print(plan_of(config, Coordinator(folder.resolve())).model_dump_json(indent=2))
+
+
+@app.command()
+def resume(folder: Folder, name: str) -> None:
+    """Go on with a retraining that was stopped or cut off, after its last journalled step, and follow it to the end.
+
+    Example: vigie retrain resume --folder coordinator spring
+    """
+    from server.coordinator import Coordinator
+    from server.launch import launch as start
+    from server.plan import load
+
+    coordinator = Coordinator(folder.resolve())
+    start(coordinator, load(coordinator.folder, name), lambda line: print(told(line), flush=True))
+
+
+@app.command()
 def watch(folder: Folder, name: str) -> None:
     """Follow a retraining that was launched elsewhere.
 
@@ -130,6 +162,8 @@ def told(line: dict[str, Any]) -> str:
                 f"{site}: {found['outcome']} ({', '.join(found['reasons'])})"
                 for site, found in line["decisions"].items()
             )
+        case "ended":
+            return f"ended before its last step: {line['why']}"
         case step:
             return str(step)
 

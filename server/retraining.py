@@ -76,7 +76,13 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
     """
     plan = plans.load(folder, name)
     with alone(folder / "retrainings" / name):
-        _conduct(hospitals, folder, plan)
+        try:
+            _conduct(hospitals, folder, plan)
+        except VigieError as error:
+            # what was foreseen ends it; what nobody foresaw (a registry that is away) leaves no such line, and whoever
+            # launched it tries again
+            Journal(folder / "retrainings" / name).write("ended", {"code": error.code, "why": str(error)})
+            raise
 
 
 def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:

@@ -5,6 +5,7 @@ that an upgrade which moves one fails there and not in a hospital.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flwr.proto.runtime_pb2 import (
@@ -97,3 +98,39 @@ def quicken() -> None:
 
     quicken_pulls()
     start_client_internal.time = _Pace()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_with(broken: Callable[[str], None]) -> None:
+    """Have the SuperNode's loop in this process say where a message was lost on the way, in or out.
+
+    The loop writes such a failure in its log and goes on: the coordinator would wait for the answer in vain. A
+    SuperNode that ends and is started again connects anew, by which the coordinator sees that it has to ask again.
+    That a run has ended is no failure, and no `Exception` of Flower's either.
+
+    Args:
+        broken: told what was lost; does not have to return.
+    """
+    from flwr.supernode import start_client_internal
+
+    loop: Any = start_client_internal
+    push, pull = loop._push_messages, loop._pull_and_store_message
+
+    def watched(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                broken(f"{what}: {type(error).__name__}")
+                raise
+
+        return call
+
+    def pushing(state: Any, object_store: Any, send: Any, push_object: Any) -> None:
+        push(state, object_store, watched(send, "answer"), watched(push_object, "part of an answer"))
+
+    def pulling(**given: Any) -> int | None:
+        for name in ("pull_object", "confirm_message_received"):
+            given[name] = watched(given[name], "part of a question")
+        return pull(**given)
+
+    loop._push_messages, loop._pull_and_store_message = pushing, pulling

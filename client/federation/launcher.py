@@ -110,7 +110,8 @@ class Launcher:
                     preload, self._preload = self._preload, None
                     preload()
                 status = self._fork(message, context, token, client)
-                code = None if status == 0 else "failed"
+                # killed, for want of memory for instance, or by somebody: the coordinator may ask again
+                code = None if status == 0 else "interrupted" if status < 0 else "failed"
                 half_sent = status == _HALF_SENT
                 if code:
                     log.error("the process that answered a message ended with %d", status)

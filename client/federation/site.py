@@ -6,6 +6,7 @@ from client.federation import candidate, consent
 from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
 from client.federation.kept import Memory
+from client.federation.outbox import Outbox
 from client.federation.trainer import train
 from client.store.site import Site
 from client.store.versions import held
@@ -22,8 +23,13 @@ def handlers(folder: Path) -> Handlers:
         return layout_of(bundle.read_weights()) if bundle else None
 
     def train_agreed(order: TrainOrder) -> Update:
+        outbox = Outbox(site.retrainings, order.retraining)
+        if (kept := outbox.find(order)) is not None:
+            return kept
         consent.begin(site, order)
-        return train(site, order)
+        update = train(site, order)
+        outbox.put(order, update)
+        return update
 
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
@@ -33,6 +39,7 @@ def handlers(folder: Path) -> Handlers:
 
     def release(order: Release) -> Decision:
         decision = settle(site, order)
+        Outbox(site.retrainings, order.retraining).finish()
         Memory(site.retrainings, order.retraining).finish()
         return decision
 

@@ -1,0 +1,81 @@
+"""What a hospital has answered to an order to train, kept until the next round: asked again, it says the same again.
+
+A reply is lost where either side is killed, the line breaks, or the coordinator no longer waited. The order then comes
+again, and is answered from here: nothing is trained twice, what is drawn by chance is drawn once, and what it costs of
+a privacy budget is paid once. Nothing leaves from here but through the border, by an order, under the same consent.
+"""
+
+import json
+import logging
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from models.exchange import TrainOrder, Update, fingerprint
+
+log = logging.getLogger(__name__)
+
+_ARRAYS = ("weights", "control")
+
+
+class Outbox:
+    """`retrainings/NAME/outbox` of a hospital: the update of the newest round, under the digest of its order."""
+
+    def __init__(self, folder: Path, retraining: str) -> None:
+        """Open it; nothing is made before something is kept.
+
+        Args:
+            folder: `retrainings` of the hospital.
+        """
+        self._folder = folder / retraining / "outbox"
+
+    def find(self, order: TrainOrder) -> Update | None:
+        """The answer that this very order had, bit for bit; None where there is none."""
+        path = self._path(order)
+        return _read(path) if path.exists() else None
+
+    def put(self, order: TrainOrder, update: Update) -> None:
+        """Keep the answer to an order, durably, in place of all earlier ones."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path, partial = self._path(order), self._folder / "partial"
+        said = update.model_dump_json(exclude=set(_ARRAYS))
+        arrays: dict[str, NDArray[np.generic]] = {"said": np.array(said)}
+        for field in _ARRAYS:
+            for name, value in (getattr(update, field) or {}).items():
+                arrays[f"{field}/{name}"] = value
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        for other in self._folder.glob("*.npz"):
+            if other != path:
+                other.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """The retraining has ended: nobody asks again."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, order: TrainOrder) -> Path:
+        return self._folder / f"{order.round:010d}-{fingerprint(order.to_record()).sha256}.npz"
+
+
+def _read(path: Path) -> Update | None:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+        values = json.loads(str(found.pop("said")))
+        for field in _ARRAYS:
+            prefix = f"{field}/"
+            arrays = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+            if arrays:
+                values[field] = arrays
+        return Update.model_validate(values)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+        log.warning("an answer that was kept cannot be read and is made anew: %s", type(error).__name__)
+        return None
