@@ -126,7 +126,7 @@ def test_what_goes_wrong_in_a_hospital_leaves_as_a_code(federation):
     expected = {
         "raises": "failed",
         "exits": "failed",
-        "killed": "failed",
+        "killed": "interrupted",
         "cannot-open": "unavailable",
         "extra": "reply-refused",
         "not-finite": "reply-refused",
