@@ -103,9 +103,10 @@ class Crashing:
     # What people type
 
     def launch(self, name, rounds=2, **settings):
-        words = [f"{key}={value}" for key, value in settings.items()]
-        self._run(name, "retrain", "launch", "--folder", self.coordinator.folder, name, f"base={self.base.facts.label}",
-                  f"rounds={rounds}", "norm=5", "hyper.steps=2", "hyper.batch_size=8", "deadline_seconds=240", *words)  # fmt: skip
+        usual = {"rounds": rounds, "norm": 5, "hyper.steps": 2, "hyper.batch_size": 8, "deadline_seconds": 240}
+        words = [f"{key}={value}" for key, value in (usual | settings).items()]
+        base = f"base={self.base.facts.label}"
+        self._run(name, "retrain", "launch", "--folder", self.coordinator.folder, name, base, *words)
         return self.commands[name]
 
     def _run(self, key, *words):

@@ -1,7 +1,7 @@
 """Named points in the processes of a federation: one that is armed stops there until the test has killed somebody.
 
-A folder `points` beside the coordinator's and the hospitals' holds `NAME.armed`; whoever comes to the point takes it (`NAME.reached`), once, and waits
-for `NAME.go`. A point's name ends with the hospital's where it is in one.
+A folder `points` beside the coordinator's and the hospitals' holds `NAME.armed`; whoever comes to the point takes it
+(`NAME.reached`), once, and waits for `NAME.go`. A point's name ends with the hospital's where it is in one.
 """
 
 import importlib.abc
