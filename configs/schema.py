@@ -360,6 +360,9 @@ class RetrainingConfig:
     base: str = MISSING
     sites: list[str] = field(default_factory=lambda: list[str]())
     quorum: int = 0
+    quorum_cases: int = 0
+    quorum_sites: list[str] = field(default_factory=lambda: list[str]())
+    late: bool = True
     rounds: int = 8
     strategy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     compression: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())

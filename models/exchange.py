@@ -118,7 +118,7 @@ RefusalCode = Literal[
     "failed",  # anything else; the hospital's log says what
 ]
 
-WIRE = 2  # version of this file's messages; both sides must speak the same
+WIRE = 3  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096
@@ -228,6 +228,7 @@ class TrainOrder(_Message):
         local: layers that are trained here and stay here from round to round, by name or the beginning of names.
         frozen: layers that are neither trained nor sent.
         controls: the update is to come with the hospital's control variate.
+        late: an earlier round whose update has not come; where it is there by now, it is the answer. 0: none.
         control: what to correct gradients by, laid out and encoded as the weights are; None: by nothing.
     """
 
@@ -248,12 +249,14 @@ class TrainOrder(_Message):
     local: LayerNames = ()
     frozen: LayerNames = ()
     controls: bool = False
+    late: Count = 0
     weights: Weights
     control: Weights | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _require(self.controls or self.control is None, "a control variate that was not asked for")
+        _require(not self.late or (self.late < self.round and not self.controls), "no earlier round to wait for")
         # the bound of an answer is looked at without the base that differences begin at
         _require(self.encoding == "plain" or self.reply != "plain", "differences are answered by differences")
         return self
@@ -292,6 +295,7 @@ class Update(_Message):
     `n_errors` is absent where it, or what it leaves of the cases, is too small a count to leave.
 
     Attributes:
+        late: the earlier round in which this was trained; what it changed is added to this order's weights. 0: none.
         weights: of the moving layers; in another encoding than `plain`, their differences from the received ones.
         control: the hospital's control variate, where it was asked for; laid out and encoded as the weights are.
     """
@@ -309,6 +313,7 @@ class Update(_Message):
     auc_received: Share | None = None
     threshold_received: Share | None = None
     loss_received: Number | None = None
+    late: Count = 0
     encoding: Encoding = "plain"
     weights: Weights
     control: Weights | None = None
@@ -332,7 +337,8 @@ class Update(_Message):
     def answers(self, order: TrainOrder) -> bool:
         """Whether this is the update that was ordered, in the form in which it was ordered."""
         asked = (order.retraining, order.round, order.base, order.reply, order.controls)
-        return (self.retraining, self.round, self.base, self.encoding, self.control is not None) == asked
+        given = (self.retraining, self.round, self.base, self.encoding, self.control is not None)
+        return given == asked and self.late in (0, order.late)
 
 
 class Offer(_Message):

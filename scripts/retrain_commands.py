@@ -109,12 +109,13 @@ def stop(folder: Folder, name: str) -> None:
 
 @app.command("list")
 def list_all(folder: Folder) -> None:
-    """List retrainings with their last step.
+    """List retrainings with their last step, and who took part, who did not, and why.
 
     Example: vigie retrain list --folder coordinator
     """
     from models.errors import NotFound
     from server import journal
+    from server.participation import participation
 
     if not (folder / "coordinator.yaml").exists():
         raise NotFound(f"{folder} is not a coordinator's folder")
@@ -127,6 +128,8 @@ def list_all(folder: Folder) -> None:
         lines = list(journal.read(path.parent))
         last = lines[-1]["step"] if lines else "not started"
         print(f"{plan['name']:<24} base {plan['base']:<24} rounds {plan['rounds']:>3}  {last}")
+        for site, found in participation(lines).items():
+            print(f"  {site:<22} {found.told(plan['rounds'])}")
 
 
 def told(line: dict[str, Any]) -> str:
@@ -143,7 +146,9 @@ def told(line: dict[str, Any]) -> str:
             return f"agreed: {', '.join(line['granted']) or 'no hospital'}{rest}"
         case "round":
             sites = "  ".join(
-                f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
+                f"{site} late, of round {facts['late']}, on {facts['cases']}"
+                if facts.get("late")
+                else f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
                 if facts["auc_received"] is not None
                 else f"{site} on {facts['cases']}"
                 for site, facts in line["sites"].items()
@@ -162,6 +167,9 @@ def told(line: dict[str, Any]) -> str:
                 f"{site}: {found['outcome']} ({', '.join(found['reasons'])})"
                 for site, found in line["decisions"].items()
             )
+        case "quorum-missed":
+            missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
+            return f"round {line['round']}: quorum missed, {line['why']}{missing}"
         case "ended":
             return f"ended before its last step: {line['why']}"
         case step:

@@ -7,7 +7,7 @@ from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
 from client.federation.kept import Memory
 from client.federation.outbox import Outbox
-from client.federation.trainer import train
+from client.federation.trainer import bounds_of, train
 from client.store.site import Site
 from client.store.versions import held
 from models.exchange import Decision, Evidence, Layout, Offer, Release, TrainOrder, Update, layout_of
@@ -26,8 +26,10 @@ def handlers(folder: Path) -> Handlers:
         outbox = Outbox(site.retrainings, order.retraining)
         if (kept := outbox.find(order)) is not None:
             return kept
-        consent.begin(site, order)
-        update = train(site, order)
+        update = outbox.late(order, bounds_of(site, order))
+        if update is None:
+            consent.begin(site, order)
+            update = train(site, order)
         outbox.put(order, update)
         return update
 
