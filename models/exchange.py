@@ -48,7 +48,19 @@ Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 LayerName = terms.LayerName
 LayerNames = Annotated[tuple[LayerName, ...], Field(max_length=4096)]
 
-Kind = Literal["proposal", "consent", "train", "update", "offer", "evidence", "release", "decision", "refusal"]
+Kind = Literal[
+    "proposal",
+    "consent",
+    "train",
+    "update",
+    "offer",
+    "evidence",
+    "release",
+    "decision",
+    "survey",
+    "tally",
+    "refusal",
+]
 Agreement = Literal["granted", "waiting", "declined"]
 ConsentReason = Literal[
     "person",  # who grants or declines it
@@ -490,17 +502,43 @@ class Decision(_Message):
     reasons: Annotated[tuple[Reason, ...], Field(max_length=16)] = ()
 
 
+class Survey(_Message):
+    """Coordinator to site: is there enough to learn from? Answered where the site's settings let it (consent.surveys).
+
+    Attributes:
+        retraining: the name of the policy that asks; it may become retrainings of names that begin so.
+    """
+
+    kind = "survey"
+
+    retraining: Name
+
+
+class Tally(_Message):
+    """Site to coordinator: how many errors there are that no retraining has learned from.
+
+    Attributes:
+        new_errors: rounded down to a multiple of the least count that may leave, so that neither it nor the difference
+            to an earlier one shows a patient.
+    """
+
+    kind = "tally"
+
+    retraining: Name
+    new_errors: Count
+
+
 class Refusal(_Message):
     """Site to coordinator, instead of an answer: one code, and nothing of what lies behind it."""
 
     kind = "refusal"
 
-    to: Literal["proposal", "train", "offer", "release", "unknown"]
+    to: Literal["proposal", "train", "offer", "release", "survey", "unknown"]
     code: RefusalCode
 
 
-Order = Proposal | TrainOrder | Offer | Release
-Answer = Consent | Update | Evidence | Decision
+Order = Proposal | TrainOrder | Offer | Release | Survey
+Answer = Consent | Update | Evidence | Decision | Tally
 Reply = Answer | Refusal
 Message = Order | Reply
 
@@ -509,6 +547,7 @@ ANSWERS: Mapping[type[Order], type[Answer]] = {
     TrainOrder: Update,
     Offer: Evidence,
     Release: Decision,
+    Survey: Tally,
 }
 """Which reply belongs to which order."""
 
@@ -521,6 +560,8 @@ _BY_KIND: Mapping[str, type[Message]] = {
     "evidence": Evidence,
     "release": Release,
     "decision": Decision,
+    "survey": Survey,
+    "tally": Tally,
     "refusal": Refusal,
 }
 
@@ -586,7 +627,9 @@ def belongs(answer: Answer, order: Order) -> bool:
         return False
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
         return answer.answers(order)
-    return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest
+    if isinstance(answer, Update | Tally) or isinstance(order, TrainOrder | Survey):
+        return isinstance(answer, Tally) and isinstance(order, Survey)
+    return answer.digest == order.digest
 
 
 def check_answer(answer: Answer, order: Order) -> None:
@@ -600,6 +643,8 @@ def check_answer(answer: Answer, order: Order) -> None:
         _require_large(answer.n_cases)
         if answer.n_errors is not None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
+    if isinstance(answer, Tally) and answer.new_errors % disclosure.LEAST:
+        raise BorderRefused("a count whose change could show a patient")
     if isinstance(answer, Evidence):
         for measure in measures(answer).values():
             _require_large(measure.n_positive, measure.n - measure.n_positive)
@@ -639,6 +684,8 @@ def disclosed(answer: Answer) -> Answer:
             if (value := getattr(answer, name)) is not None:
                 changes[name] = disclosure.rounded(value)
         return answer.model_copy(update=changes)
+    if isinstance(answer, Tally):
+        return answer.model_copy(update={"new_errors": answer.new_errors // disclosure.LEAST * disclosure.LEAST})
     if isinstance(answer, Evidence):
         changes = {name: _measure_disclosed(measure) for name, measure in measures(answer).items()}
         if answer.mended is not None and answer.new_errors is not None:

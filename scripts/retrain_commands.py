@@ -1,6 +1,8 @@
 """`vigie retrain …`: what an ML engineer launches and watches."""
 
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,6 +94,42 @@ def watch(folder: Folder, name: str) -> None:
                 print(f"ended as {states[-1].progress}; launch it again to go on")
             return
         time.sleep(1.0)
+
+
+@app.command()
+def schedule(
+    folder: Folder, policy: Annotated[Path, typer.Argument(help="YAML file; see ScheduleConfig in configs/schema.py")]
+) -> None:
+    """Retrain by a policy: on a calendar, on enough new errors, on an alarm; runs until Ctrl-C.
+
+    A retraining that it has begun goes on when it is stopped, and is followed again when it is started.
+
+    Example: vigie retrain schedule --folder coordinator chest.yaml
+    """
+    from configs.schema import ScheduleConfig, load
+    from models.children import follow_parent
+    from server.coordinator import Coordinator
+    from server.schedule import Schedule, run
+
+    follow_parent()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    work = Schedule(Coordinator(folder.resolve()), load(policy, ScheduleConfig))
+    run(work, time.sleep, lambda text: print(text, flush=True), lambda line: print(told(line), flush=True))
+
+
+@app.command()
+def alarm(
+    folder: Folder, model: str, why: Annotated[str, typer.Argument(help="no patient, no hospital's data")]
+) -> None:
+    """Say that a model is to be retrained: its schedule does so as soon as its policy lets it.
+
+    Example: vigie retrain alarm --folder coordinator chest-radiograph "drift at two hospitals"
+    """
+    from server.coordinator import Coordinator
+    from server.schedule import raise_alarm
+
+    raise_alarm(Coordinator(folder.resolve()).folder, model, why, time.time())
+    print(f"{model}: noted")
 
 
 @app.command()

@@ -78,7 +78,7 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
 def launch(
     coordinator: Coordinator, plan: Plan, on_line: Callable[[Line], None] | None = None, poll: float = 1.0
 ) -> list[Line]:
-    """Start, or resume, a plan and follow its journal to the end.
+    """Start, or resume, a plan and follow its journal to the end; one that runs already is followed.
 
     A run that was cut off (its process, the SuperLink or MLflow was killed, and is back) is followed by another one,
     which goes on after the last journalled step.
@@ -104,7 +104,7 @@ def launch(
         within_change_plan(plan, base.facts)
     folder = save(plan, coordinator.folder)
     told, cut_off = 0, 0
-    run_id = _begin(link, folder, plan.name)
+    run_id = _running(folder) or _begin(link, folder, plan.name)
     while True:
         before = _steps_done(folder)
 
@@ -140,6 +140,13 @@ def _begin(link: SuperLink, folder: Path, name: str) -> int:
     return run_id
 
 
+def _running(folder: Path) -> int | None:
+    """The run that works on it now, launched from elsewhere or before this process was killed."""
+    path = folder / _RUNS
+    numbers = path.read_text().split() if path.exists() else []
+    return int(numbers[-1]) if numbers and journal.held(folder) else None
+
+
 def _follow(link: SuperLink, folder: Path, run_id: int, tell: Callable[[], list[Line]], poll: float) -> RunState:
     """Watch a run until it has ended, or nothing works on it any more.
 
@@ -147,7 +154,7 @@ def _follow(link: SuperLink, folder: Path, run_id: int, tell: Callable[[], list[
     held it, and does not any more, without having said that it has ended, was cut off.
     """
     seen = len(list(journal.read(folder)))
-    begun, free = False, 0
+    begun, free = journal.held(folder), 0
     while True:
         state = _patiently(lambda: link.state(run_id))
         lines = tell()

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from models import exchange
 from models.errors import BorderRefused
-from models.exchange import CODES, Answer, Consent, Decision, Evidence, Order, Refusal, TrainOrder, Update
+from models.exchange import CODES, Answer, Order, Refusal, TrainOrder
 from server.superlink import RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _read(reply: FlowerMessage, order: Order) -> Answer | Failure:
         return Failure(MALFORMED)
     if isinstance(message, Refusal):
         return Failure(message.code)
-    if not isinstance(message, Consent | Update | Evidence | Decision) or not exchange.belongs(message, order):
+    if not isinstance(message, tuple(exchange.ANSWERS.values())) or not exchange.belongs(message, order):
         return Failure(MALFORMED)
     try:
         exchange.check_answer(message, order)

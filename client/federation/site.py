@@ -6,11 +6,12 @@ from client.federation import candidate, consent
 from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
 from client.federation.kept import Memory
+from client.federation.leakage import new_errors
 from client.federation.outbox import Outbox
 from client.federation.trainer import bounds_of, train
 from client.store.site import Site
 from client.store.versions import held
-from models.exchange import Decision, Evidence, Layout, Offer, Release, TrainOrder, Update, layout_of
+from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of
 
 
 def handlers(folder: Path) -> Handlers:
@@ -52,4 +53,5 @@ def handlers(folder: Path) -> Handlers:
         offer=judge_agreed,
         release=release,
         layout=layout,
+        survey=lambda order: Tally(retraining=order.retraining, new_errors=new_errors(site)),
     )
