@@ -8,6 +8,7 @@ again, and is answered from here: nothing is trained twice, what is drawn by cha
 a privacy budget is paid once. Nothing leaves from here but through the border, by an order, under the same consent.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -40,9 +41,13 @@ class Outbox:
         """
         self._folder = folder / retraining / "outbox"
 
-    def find(self, order: TrainOrder) -> Update | None:
-        """The answer that this very order had, bit for bit; None where there is none."""
-        path = self._path(order)
+    def find(self, order: TrainOrder, within: Bounds) -> Update | None:
+        """The answer that this very order had, bit for bit; None where there is none.
+
+        Args:
+            within: what an answer may change here now; one that was kept to other bounds is none.
+        """
+        path = self._path(order, within)
         return _read(path) if path.exists() else None
 
     def late(self, order: TrainOrder, within: Bounds) -> Update | None:
@@ -70,10 +75,14 @@ class Outbox:
         measured = dict.fromkeys(("auc_received", "threshold_received", "loss_received"))
         return found.model_copy(update={"round": order.round, "late": order.late, "weights": weights, **measured})
 
-    def put(self, order: TrainOrder, update: Update) -> None:
-        """Keep the answer to an order, durably, in place of all earlier ones."""
+    def put(self, order: TrainOrder, update: Update, within: Bounds) -> None:
+        """Keep the answer to an order, durably, in place of all earlier ones.
+
+        Args:
+            within: the bounds that it was kept to.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, partial = self._path(order), self._folder / "partial"
+        path, partial = self._path(order, within), self._folder / "partial"
         said = update.model_dump_json(exclude=set(_ARRAYS))
         arrays: dict[str, NDArray[np.generic]] = {"said": np.array(said)}
         for field in _ARRAYS:
@@ -94,8 +103,9 @@ class Outbox:
         """The retraining has ended: nobody asks again."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, order: TrainOrder) -> Path:
-        return self._folder / f"{order.round:010d}-{fingerprint(order.to_record()).sha256}.npz"
+    def _path(self, order: TrainOrder, within: Bounds) -> Path:
+        asked = f"{fingerprint(order.to_record()).sha256} {within.norm!r}"
+        return self._folder / f"{order.round:010d}-{hashlib.sha256(asked.encode()).hexdigest()}.npz"
 
 
 def _read(path: Path) -> Update | None:

@@ -25,13 +25,14 @@ def handlers(folder: Path) -> Handlers:
 
     def train_agreed(order: TrainOrder) -> Update:
         outbox = Outbox(site.retrainings, order.retraining)
-        if (kept := outbox.find(order)) is not None:
+        within = bounds_of(site, order)
+        if (kept := outbox.find(order, within)) is not None:
             return kept
-        update = outbox.late(order, bounds_of(site, order))
+        update = outbox.late(order, within)
         if update is None:
             consent.begin(site, order)
             update = train(site, order)
-        outbox.put(order, update)
+        outbox.put(order, update, within)
         return update
 
     def judge_agreed(offer: Offer) -> Evidence:

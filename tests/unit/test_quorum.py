@@ -28,6 +28,7 @@ from server.release import decide
 
 SITES = ("alpha", "beta", "gamma")
 BASE = "b" * 64
+WIDE = Bounds(10.0)
 
 
 class Hospitals:
@@ -59,14 +60,14 @@ class Hospitals:
         if how not in ("", "late"):
             return Failure(how)
         outbox = Outbox(self.folder / site, order.retraining)
-        update = outbox.find(order) or outbox.late(order, order.bounds)
+        update = outbox.find(order, order.bounds) or outbox.late(order, order.bounds)
         if update is None:
             self.trained.append((site, order.round))
             step = np.float32(0.01 * (SITES.index(site) + 1))
             weights = {name: np.asarray(value + step) for name, value in order.weights.items()}
             update = Update(retraining=order.retraining, round=order.round, base=order.base, n_cases=self.cases,
                             train_loss=0.5, weights=weights)  # fmt: skip
-        outbox.put(order, update)
+        outbox.put(order, update, order.bounds)
         return Failure("silent") if how == "late" else update
 
 
@@ -197,29 +198,30 @@ def update(number: int = 1, value: float = 0.5, **fields: Any) -> Update:
 
 def test_the_same_order_has_the_same_answer_and_another_has_none(tmp_path: Path) -> None:
     box = Outbox(tmp_path, "r")
-    assert box.find(order()) is None
-    box.put(order(), update())
-    found = Outbox(tmp_path, "r").find(order())
+    assert box.find(order(), WIDE) is None
+    box.put(order(), update(), WIDE)
+    found = Outbox(tmp_path, "r").find(order(), WIDE)
     assert found is not None
     assert found.to_record()["vigie"] == update().to_record()["vigie"]
     assert all(np.array_equal(value, update().weights[name]) for name, value in found.weights.items())
     assert found.weights["count"].dtype == np.int64
-    assert box.find(order(value=1.0)) is None
-    assert box.find(order(seed=7)) is None
+    assert box.find(order(value=1.0), WIDE) is None
+    assert box.find(order(seed=7), WIDE) is None
+    assert box.find(order(), Bounds(0.1)) is None  # the hospital lets less out by now
     # half a file is no answer
     (path,) = (tmp_path / "r" / "outbox").glob("*.npz")
     path.write_bytes(path.read_bytes()[:300])
-    assert box.find(order()) is None
+    assert box.find(order(), WIDE) is None
     box.finish()
     assert not (tmp_path / "r" / "outbox").exists()
 
 
 def test_a_late_answer_is_carried_over_once_and_within_the_bound(tmp_path: Path) -> None:
     box = Outbox(tmp_path, "r")
-    box.put(order(1, 0.0), update(1, 0.5))
+    box.put(order(1, 0.0), update(1, 0.5), WIDE)
     # the next round has moved on by 2; the change of 0.5 goes on top
     following = order(2, 2.0, late=1)
-    found = box.late(following, Bounds(10.0))
+    found = box.late(following, WIDE)
     assert found is not None
     assert (found.round, found.late, found.auc_received) == (2, 1, None)
     assert np.allclose(found.weights["a.weight"], 2.5)
@@ -230,11 +232,11 @@ def test_a_late_answer_is_carried_over_once_and_within_the_bound(tmp_path: Path)
     assert short is not None
     assert distance(short.weights, following.weights) <= 0.1 * (1 + 1e-6)
     # of another base, another round, or late already: not any more
-    assert box.late(order(2, 2.0, late=1, base="c" * 64), Bounds(10.0)) is None
-    assert box.late(order(3, 2.0, late=2), Bounds(10.0)) is None
-    box.put(following, found)
-    assert box.late(order(3, 2.0, late=2), Bounds(10.0)) is None
-    assert box.late(order(3, 2.0), Bounds(10.0)) is None
+    assert box.late(order(2, 2.0, late=1, base="c" * 64), WIDE) is None
+    assert box.late(order(3, 2.0, late=2), WIDE) is None
+    box.put(following, found, WIDE)
+    assert box.late(order(3, 2.0, late=2), WIDE) is None
+    assert box.late(order(3, 2.0), WIDE) is None
 
 
 def test_only_an_earlier_round_is_waited_for() -> None:
