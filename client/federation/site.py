@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from client.federation import candidate, consent
-from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
 from client.federation.kept import Memory
 from client.federation.leakage import new_errors
+from client.federation.limits import bounds_of
 from client.federation.outbox import Outbox
-from client.federation.trainer import bounds_of, train
+from client.federation.resident import judge, settle, train
 from client.store.site import Site
 from client.store.versions import held
 from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of

@@ -17,6 +17,7 @@ from scripts.benchmarks import (
     poisoned,
     rollback,
     volume,
+    yielding,
 )
 from scripts.benchmarks.report import show, write
 
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "poisoned": poisoned.run,
     "rollback": rollback.run,
     "volume": volume.run,
+    "yielding": yielding.run,
 }
 
 

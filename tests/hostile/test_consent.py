@@ -17,7 +17,7 @@ from registry_in_memory import Kept
 import client.federation.site as served_by
 from client.federation import consent
 from client.federation.border import Border
-from client.federation.trainer import bounds_of
+from client.federation.limits import bounds_of
 from client.store import versions
 from configs.schema import ConsentConfig, CoordinatorConfig, save
 from models import terms as signed

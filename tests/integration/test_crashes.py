@@ -24,7 +24,8 @@ def disturb(crashing, name, kills, rounds=2):
     ending = crashing.launch(name, rounds)
     for point, kind in kills:
         assert crashing.wait_at(point, ending), f"ended before {point}: {report(crashing, name)}"
-        assert crashing.kill(kind), f"no {kind} at {point}"
+        site = next((name for name in SITES if point.endswith(name)), SITES[0])
+        assert crashing.kill(kind, site), f"no {kind} at {point}"
         crashing.release(point)
     status = ending.process.wait(300)
     crashing.disarm()
@@ -47,7 +48,8 @@ def test_one_of_each_kind_is_killed_and_the_weights_are_those_of_the_undisturbed
         crashing,
         "spring",
         [
-            ("after-training1-alpha", "clientapp"),
+            ("after-training1-alpha", "trainer"),
+            ("after-training1-beta", "clientapp"),
             ("before-outbox1-beta", "mlflow"),
             ("before-reply-update1-alpha", "supernode"),
             ("before-journal-round1", "serverapp"),
@@ -57,7 +59,7 @@ def test_one_of_each_kind_is_killed_and_the_weights_are_those_of_the_undisturbed
 
 
 COORDINATOR = ("serverapp", "superlink", "mlflow")
-HOSPITAL = ("supernode", "launcher", "clientapp")
+HOSPITAL = ("supernode", "launcher", "clientapp", "trainer")
 AT_THE_COORDINATOR = (
     "before-ask-proposal",
     "after-journal-consents",

@@ -162,6 +162,7 @@ class Crashing:
             "supernode": (site, "client.federation.supernode"),
             "launcher": (site, "client.federation.launcher"),
             "clientapp": (site, "client.federation.launcher"),
+            "trainer": (site, "client.federation.resident"),
         }
         owner, word = words[kind]
         family = self.commands[owner].family()[1:]

@@ -120,6 +120,10 @@ def test_the_client_app_loads_no_torch():
     import subprocess
     import sys
 
-    script = "import sys, client.federation.launcher; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    script = (
+        "import sys, client.federation.launcher, client.federation.site; "
+        "sys.exit(str([name for name in ('torch', 'monai', 'onnxruntime', 'mlflow') if name in sys.modules]) * "
+        "any(name in sys.modules for name in ('torch', 'monai', 'onnxruntime', 'mlflow')))"
+    )
 
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
