@@ -293,6 +293,7 @@ class SiteConfig:
     batch_wait_ms: float = 5.0
     reserve_mib: int = 1024
     memory_mib: int = 0  # 0: half of what this machine or container has
+    training_priority: str = "idle"  # training runs when nothing else does; low: a little in any case; normal
     training_memory_mib: int = 0  # 0: a quarter of it; what trains and judges may take beside what reads
     most_waiting: int = 20_000
     most_emergencies: int = 1000
@@ -319,6 +320,8 @@ class SiteConfig:
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 0, "inference_threads cannot be negative; 0: by the cores that there are")
         _require(0 <= self.batch_wait_ms <= 1000, "batch_wait_ms is 0 to 1000")
+        known = ("idle", "low", "normal")
+        _require(self.training_priority in known, f"training_priority {self.training_priority!r}: {', '.join(known)}")
         _require(self.training_memory_mib >= 0, "training_memory_mib cannot be negative: it is what training may take")
         _require(self.memory_mib >= 0, "memory_mib cannot be negative: it is what studies being read may take")
         _require(self.most_waiting >= 1, "most_waiting is at least 1: studies that may wait before others are refused")

@@ -125,16 +125,21 @@ class Resident:
         self._ours = self._process = None
 
 
-def give_way() -> None:
+def give_way(priority: str = "idle") -> None:
     """Run only when nothing else wants the processor, and be the first that the kernel ends for want of memory.
+
+    Args:
+        priority: idle; low: a little of it in any case (nice 10), for a machine that is never idle; or normal.
 
     Source: sched(7), SCHED_IDLE; proc_pid_oom_score_adj(5).
     """
-    os.nice(19)  # where a container forbids the other, this still holds
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError as error:
-        log.warning("the trainer runs at the lowest priority, and not only when idle: %s", error.strerror)
+    if priority != "normal":
+        os.nice(19 if priority == "idle" else 10)
+    if priority == "idle":  # where a container forbids this, niceness still holds
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError as error:
+            log.warning("the trainer runs at the lowest priority, and not only when idle: %s", error.strerror)
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError as error:
@@ -164,7 +169,6 @@ def main() -> int:
     folder, number = Path(sys.argv[1]), int(sys.argv[2])
     launcher = os.getppid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    give_way()
     without_unused()
     # torch's optimisers import torch._dynamo when the first one is made
     for module in (
@@ -204,6 +208,7 @@ def _child(connection: Connection, folder: Path, work: Work, order: Order) -> in
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # two of us would write the same files
     try:
         site = Site(folder)
+        give_way(site.config.training_priority)  # what it took to load is seconds, once
         bound_memory(site.config.training_memory_mib)
         connection.send(("", _do(work, site, order)))
     except VigieError as error:

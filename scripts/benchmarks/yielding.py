@@ -1,9 +1,10 @@
 """What training costs the clinic: the 95th percentile of a reading's time beside a training, and without one.
 
 A reading is DenseNet121 at 224 x 224 on the engine that the node uses, with the node's threads, one after the other
-with a pause between, as studies come. The training is the product's own (`models.training.fit`), of the same network, in a
-process that has given way as the hospital's trainer does (`resident.give_way`, `resident.bound_memory`), without a
-pause. Turns with and without it alternate: the trainer is halted and goes on. `--impolite` trains without giving way.
+with a pause between, as studies come. The training is the product's own (`models.training.fit`), of the same network,
+in a process that has given way as the hospital's trainer does (`resident.give_way`, `resident.bound_memory`), without
+a pause. Turns with and without it alternate: the trainer is halted and goes on. `--priority normal` trains without
+giving way.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> Report:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between two readings")
     parser.add_argument("--threads", type=positive, default=allowed().to_compute, help="of one computation")
-    parser.add_argument("--impolite", action="store_true", help="train without giving way, to see what that costs")
+    parser.add_argument("--priority", choices=("idle", "low", "normal"), default="idle", help="of the training")
     options = parser.parse_args(arguments)
     found: dict[str, list[dict[str, Any]]] = {"alone": [], "beside a training": []}
     with tempfile.TemporaryDirectory(prefix="yielding-") as name:
@@ -51,8 +52,14 @@ def run(arguments: Sequence[str]) -> Report:
         bundle = versions.radiographs(folder / "version", Ed25519PrivateKey.generate())
         engine = Engine(bundle, options.threads)
         steps = folder / "steps"
-        words = [sys.executable, "-m", "scripts.benchmarks.yielding", str(steps), str(options.threads)]
-        words += ["impolite"] if options.impolite else []
+        words = [
+            sys.executable,
+            "-m",
+            "scripts.benchmarks.yielding",
+            str(steps),
+            str(options.threads),
+            options.priority,
+        ]
         child = Child("trainer", words, os.environ, folder / "trainer.log")
         try:
             child.wait_ready(steps.exists, 300.0)
@@ -105,13 +112,12 @@ def _steps(path: Path) -> int:
     return path.stat().st_size
 
 
-def train(steps: Path, threads: int, *, polite: bool) -> None:
+def train(steps: Path, threads: int, priority: str) -> None:
     """Train until ended; each step adds one byte to the file `steps`."""
-    if polite:
-        resident.give_way()
-        resident.bound_memory(0)
     from models.training import fit
 
+    resident.give_way(priority)
+    resident.bound_memory(0)
     draw = np.random.default_rng(0)
     images = draw.normal(0, 1, (_CASES, 1, versions.SIDE, versions.SIDE)).astype(np.float32)
     positive_ = (np.arange(_CASES) % 2).astype(np.float32)
@@ -125,4 +131,4 @@ def train(steps: Path, threads: int, *, polite: bool) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), polite="impolite" not in sys.argv[3:])
+    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

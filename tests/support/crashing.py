@@ -212,7 +212,7 @@ class Crashing:
             self.folder / name,
             SiteConfig(
                 name=name, consent=policy, superlink=f"127.0.0.1:{self.coordinator.config.superlink_port}",
-                inference_threads=1,
+                inference_threads=1, training_priority="normal",
             ),
             fold_key=bytes([number + 1]) * 32,
         )  # fmt: skip
