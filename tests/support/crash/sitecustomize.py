@@ -56,7 +56,7 @@ def _messaging(module):
 
 
 def _outbox(module):
-    _around(module.Outbox, "put", lambda self, order, update: f"outbox{order.round}")
+    _around(module.Outbox, "put", lambda self, order, *_: f"outbox{order.round}")
 
 
 def _kept(module):
