@@ -104,9 +104,9 @@ def launch(
         within_change_plan(plan, base.facts)
     folder = save(plan, coordinator.folder)
     told, cut_off = 0, 0
+    seen, before = len(list(journal.read(folder))), _steps_done(folder)
     run_id = _running(folder) or _begin(link, folder, plan.name)
     while True:
-        before = _steps_done(folder)
 
         def tell() -> list[Line]:
             nonlocal told
@@ -117,7 +117,7 @@ def launch(
             told = len(lines)
             return lines
 
-        state = _follow(link, folder, run_id, tell, poll)
+        state = _follow(link, folder, run_id, seen, tell, poll)
         lines = tell()
         if state.progress == "completed" and lines and lines[-1]["step"] == "finished":
             return lines
@@ -128,6 +128,7 @@ def launch(
             raise RetrainingFailed(f"{plan.name} ended as {state.progress} after {_steps(lines)}: {why}")
         log.warning("the run of %s was cut off after %s: another one goes on", plan.name, _steps(lines))
         time.sleep(min(poll * 2**cut_off, 30.0))
+        seen, before = len(lines), _steps_done(folder)
         run_id = _patiently(lambda: _begin(link, folder, plan.name))
 
 
@@ -147,13 +148,17 @@ def _running(folder: Path) -> int | None:
     return int(numbers[-1]) if numbers and journal.held(folder) else None
 
 
-def _follow(link: SuperLink, folder: Path, run_id: int, tell: Callable[[], list[Line]], poll: float) -> RunState:
+def _follow(
+    link: SuperLink, folder: Path, run_id: int, seen: int, tell: Callable[[], list[Line]], poll: float
+) -> RunState:
     """Watch a run until it has ended, or nothing works on it any more.
 
     Flower gives a run up a minute after its process was killed; the journal's lock is free at once. A run that had
     held it, and does not any more, without having said that it has ended, was cut off.
+
+    Args:
+        seen: lines that the journal had before this run.
     """
-    seen = len(list(journal.read(folder)))
     begun, free = journal.held(folder), 0
     while True:
         state = _patiently(lambda: link.state(run_id))
