@@ -22,6 +22,7 @@ from models.validation import told
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 @dataclass
@@ -252,6 +253,7 @@ class ConsentConfig:
         largest_norm: largest bound on what a round may change.
         clip_norm: this hospital's updates are kept to this bound where the terms allow a larger one, whoever agreed to
             them; 0: as the terms say.
+        surveys: the coordinator may ask how many errors there are to learn from, and is told in steps of eleven.
     """
 
     standing: str = "none"
@@ -262,6 +264,7 @@ class ConsentConfig:
     fewest_others: int = 2
     largest_norm: float = 20.0
     clip_norm: float = 0.0
+    surveys: bool = False
 
     def __post_init__(self) -> None:
         known = ("none", "deliveries", "retrainings")
@@ -309,6 +312,8 @@ class SiteConfig:
     batch_wait_ms: float = 5.0
     reserve_mib: int = 1024
     memory_mib: int = 0  # 0: half of what this machine or container has
+    training_priority: str = "idle"  # training runs when nothing else does; low: a little in any case; normal
+    training_memory_mib: int = 0  # 0: a quarter of it; what trains and judges may take beside what reads
     most_waiting: int = 20_000
     most_emergencies: int = 1000
     read_ahead: bool = True
@@ -335,6 +340,9 @@ class SiteConfig:
         _require(self.max_attempts >= 1, "max_attempts is at least 1")
         _require(self.inference_threads >= 0, "inference_threads cannot be negative; 0: by the cores that there are")
         _require(0 <= self.batch_wait_ms <= 1000, "batch_wait_ms is 0 to 1000")
+        known = ("idle", "low", "normal")
+        _require(self.training_priority in known, f"training_priority {self.training_priority!r}: {', '.join(known)}")
+        _require(self.training_memory_mib >= 0, "training_memory_mib cannot be negative: it is what training may take")
         _require(self.memory_mib >= 0, "memory_mib cannot be negative: it is what studies being read may take")
         _require(self.most_waiting >= 1, "most_waiting is at least 1: studies that may wait before others are refused")
         _require(
@@ -380,6 +388,9 @@ class RetrainingConfig:
     base: str = MISSING
     sites: list[str] = field(default_factory=lambda: list[str]())
     quorum: int = 0
+    quorum_cases: int = 0
+    quorum_sites: list[str] = field(default_factory=lambda: list[str]())
+    late: bool = True
     rounds: int = 8
     strategy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     compression: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
@@ -392,6 +403,53 @@ class RetrainingConfig:
     norm: float = 10.0
     layers: list[str] = field(default_factory=lambda: ["*"])
     hyper: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+
+
+@dataclass
+class ScheduleConfig:
+    """When to retrain a model by itself: a policy file, for `vigie retrain schedule`.
+
+    Any of the three reasons is enough, within the hours, and not sooner than `least_days` after the last one. Each
+    hospital still agrees, or does not.
+
+    Attributes:
+        name: of the policy; its retrainings are called NAME-1, NAME-2, …
+        model: the model whose released version is retrained.
+        retraining: settings of configs/retraining.yaml, KEY=VALUE.
+        every_days: the calendar; 0: no such reason.
+        errors: so many new errors over all hospitals that let them be counted; 0: no such reason.
+        hospitals: so many of them have to have some.
+        alarms: `vigie retrain alarm` is a reason.
+        least_days: between the beginnings of two.
+        hours: from and to, of the day, in this machine's time; to may be smaller than from: over midnight.
+        weekdays: mon … sun; empty: all.
+        survey_hours: between two counts.
+        retry_hours: until one that ended before its last step is resumed.
+    """
+
+    name: str = MISSING
+    model: str = MISSING
+    retraining: list[str] = field(default_factory=lambda: list[str]())
+    every_days: float = 0.0
+    errors: int = 0
+    hospitals: int = 1
+    alarms: bool = True
+    least_days: float = 7.0
+    hours: list[float] = field(default_factory=lambda: [0.0, 24.0])
+    weekdays: list[str] = field(default_factory=lambda: list[str]())
+    survey_hours: float = 24.0
+    retry_hours: float = 6.0
+
+    def __post_init__(self) -> None:
+        for key in ("every_days", "errors", "hospitals", "least_days", "survey_hours", "retry_hours"):
+            _require(getattr(self, key) >= 0, f"{key} cannot be negative")
+        ok = len(self.hours) == 2 and all(0 <= hour <= 24 for hour in self.hours) and self.hours[0] != self.hours[1]
+        _require(ok, f"hours {self.hours}: from and to, 0 to 24")
+        if unknown := sorted(set(self.weekdays) - set(WEEKDAYS)):
+            _require(False, f"weekdays {unknown[0]!r}: {', '.join(WEEKDAYS)}")
+        _require(
+            self.every_days > 0 or self.errors > 0 or self.alarms, "a policy without a reason never launches anything"
+        )
 
 
 @dataclass

@@ -133,6 +133,45 @@ class Child:
             return []
 
 
+class Restarted:
+    """A child that is started again whenever it ended by itself, and given up where it ends again and again.
+
+    Args:
+        start: starts it.
+        most: starts within `seconds`, after which it is given up.
+        pauses: seconds before each start again, the last one from then on.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Child],
+        most: int = 6,
+        seconds: float = 600.0,
+        pauses: Sequence[float] = (0.0, 1.0, 2.0, 5.0, 10.0),
+    ) -> None:
+        self._start, self._most, self._seconds, self._pauses = start, most, seconds, pauses
+        self._starts = [time.monotonic()]
+        self._again: float | None = None
+        self.child = start()
+
+    def look(self) -> bool:
+        """Start it again where it has ended; False once it is given up. To be called every now and then."""
+        if self.child.returncode is None:
+            return True
+        now = time.monotonic()
+        recent = [one for one in self._starts if now - one < self._seconds]
+        if len(recent) >= self._most:
+            return False
+        if self._again is None:
+            self._again = now + self._pauses[min(len(recent) - 1, len(self._pauses) - 1)]
+            log.error("%s ended by itself with %s and is started again", self.child.name, self.child.returncode)
+        if now >= self._again:
+            self._starts, self._again = [*recent, now], None
+            self.child.stop()  # what it may have left running
+            self.child = self._start()
+        return True
+
+
 def _if_alive(act: Callable[[], None]) -> None:
     """Signal a process that may be gone already."""
     try:

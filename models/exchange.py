@@ -49,7 +49,19 @@ Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 LayerName = terms.LayerName
 LayerNames = Annotated[tuple[LayerName, ...], Field(max_length=4096)]
 
-Kind = Literal["proposal", "consent", "train", "update", "offer", "evidence", "release", "decision", "refusal"]
+Kind = Literal[
+    "proposal",
+    "consent",
+    "train",
+    "update",
+    "offer",
+    "evidence",
+    "release",
+    "decision",
+    "survey",
+    "tally",
+    "refusal",
+]
 Agreement = Literal["granted", "waiting", "declined"]
 ConsentReason = Literal[
     "person",  # who grants or declines it
@@ -117,10 +129,11 @@ RefusalCode = Literal[
     "not-found",
     "conflict",
     "unavailable",  # the site could not open its own store
+    "interrupted",  # the process that was answering was killed; the same order may be answered next time
     "failed",  # anything else; the hospital's log says what
 ]
 
-WIRE = 2  # version of this file's messages; both sides must speak the same
+WIRE = 3  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096
@@ -231,6 +244,7 @@ class TrainOrder(_Message):
         frozen: layers that are neither trained nor sent.
         controls: the update is to come with the hospital's control variate.
         privacy: how the update is protected; then it says nothing exact of the cases it rests on.
+        late: an earlier round whose update has not come; where it is there by now, it is the answer. 0: none.
         control: what to correct gradients by, laid out and encoded as the weights are; None: by nothing.
     """
 
@@ -252,6 +266,7 @@ class TrainOrder(_Message):
     frozen: LayerNames = ()
     controls: bool = False
     privacy: Protection = Unprotected()
+    late: Count = 0
     weights: Weights
     control: Weights | None = None
 
@@ -259,6 +274,7 @@ class TrainOrder(_Message):
     def _consistent(self) -> Self:
         _require(not self.controls or isinstance(self.privacy, Unprotected), "a control variate has no noise")
         _require(self.controls or self.control is None, "a control variate that was not asked for")
+        _require(not self.late or (self.late < self.round and not self.controls), "no earlier round to wait for")
         # the bound of an answer is looked at without the base that differences begin at
         _require(self.encoding == "plain" or self.reply != "plain", "differences are answered by differences")
         return self
@@ -298,6 +314,7 @@ class Update(_Message):
     says of its cases only how many there are, to a power of two: no other figure has been given noise.
 
     Attributes:
+        late: the earlier round in which this was trained; what it changed is added to this order's weights. 0: none.
         weights: of the moving layers; in another encoding than `plain`, their differences from the received ones.
         control: the hospital's control variate, where it was asked for; laid out and encoded as the weights are.
     """
@@ -315,6 +332,7 @@ class Update(_Message):
     auc_received: Share | None = None
     threshold_received: Share | None = None
     loss_received: Number | None = None
+    late: Count = 0
     encoding: Encoding = "plain"
     weights: Weights
     control: Weights | None = None
@@ -338,7 +356,8 @@ class Update(_Message):
     def answers(self, order: TrainOrder) -> bool:
         """Whether this is the update that was ordered, in the form in which it was ordered."""
         asked = (order.retraining, order.round, order.base, order.reply, order.controls)
-        return (self.retraining, self.round, self.base, self.encoding, self.control is not None) == asked
+        given = (self.retraining, self.round, self.base, self.encoding, self.control is not None)
+        return given == asked and self.late in (0, order.late)
 
 
 class Offer(_Message):
@@ -490,17 +509,45 @@ class Decision(_Message):
     reasons: Annotated[tuple[Reason, ...], Field(max_length=16)] = ()
 
 
+class Survey(_Message):
+    """Coordinator to site: is there enough to learn from? Answered where the site's settings let it (consent.surveys).
+
+    Attributes:
+        retraining: the name of the policy that asks; it may become retrainings of names that begin so.
+        model: whose errors, by name.
+    """
+
+    kind = "survey"
+
+    retraining: Name
+    model: Name
+
+
+class Tally(_Message):
+    """Site to coordinator: how many errors there are that no retraining has learned from.
+
+    Attributes:
+        new_errors: rounded down to a multiple of the least count that may leave, so that neither it nor the difference
+            to an earlier one shows a patient.
+    """
+
+    kind = "tally"
+
+    retraining: Name
+    new_errors: Count
+
+
 class Refusal(_Message):
     """Site to coordinator, instead of an answer: one code, and nothing of what lies behind it."""
 
     kind = "refusal"
 
-    to: Literal["proposal", "train", "offer", "release", "unknown"]
+    to: Literal["proposal", "train", "offer", "release", "survey", "unknown"]
     code: RefusalCode
 
 
-Order = Proposal | TrainOrder | Offer | Release
-Answer = Consent | Update | Evidence | Decision
+Order = Proposal | TrainOrder | Offer | Release | Survey
+Answer = Consent | Update | Evidence | Decision | Tally
 Reply = Answer | Refusal
 Message = Order | Reply
 
@@ -509,6 +556,7 @@ ANSWERS: Mapping[type[Order], type[Answer]] = {
     TrainOrder: Update,
     Offer: Evidence,
     Release: Decision,
+    Survey: Tally,
 }
 """Which reply belongs to which order."""
 
@@ -521,6 +569,8 @@ _BY_KIND: Mapping[str, type[Message]] = {
     "evidence": Evidence,
     "release": Release,
     "decision": Decision,
+    "survey": Survey,
+    "tally": Tally,
     "refusal": Refusal,
 }
 
@@ -586,7 +636,9 @@ def belongs(answer: Answer, order: Order) -> bool:
         return False
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
         return answer.answers(order)
-    return not isinstance(answer, Update) and not isinstance(order, TrainOrder) and answer.digest == order.digest
+    if isinstance(answer, Update | Tally) or isinstance(order, TrainOrder | Survey):
+        return isinstance(answer, Tally) and isinstance(order, Survey)
+    return answer.digest == order.digest
 
 
 def check_answer(answer: Answer, order: Order) -> None:
@@ -602,6 +654,8 @@ def check_answer(answer: Answer, order: Order) -> None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
         if not isinstance(order.privacy, Unprotected) and not _is_withheld(answer):
             raise BorderRefused("a protected update that says something of its cases")
+    if isinstance(answer, Tally) and answer.new_errors % disclosure.LEAST:
+        raise BorderRefused("a count whose change could show a patient")
     if isinstance(answer, Evidence):
         for measure in measures(answer).values():
             _require_large(measure.n_positive, measure.n - measure.n_positive)
@@ -641,6 +695,8 @@ def disclosed(answer: Answer) -> Answer:
             if (value := getattr(answer, name)) is not None:
                 changes[name] = disclosure.rounded(value)
         return answer.model_copy(update=changes)
+    if isinstance(answer, Tally):
+        return answer.model_copy(update={"new_errors": answer.new_errors // disclosure.LEAST * disclosure.LEAST})
     if isinstance(answer, Evidence):
         changes = {name: _measure_disclosed(measure) for name, measure in measures(answer).items()}
         if answer.mended is not None and answer.new_errors is not None:

@@ -41,11 +41,11 @@ def init(
 
 @app.command()
 def run(folder: Folder) -> None:
-    """Run the SuperLink and MLflow; stops on Ctrl-C.
+    """Run the SuperLink and MLflow, each started again should it end by itself; stops on Ctrl-C.
 
     Example: vigie coordinator run --folder coordinator
     """
-    from models.children import follow_parent
+    from models.children import Restarted, follow_parent
     from server import tracking
     from server.coordinator import Coordinator
     from server.superlink import SuperLink
@@ -53,19 +53,21 @@ def run(folder: Folder) -> None:
     follow_parent()
     coordinator = Coordinator(folder.resolve())
     config = coordinator.config
-    mlflow = tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host, coordinator.storage)
+    link = SuperLink(coordinator.folder, config.superlink_port, config.host)
+    mlflow = Restarted(
+        lambda: tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host, coordinator.storage)
+    )
     try:
-        with SuperLink(coordinator.folder, config.superlink_port, config.host) as link:
+        superlink = Restarted(link.start)
+        try:
             print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
-
-            def ended() -> bool:
-                return mlflow.returncode is not None or link.child is None or link.child.returncode is not None
-
-            if not wait_for_signal(ended):
-                print("MLflow or the SuperLink ended by itself; see logs/", file=sys.stderr)
+            if not wait_for_signal(lambda: not (mlflow.look() and superlink.look())):
+                print("MLflow or the SuperLink ended by itself again and again; see logs/", file=sys.stderr)
                 raise typer.Exit(1)
+        finally:
+            link.stop()
     finally:
-        mlflow.stop()
+        mlflow.child.stop()
 
 
 @app.command()

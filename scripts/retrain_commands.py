@@ -1,6 +1,8 @@
 """`vigie retrain …`: what an ML engineer launches and watches."""
 
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +39,38 @@ def launch(
 
 
 @app.command()
+def plan(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the retraining, lower case")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of configs/retraining.yaml, KEY=VALUE")] = None,
+) -> None:
+    """Show the plan that a launch with these settings would carry out; nothing is written or sent.
+
+    Example: vigie retrain plan --folder coordinator spring base=chest-radiograph@1 rounds=8
+    """
+    from configs.schema import RetrainingConfig, compose
+    from server.coordinator import Coordinator
+    from server.launch import plan_of
+
+    config = compose("retraining", RetrainingConfig, [f"name={name}", *(overrides or [])])
+    print(plan_of(config, Coordinator(folder.resolve())).model_dump_json(indent=2))
+
+
+@app.command()
+def resume(folder: Folder, name: str) -> None:
+    """Go on with a retraining that was stopped or cut off, after its last journalled step, and follow it to the end.
+
+    Example: vigie retrain resume --folder coordinator spring
+    """
+    from server.coordinator import Coordinator
+    from server.launch import launch as start
+    from server.plan import load
+
+    coordinator = Coordinator(folder.resolve())
+    start(coordinator, load(coordinator.folder, name), lambda line: print(told(line), flush=True))
+
+
+@app.command()
 def watch(folder: Folder, name: str) -> None:
     """Follow a retraining that was launched elsewhere.
 
@@ -63,6 +97,42 @@ def watch(folder: Folder, name: str) -> None:
 
 
 @app.command()
+def schedule(
+    folder: Folder, policy: Annotated[Path, typer.Argument(help="YAML file; see ScheduleConfig in configs/schema.py")]
+) -> None:
+    """Retrain by a policy: on a calendar, on enough new errors, on an alarm; runs until Ctrl-C.
+
+    A retraining that it has begun goes on when it is stopped, and is followed again when it is started.
+
+    Example: vigie retrain schedule --folder coordinator chest.yaml
+    """
+    from configs.schema import ScheduleConfig, load
+    from models.children import follow_parent
+    from server.coordinator import Coordinator
+    from server.schedule import Schedule, run
+
+    follow_parent()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    work = Schedule(Coordinator(folder.resolve()), load(policy, ScheduleConfig))
+    run(work, time.sleep, lambda text: print(text, flush=True), lambda line: print(told(line), flush=True))
+
+
+@app.command()
+def alarm(
+    folder: Folder, model: str, why: Annotated[str, typer.Argument(help="no patient, no hospital's data")]
+) -> None:
+    """Say that a model is to be retrained: its schedule does so as soon as its policy lets it.
+
+    Example: vigie retrain alarm --folder coordinator chest-radiograph "drift at two hospitals"
+    """
+    from server.coordinator import Coordinator
+    from server.schedule import raise_alarm
+
+    raise_alarm(Coordinator(folder.resolve()).folder, model, why, time.time())
+    print(f"{model}: noted")
+
+
+@app.command()
 def stop(folder: Folder, name: str) -> None:
     """Stop a retraining; launching it again goes on after the last whole round.
 
@@ -77,12 +147,13 @@ def stop(folder: Folder, name: str) -> None:
 
 @app.command("list")
 def list_all(folder: Folder) -> None:
-    """List retrainings with their last step.
+    """List retrainings with their last step, and who took part, who did not, and why.
 
     Example: vigie retrain list --folder coordinator
     """
     from models.errors import NotFound
     from server import journal
+    from server.participation import participation
 
     if not (folder / "coordinator.yaml").exists():
         raise NotFound(f"{folder} is not a coordinator's folder")
@@ -95,6 +166,8 @@ def list_all(folder: Folder) -> None:
         lines = list(journal.read(path.parent))
         last = lines[-1]["step"] if lines else "not started"
         print(f"{plan['name']:<24} base {plan['base']:<24} rounds {plan['rounds']:>3}  {last}")
+        for site, found in participation(lines).items():
+            print(f"  {site:<22} {found.told(plan['rounds'])}")
 
 
 def told(line: dict[str, Any]) -> str:
@@ -111,7 +184,9 @@ def told(line: dict[str, Any]) -> str:
             return f"agreed: {', '.join(line['granted']) or 'no hospital'}{rest}"
         case "round":
             sites = "  ".join(
-                f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
+                f"{site} late, of round {facts['late']}, on {facts['cases']}"
+                if facts.get("late")
+                else f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
                 if facts["auc_received"] is not None
                 else f"{site} on {facts['cases']}"
                 for site, facts in line["sites"].items()
@@ -130,6 +205,11 @@ def told(line: dict[str, Any]) -> str:
                 f"{site}: {found['outcome']} ({', '.join(found['reasons'])})"
                 for site, found in line["decisions"].items()
             )
+        case "quorum-missed":
+            missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
+            return f"round {line['round']}: quorum missed, {line['why']}{missing}"
+        case "ended":
+            return f"ended before its last step: {line['why']}"
         case step:
             return str(step)
 

@@ -121,7 +121,7 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     Example: vigie site supernode --folder node
     """
     from client.federation.supernode import SuperNodeSettings, start
-    from models.children import follow_parent, free_port
+    from models.children import Restarted, follow_parent, free_port
     from models.errors import ConfigurationError
 
     follow_parent()
@@ -129,12 +129,13 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     site = _opened(folder)
     if not site.config.superlink:
         raise ConfigurationError(f"{folder / 'site.yaml'}: superlink is empty; write the coordinator's HOST:PORT")
-    child = start(SuperNodeSettings(site.folder, site.config.superlink, runtime_port or free_port()))
-    print(f"calling {site.config.superlink}", flush=True)
-    stopped = wait_for_signal(lambda: child.returncode is not None)
-    child.stop()
+    address = site.config.superlink
+    running = Restarted(lambda: start(SuperNodeSettings(site.folder, address, runtime_port or free_port())))
+    print(f"calling {address}", flush=True)
+    stopped = wait_for_signal(lambda: not running.look())
+    running.child.stop()
     if not stopped:
-        print(f"the SuperNode ended by itself; see {site.logs / 'supernode.log'}", file=sys.stderr)
+        print(f"the SuperNode ended by itself again and again; see {site.logs / 'supernode.log'}", file=sys.stderr)
         sys.exit(1)
 
 

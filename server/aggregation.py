@@ -46,8 +46,12 @@ class Aggregation:
         self.weights = base if weights is None else weights
         self.state: Weights = state or {}
 
-    def order(self, number: int, site: str) -> TrainOrder:
-        """The order to one hospital for a round, counted from 1; each draws with a seed of its own."""
+    def order(self, number: int, site: str, late: int = 0) -> TrainOrder:
+        """The order to one hospital for a round, counted from 1; each draws with a seed of its own.
+
+        Args:
+            late: an earlier round whose update is still waited for.
+        """
         plan = self._plan
         encoding = plan.compression.orders
         correction = plan.strategy.correction(site, plan.sites, self.state)
@@ -64,6 +68,7 @@ class Aggregation:
             frozen=self._staying.frozen,
             controls=plan.strategy.controls,
             privacy=plan.privacy,
+            late=late if plan.late and plan.strategy.late else 0,
             norm=plan.norm,
             layers=plan.layers,
             weights=self._shown(encoding),

@@ -7,6 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from models.flower_pace import quicken_pulls
+from server import survey
 from server.messaging import Exchange
 from server.superlink import COORDINATOR
 
@@ -15,9 +16,13 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Conduct the retraining whose name the run carries."""
+    """Conduct the retraining, or take the survey, whose name the run carries."""
+    quicken_pulls()
+    folder, name = Path(os.environ[COORDINATOR]), str(context.run_config["retraining"])
+    hospitals = Exchange(grid, folder)
+    if name.startswith(survey.PREFIX):
+        survey.take(hospitals, folder, *name.removeprefix(survey.PREFIX).split("/"))
+        return
     from server.retraining import conduct
 
-    quicken_pulls()
-    folder = Path(os.environ[COORDINATOR])
-    conduct(Exchange(grid, folder), folder, str(context.run_config["retraining"]))
+    conduct(hospitals, folder, name)

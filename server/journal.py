@@ -97,6 +97,18 @@ def alone(folder: Path) -> Generator[None]:
         yield
 
 
+def held(folder: Path) -> bool:
+    """Whether a run works on this retraining; the kernel lets go of what a killed process held."""
+    try:
+        with (folder / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def read(folder: Path) -> Iterator[dict[str, Any]]:
     """The complete lines of a journal, oldest first; nothing if there is none yet."""
     path = folder / JOURNAL

@@ -1,8 +1,11 @@
 """Starting a retraining and watching it: what an ML engineer's command does."""
 
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from configs.schema import RetrainingConfig
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
@@ -13,10 +16,17 @@ from server.consent import within_change_plan
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
 from server.privacy import protection_of, require_mean
-from server.superlink import FINISHED, RunState, SuperLink, registered_sites
+from server.superlink import FINISHED, RunState, SuperLink, SuperLinkRefused, registered_sites
+
+log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+T = TypeVar("T")
 _RUNS = "runs"  # in a retraining's folder: the numbers of its Flower runs, the newest last
+ATTEMPTS = 5  # runs, one after another, that were cut off without a step between them
+PATIENCE = 300.0  # seconds for a SuperLink that does not answer to come back
+_FREE = 5  # looks at a lock that nobody holds, before its run counts as cut off
+_AGAIN = ("started", "proposed", "consent", "consents", "ended")  # steps that every attempt writes
 
 
 class RetrainingFailed(VigieError):
@@ -48,6 +58,9 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
                 "base": config.base,
                 "sites": tuple(sorted(sites)),
                 "quorum": config.quorum or len(sites),
+                "quorum_cases": config.quorum_cases,
+                "quorum_sites": tuple(config.quorum_sites),
+                "late": config.late,
                 "rounds": config.rounds,
                 "strategy": config.strategy,
                 "compression": config.compression,
@@ -69,7 +82,10 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
 def launch(
     coordinator: Coordinator, plan: Plan, on_line: Callable[[Line], None] | None = None, poll: float = 1.0
 ) -> list[Line]:
-    """Start, or resume, a plan as one Flower run, and follow its journal to the end.
+    """Start, or resume, a plan and follow its journal to the end; one that runs already is followed.
+
+    A run that was cut off (its process, the SuperLink or MLflow was killed, and is back) is followed by another one,
+    which goes on after the last journalled step.
 
     Args:
         on_line: told each line of the journal as it comes, those of an earlier attempt too.
@@ -80,7 +96,9 @@ def launch(
 
     Raises:
         ConfigurationError: the base's change plan does not allow it.
-        RetrainingFailed: the run ended before the last step.
+        RetrainingFailed: it ended before the last step: stopped by a person, for a reason that the journal names, or
+            cut off again and again without a step between.
+        SuperLinkRefused: it does not answer.
     """
     link = _link(coordinator)
     if plan.rounds:
@@ -89,25 +107,98 @@ def launch(
         base = registry.fetch(registry.find(plan.base), coordinator.versions, coordinator.trusted)
         within_change_plan(plan, base.facts)
     folder = save(plan, coordinator.folder)
-    run_id = link.run(plan.name)
+    told, cut_off = 0, 0
+    seen, before = len(list(journal.read(folder))), _steps_done(folder)
+    run_id = _running(folder) or _begin(link, folder, plan.name)
+    while True:
+
+        def tell() -> list[Line]:
+            nonlocal told
+            lines = list(journal.read(folder))
+            for line in lines[told:]:
+                if on_line is not None:
+                    on_line(line)
+            told = len(lines)
+            return lines
+
+        state = _follow(link, folder, run_id, seen, tell, poll)
+        lines = tell()
+        if state.progress == "completed" and lines and lines[-1]["step"] == "finished":
+            return lines
+        ended = lines[-1] if lines and lines[-1]["step"] == "ended" else None
+        cut_off = 1 if _steps_done(folder) > before else cut_off + 1
+        if ended is not None or state.progress == "stopped" or cut_off > ATTEMPTS:
+            why = ended["why"] if ended else state.details or "see logs/superlink.log"
+            raise RetrainingFailed(f"{plan.name} ended as {state.progress} after {_steps(lines)}: {why}")
+        log.warning("the run of %s was cut off after %s: another one goes on", plan.name, _steps(lines))
+        time.sleep(min(poll * 2**cut_off, 30.0))
+        seen, before = len(lines), _steps_done(folder)
+        run_id = _patiently(lambda: _begin(link, folder, plan.name))
+
+
+def _begin(link: SuperLink, folder: Path, name: str) -> int:
+    run_id = link.run(name)
     with (folder / _RUNS).open("a") as file:
         file.write(f"{run_id}\n")
-    seen = 0
+        file.flush()
+        os.fsync(file.fileno())
+    return run_id
+
+
+def _running(folder: Path) -> int | None:
+    """The run that works on it now, launched from elsewhere or before this process was killed."""
+    path = folder / _RUNS
+    numbers = path.read_text().split() if path.exists() else []
+    return int(numbers[-1]) if numbers and journal.held(folder) else None
+
+
+def _follow(
+    link: SuperLink, folder: Path, run_id: int, seen: int, tell: Callable[[], list[Line]], poll: float
+) -> RunState:
+    """Watch a run until it has ended, or nothing works on it any more.
+
+    Flower gives a run up a minute after its process was killed; the journal's lock is free at once. A run that had
+    held it, and does not any more, without having said that it has ended, was cut off.
+
+    Args:
+        seen: lines that the journal had before this run.
+    """
+    begun, free = journal.held(folder), 0
     while True:
-        state = link.state(run_id)
-        lines = list(journal.read(folder))
-        for line in lines[seen:]:
-            if on_line is not None:
-                on_line(line)
-        seen = len(lines)
+        state = _patiently(lambda: link.state(run_id))
+        lines = tell()
         if state.progress in FINISHED:
-            break
+            return state
+        begun = begun or any(line["step"] == "started" for line in lines[seen:])
+        works = journal.held(folder) or not begun or lines[-1]["step"] in ("finished", "ended")
+        free = 0 if works else free + 1
+        if free >= _FREE:
+            try:
+                link.stop_run(run_id)
+            except SuperLinkRefused as error:  # it was given up meanwhile
+                log.info("run %d: %s", run_id, error)
+            return RunState(run_id, "failed", "its process was killed")
         time.sleep(poll)
-    if state.progress != "completed" or not lines or lines[-1]["step"] != "finished":
-        raise RetrainingFailed(
-            f"{plan.name} ended as {state.progress} after {_steps(lines)}: {state.details or 'see logs/superlink.log'}"
-        )
-    return lines
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What the SuperLink answers, once it is back should it be away.
+
+    Raises:
+        SuperLinkRefused: it was away for too long.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except SuperLinkRefused:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def _steps_done(folder: Path) -> int:
+    return sum(line["step"] not in _AGAIN for line in journal.read(folder))
 
 
 def stop(coordinator: Coordinator, name: str) -> None:

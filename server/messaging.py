@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Message as FlowerMessage
@@ -17,16 +17,20 @@ from flwr.serverapp import Grid
 
 from models import exchange
 from models.errors import BorderRefused
-from models.exchange import CODES, Answer, Consent, Decision, Evidence, Order, Refusal, TrainOrder, Update
+from models.exchange import CODES, Answer, Order, Refusal, TrainOrder
 from server.superlink import RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
 
 POLL = (0.05, 1.0)  # seconds, from the first look on; Flower's own send_and_receive looks every 3
+LOOK = 2.0  # seconds between two looks at who is connected, and since when
+GRACE = 20.0  # seconds for a hospital to come back that is not connected: as long as its SuperNode takes to start
+AGAIN = 2  # how often a hospital is asked again
 
 ABSENT = "absent"  # the hospital was not connected
 SILENT = "silent"  # it did not answer in time
 LOST = "lost"  # its answer, or the process that made it, was lost on the way
+_AGAIN = (LOST, "interrupted")
 MALFORMED = "malformed"  # what it sent is no declared message, not the one asked for, or says more than may leave
 
 
@@ -63,14 +67,17 @@ class Exchange:
 
     def sites(self) -> dict[str, int]:
         """Node numbers of the connected hospitals, by name, in order."""
+        return {name: node.number for name, node in self._connected().items()}
+
+    def _connected(self) -> dict[str, "_Node"]:
         known = {site.node_id: site for site in registered_sites(self._folder).values()}
-        found: dict[str, int] = {}
+        found: dict[str, _Node] = {}
         for node in self._grid.get_nodes():
             site = known.get(node.node_id)
             if site is None or not _is(site, node.public_key):
                 log.warning("a connected node is not a registered site and is left out")
                 continue
-            found[site.name] = node.node_id
+            found[site.name] = _Node(node.node_id, node.last_activated_at)
         return dict(sorted(found.items()))
 
     def wait_for(self, names: list[str], timeout: float) -> dict[str, int]:
@@ -85,39 +92,93 @@ class Exchange:
     def send_and_receive(self, orders: Mapping[str, Order], timeout: float) -> Answered:
         """Send one order to each hospital named and wait for their answers.
 
+        A hospital whose connection was made anew since it was asked has lost the question, and one whose answering
+        process was killed has no answer: both are asked again. What they had answered by then, they repeat.
+
         Args:
             orders: by site name; the same object for several sites is packed once.
             timeout: seconds to wait for the slowest.
         """
         started = time.monotonic()
-        sites = self.sites()
         results: dict[str, Answer | Failure] = {}
+        open_: dict[str, _Asked] = {name: _Asked() for name in sorted(orders)}
         waiting: dict[str, str] = {}
         packed: dict[int, RecordDict] = {}
-        for name, order in sorted(orders.items()):
-            if name not in sites:
-                results[name] = Failure(ABSENT)
-                continue
-            record = packed.setdefault(id(order), order.to_record())
-            message = FlowerMessage(
-                record, dst_node_id=sites[name], message_type=MessageType.QUERY, ttl=timeout, group_id=_group(order)
-            )
-            # One by one: pushed together, the messages would be held in memory as often as there are hospitals.
-            (identifier,) = self._grid.push_messages([message])
-            if identifier:
-                waiting[identifier] = name
-            else:
-                results[name] = Failure(LOST)
-        while waiting and time.monotonic() - started < timeout:
-            for reply in self._grid.pull_messages(list(waiting)):
-                name = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if name is not None:
-                    results[name] = _read(reply, orders[name])
-            if waiting:
+
+        def ask(nodes: Mapping[str, _Node]) -> None:
+            for name, asked in list(open_.items()):
+                node, left = nodes.get(name), timeout - (time.monotonic() - started)
+                if asked.activated is not None and node is not None and node.activated != asked.activated:
+                    asked.lose(LOST)
+                if asked.lost and (asked.times > AGAIN or (node is None and asked.gone())):
+                    results[name] = Failure(asked.lost)
+                    del open_[name]
+                elif asked.lost and node is not None and left > 0:
+                    record = packed.setdefault(id(orders[name]), orders[name].to_record())
+                    message = FlowerMessage(
+                        record,
+                        dst_node_id=node.number,
+                        message_type=MessageType.QUERY,
+                        ttl=left,
+                        group_id=_group(orders[name]),
+                    )
+                    # One by one: pushed together, the messages would be held in memory as often as there are hospitals.
+                    (identifier,) = self._grid.push_messages([message])
+                    if identifier:
+                        waiting[identifier] = name
+                        asked.sent(node)
+                    else:
+                        asked.lose(LOST)
+                        asked.times += 1
+
+        ask(self._connected())
+        looked = time.monotonic()
+        while open_ and time.monotonic() - started < timeout:
+            for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+                name = waiting.pop(reply.metadata.reply_to_message_id, "")
+                if name not in open_:
+                    continue  # answered already, to the question asked again
+                found = _read(reply, orders[name])
+                if isinstance(found, Failure) and found.code in _AGAIN:
+                    open_[name].lose(found.code)
+                else:
+                    results[name] = found
+                    del open_[name]
+            if any(asked.lost for asked in open_.values()) or time.monotonic() - looked > LOOK:
+                ask(self._connected())
+                looked = time.monotonic()
+            if open_:
                 # The longer the hospitals train, the less a moment more matters.
                 time.sleep(min(max((time.monotonic() - started) / 20, POLL[0]), POLL[1]))
-        results.update({name: Failure(SILENT) for name in waiting.values()})
+        results.update({name: Failure(asked.lost or SILENT) for name, asked in open_.items()})
         return Answered(dict(sorted(results.items())), time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A connected hospital: its number, and since when this connection is, as the SuperLink says it."""
+
+    number: int
+    activated: str
+
+
+@dataclass(slots=True)
+class _Asked:
+    """How one hospital's question is doing; `lost` says why it has to be asked (again), empty while it is awaited."""
+
+    lost: str = ABSENT
+    activated: str | None = None
+    times: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def sent(self, node: _Node) -> None:
+        self.lost, self.activated, self.times = "", node.activated, self.times + 1
+
+    def lose(self, code: str) -> None:
+        self.lost, self.activated, self.since = code, None, time.monotonic()
+
+    def gone(self) -> bool:
+        return time.monotonic() - self.since > GRACE
 
 
 def _is(site: RegisteredSite, public_key: bytes) -> bool:
@@ -141,7 +202,7 @@ def _read(reply: FlowerMessage, order: Order) -> Answer | Failure:
         return Failure(MALFORMED)
     if isinstance(message, Refusal):
         return Failure(message.code)
-    if not isinstance(message, Consent | Update | Evidence | Decision) or not exchange.belongs(message, order):
+    if not isinstance(message, tuple(exchange.ANSWERS.values())) or not exchange.belongs(message, order):
         return Failure(MALFORMED)
     try:
         exchange.check_answer(message, order)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,9 @@ class Plan(BaseModel):
         base: NAME@NUMBER to deliver, or to start from.
         sites: the hospitals asked.
         quorum: how many of them have to answer for a round, or a release, to count.
+        quorum_cases: on how many cases, all together, a round has to rest.
+        quorum_sites: hospitals that have to be among those that answer.
+        late: an update that missed its round is part of the next one, where the strategy allows it.
         rounds: 0 delivers the base as it is.
         seed: with the retraining's name, round and site it fixes every random draw.
         deadline_seconds: how long to wait for a hospital's answer.
@@ -62,6 +66,9 @@ class Plan(BaseModel):
     base: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}@[0-9]+$")]
     sites: tuple[Name, ...] = Field(min_length=1)
     quorum: int = Field(ge=1)
+    quorum_cases: int = Field(default=0, ge=0)
+    quorum_sites: tuple[Name, ...] = ()
+    late: bool = True
     rounds: int = Field(default=0, ge=0, le=1000)
     strategy: AnyStrategy = FedAvg()
     compression: Compression = Compression()
@@ -78,6 +85,8 @@ class Plan(BaseModel):
     def model_post_init(self, _context: object) -> None:
         if self.quorum > len(self.sites):
             raise ConfigurationError(f"a quorum of {self.quorum} cannot come from {len(self.sites)} sites")
+        if strangers := sorted(set(self.quorum_sites) - set(self.sites)):
+            raise ConfigurationError(f"quorum_sites names {strangers[0]!r}, who is not among the sites")
         if len(set(self.sites)) < len(self.sites):
             raise ConfigurationError("a site is named twice")
         if self.compression.orders != "plain" and self.compression.updates == "plain":
@@ -85,6 +94,20 @@ class Plan(BaseModel):
         if self.rounds:
             self.strategy.require(self.quorum)
         require_fitting(self.privacy, self.strategy, self.hyper)
+
+    def lacks(self, cases: Mapping[str, int]) -> str:
+        """What these hospitals lack of a round's quorum, in words; empty where it is met.
+
+        Args:
+            cases: by hospital that answered, on how many its update rests.
+        """
+        if len(cases) < self.quorum:
+            return f"{len(cases)} of {len(self.sites)} hospitals answered, {self.quorum} are needed"
+        if missing := [site for site in self.quorum_sites if site not in cases]:
+            return f"{', '.join(missing)} did not answer, and has to"
+        if sum(cases.values()) < self.quorum_cases:
+            return f"the answers rest on {sum(cases.values())} cases, {self.quorum_cases} are needed"
+        return ""
 
     def draw(self, round_: int, site: str) -> int:
         """The seed of one hospital's training in one round."""

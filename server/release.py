@@ -65,6 +65,8 @@ def decide(
     *,
     must_compare: bool = True,
     rounds: Sequence[Collection[str]] = (),
+    agreed: Sequence[str] = (),
+    named: Sequence[str] = (),
     rules: Rules = RULES,
 ) -> ReleaseDecision:
     """Decide on a version from what the hospitals reported.
@@ -81,12 +83,16 @@ def decide(
         must_compare: a retrained version that no hospital could compare is blocked; only a first one has nothing to
             be compared with.
         rounds: the hospitals whose updates went into each round, in order.
+        agreed: those that agreed to train; one of them that is in no round counts as dropped out.
+        named: those without whom the quorum is not met.
     """
     missing = tuple(site for site in sites if site not in evidence)
     reasons: list[str] = []
     if len(evidence) < quorum:
         reasons.append(f"quorum: {len(evidence)} of {quorum} hospitals reported")
-    reasons += _composition(sites, quorum, rounds, same=rules.same_sites)
+    if lacking := [site for site in named if site not in evidence]:
+        reasons.append(f"quorum: {', '.join(lacking)} has to report, and did not")
+    reasons += _composition(sites, quorum, rounds, agreed, same=rules.same_sites)
     for site, found in sorted(evidence.items()):
         reasons += [f"{site}: {text}" for reason, text in _STOPS.items() if reason in found.reasons]
         if found.leakage in _LEAKS:
@@ -110,7 +116,9 @@ def decide(
     return ReleaseDecision(not reasons, tuple(reasons), missing, len(known))
 
 
-def _composition(sites: Sequence[str], quorum: int, rounds: Sequence[Collection[str]], *, same: bool) -> list[str]:
+def _composition(
+    sites: Sequence[str], quorum: int, rounds: Sequence[Collection[str]], agreed: Sequence[str], *, same: bool
+) -> list[str]:
     """What is wrong with who trained."""
     reasons: list[str] = []
     for number, trained in enumerate(rounds, 1):
@@ -118,11 +126,13 @@ def _composition(sites: Sequence[str], quorum: int, rounds: Sequence[Collection[
             reasons.append(f"quorum: round {number} has an update of {', '.join(strangers)}, who is not in the plan")
         if len(trained) < quorum:
             reasons.append(f"quorum: {len(trained)} of {quorum} hospitals trained in round {number}")
-    everybody: set[str] = set().union(*rounds)
+    everybody: set[str] = set().union(agreed, *rounds) if rounds else set()
     absent = {site: [n for n, trained in enumerate(rounds, 1) if site not in trained] for site in sorted(everybody)}
     if same:
         for site, numbers in absent.items():
-            if numbers:
+            if len(numbers) == len(rounds):
+                reasons.append(f"composition changed: {site} agreed, and trained in no round")
+            elif numbers:
                 listed = ", ".join(map(str, numbers))
                 reasons.append(f"composition changed: {site} trained, but not in round {listed}")
     return reasons

@@ -24,6 +24,8 @@ from server.aggregation import Aggregation
 from server.coordinator import Coordinator
 from server.evaluation import evaluations
 from server.journal import Journal, alone, read
+from server.messaging import ABSENT, LOST, SILENT
+from server.participation import contributed, participation
 from server.plan import Plan
 from server.registry import Registered
 from server.release import decide, figures
@@ -31,6 +33,7 @@ from server.release import decide, figures
 log = logging.getLogger(__name__)
 
 Weights = dict[str, NDArray[Any]]
+_LATER = frozenset({ABSENT, SILENT, LOST, "interrupted"})  # why a hospital may have an answer that did not come
 
 
 class QuorumMissed(VigieError):
@@ -76,7 +79,13 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
     """
     plan = plans.load(folder, name)
     with alone(folder / "retrainings" / name):
-        _conduct(hospitals, folder, plan)
+        try:
+            _conduct(hospitals, folder, plan)
+        except VigieError as error:
+            # what was foreseen ends it; what nobody foresaw (a registry that is away) leaves no such line, and whoever
+            # launched it tries again
+            Journal(folder / "retrainings" / name).write("ended", {"code": error.code, "why": str(error)})
+            raise
 
 
 def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
@@ -111,15 +120,19 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
         step.journal.load_weights(number) if done else None,
         step.journal.load_state(number) if done else None,
     )
+    missing = {site: code for site, code in done["failures"].items() if code in _LATER} if done else {}
     while number < step.plan.rounds:
         number += 1
-        orders: dict[str, Order] = {site: aggregation.order(number, site) for site in step.plan.sites}
+        orders: dict[str, Order] = {
+            site: aggregation.order(number, site, number - 1 if site in missing else 0) for site in step.plan.sites
+        }
         answered = step.hospitals.send_and_receive(orders, step.plan.deadline_seconds)
         updates = {site: found for site, found in answered.results.items() if isinstance(found, Update)}
         failures = {site: found.code for site, found in answered.results.items() if site not in updates}
-        if len(updates) < step.plan.quorum:
-            step.journal.write("quorum-missed", {"round": number, "failures": failures})
-        _require_quorum(step, f"answered in round {number}", len(updates))
+        if lacks := step.plan.lacks({site: found.n_cases for site, found in updates.items()}):
+            step.journal.write("quorum-missed", {"round": number, "failures": failures, "why": lacks})
+            raise QuorumMissed(f"round {number}: {lacks}")
+        missing = {site: code for site, code in failures.items() if code in _LATER}
         aggregation.take(updates)
         step.journal.save_state(number, aggregation.state)
         step.journal.save_weights(number, aggregation.weights)
@@ -136,6 +149,7 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
                         "loss": found.train_loss,
                         "auc_received": found.auc_received,
                         "threshold_received": found.threshold_received,
+                        **({"late": found.late} if found.late else {}),
                     }
                     for site, found in updates.items()
                 },
@@ -172,6 +186,10 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
         "asked": ",".join(step.asked),
         "plan": step.plan.model_dump_json(),
         **{f"cases.{site}": str(cases) for site, cases in contributions.items()},
+        **{
+            f"took-part.{site}": found.told(step.plan.rounds)
+            for site, found in participation(read(step.journal.folder)).items()
+        },
     }
     version = registry.register(bundle, lineage)
     for line in rounds:
@@ -180,6 +198,9 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
             for site, facts in line["sites"].items()
             for key, value in facts.items()
             if value is not None
+        }
+        figures_of_round |= {
+            f"rounds/{site}/took_part": float(site in line["sites"]) for site in (*line["sites"], *line["failures"])
         }
         registry.record(version, figures_of_round, step=int(line["round"]))
     told_of_round = ("round", "seconds", "failures", "sites")
@@ -225,8 +246,15 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
 def _release_gate(step: _Retraining, version: Registered, parent: str | None, evidence: Mapping[str, Evidence]) -> bool:
     if told := step.journal.last("release-gate"):
         return bool(told["released"])
-    rounds = [list(line["sites"]) for line in read(step.journal.folder) if line["step"] == "round"]
-    decision = decide(evidence, step.asked, step.plan.quorum, must_compare=parent is not None, rounds=rounds)
+    decision = decide(
+        evidence,
+        step.asked,
+        step.plan.quorum,
+        must_compare=parent is not None,
+        rounds=contributed(read(step.journal.folder)),
+        agreed=step.plan.sites if step.plan.rounds else (),
+        named=step.plan.quorum_sites,
+    )
     if step.coordinator.registry.find(version.label).withdrawn:  # by a person, while the hospitals compared it
         decision = replace(decision, released=False, reasons=(*decision.reasons, "it was withdrawn"))
     step.coordinator.registry.tag(

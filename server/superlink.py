@@ -90,8 +90,8 @@ class SuperLink:
     def _ca(self) -> Path:
         return self.folder / "pki" / "ca.crt"
 
-    def start(self, timeout: float = 60.0) -> None:
-        """Start it and return when it answers.
+    def start(self, timeout: float = 60.0) -> Child:
+        """Start it and return its process when it answers.
 
         Raises:
             ChildFailed: it ended or was not ready in time.
@@ -120,6 +120,7 @@ class SuperLink:
         ]
         self._child = Child("superlink", command, environment, self.folder / "logs" / "superlink.log")
         self._child.wait_ready(self._answers, timeout)
+        return self._child
 
     def stop(self) -> None:
         """Stop it and everything it started."""
@@ -364,9 +365,12 @@ def main() -> None:
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
+    from server.flower_internals import let_back_in
+
     os.umask(0o077)
     follow_parent()
     token = control_token(Path(os.environ[COORDINATOR]))
+    let_back_in()
     extensions.get_middleware = lambda: (Middleware(Guard, token=token),)
     flower_superlink()
 

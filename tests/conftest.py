@@ -64,6 +64,14 @@ def _dali() -> bool:
     return bool(packages(PACKAGE)[PACKAGE])
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes an hour runs where it is asked for by name."""
+    if "exhaustive" not in config.option.markexpr:
+        left = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`peers("dciodvfy", …)` names programs; a missing one skips the test, or with VIGIE_REQUIRE_PEERS=1 fails it."""
     # Debian keeps PostgreSQL's programs off the PATH, in a folder per release

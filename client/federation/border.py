@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from models import exchange
-from models.errors import BorderRefused, VigieError
+from models.errors import BorderRefused, NotAllowed, VigieError
 from models.exchange import (
     ANSWERS,
     Answer,
@@ -28,6 +28,8 @@ from models.exchange import (
     Refusal,
     RefusalCode,
     Release,
+    Survey,
+    Tally,
     TrainOrder,
     Update,
 )
@@ -48,6 +50,10 @@ class Ledger(Protocol):
         ...
 
 
+def _nothing(_: Survey) -> Tally:
+    raise NotAllowed("nothing is counted here")
+
+
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What a hospital does with each order.
@@ -64,6 +70,7 @@ class Handlers:
         release: decide on a version.
         layout: names, shapes and number types of a version's weights, by its digest, or None if the hospital does
             not hold it; an order to train from it is then refused.
+        survey: count what could be learned from.
     """
 
     propose: Callable[[Proposal], Consent]
@@ -72,6 +79,7 @@ class Handlers:
     offer: Callable[[Offer], Evidence]
     release: Callable[[Release], Decision]
     layout: Callable[[str], Layout | None]
+    survey: Callable[[Survey], Tally] = _nothing
 
 
 class _Refused(Exception):
@@ -126,7 +134,7 @@ class Border:
             log.warning("message refused at the border: %s", error)
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused") from None
-        if not isinstance(message, Proposal | TrainOrder | Offer | Release):
+        if not isinstance(message, Proposal | TrainOrder | Offer | Release | Survey):
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused")
         self._record("border.crossed", "in", came, None)
@@ -175,6 +183,8 @@ class Border:
                     return handlers.offer(order)
                 case Release():
                     return handlers.release(order)
+                case Survey():
+                    return handlers.survey(order)
         except Exception as error:  # noqa: BLE001
             raise _Refused(_code(error, "failed")) from None
 
@@ -193,7 +203,7 @@ class Border:
         return packed
 
     def _refusal(self, came: Crossing, code: RefusalCode) -> "RecordDict":
-        to = came.kind if came.kind in ("proposal", "train", "offer", "release") else "unknown"
+        to = came.kind if came.kind in ("proposal", "train", "offer", "release", "survey") else "unknown"
         return Refusal(to=to, code=code).to_record()
 
     def _leave(self, packed: "RecordDict", came: Crossing, code: RefusalCode | None) -> "RecordDict":

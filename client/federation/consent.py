@@ -23,7 +23,7 @@ from client.store.tables import agreement
 from configs.schema import ConsentConfig
 from models import terms as signed
 from models.errors import Conflict, ConsentMissing, NotAllowed, NotFound, VigieError
-from models.exchange import Consent, ConsentReason, Offer, Order, Proposal, Release, TrainOrder
+from models.exchange import Consent, ConsentReason, Offer, Order, Proposal, Release, Survey, TrainOrder
 from models.hyperparameters import Hyperparameters
 from models.protection import PatientLevel, understates
 from models.signing import load_trust
@@ -95,7 +95,7 @@ def answer(site: Site, proposal: Proposal) -> Consent:
 
 
 def require(site: Site, order: Order) -> Terms | None:
-    """The terms that an order belongs to; a proposal belongs to none yet.
+    """The terms that an order belongs to; a proposal belongs to none yet, and a survey to none ever.
 
     Raises:
         ConsentMissing: this hospital has not agreed, has withdrawn, or its agreement has expired.
@@ -104,6 +104,10 @@ def require(site: Site, order: Order) -> Terms | None:
     if isinstance(order, Proposal):
         return None
     try:
+        if isinstance(order, Survey):
+            if not site.config.consent.surveys:
+                raise ConsentMissing("errors are counted for nobody (consent.surveys)")
+            return None
         found = find(site, order.retraining)
         if found is None:
             raise ConsentMissing("nobody has proposed it")

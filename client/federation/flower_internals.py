@@ -5,6 +5,7 @@ that an upgrade which moves one fails there and not in a hospital.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flwr.proto.runtime_pb2 import (
@@ -13,6 +14,7 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
@@ -97,3 +99,58 @@ def quicken() -> None:
 
     quicken_pulls()
     start_client_internal.time = _Pace()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_with(broken: Callable[[str], None]) -> None:
+    """Have the SuperNode's loop in this process say where a message was lost on the way, in or out.
+
+    The loop writes such a failure in its log and goes on: the coordinator would wait for the answer in vain. A
+    SuperNode that ends and is started again connects anew, by which the coordinator sees that it has to ask again.
+    That a run has ended is no failure.
+
+    Args:
+        broken: told what was lost; does not have to return.
+    """
+    from flwr.supernode import start_client_internal
+
+    loop: Any = start_client_internal
+    push, pull = loop._push_messages, loop._pull_and_store_message
+
+    def told(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                broken(f"an answer: {type(error).__name__}")
+                raise
+
+        return call
+
+    def pushing(state: Any, object_store: Any, send: Any, push_object: Any) -> None:
+        push(state, object_store, told(send), told(push_object))
+
+    def pulling(**given: Any) -> int | None:
+        came, ended = False, False
+
+        def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                nonlocal came, ended
+                try:
+                    found = function(*arguments)
+                except RunNotRunningException:
+                    ended = True
+                    raise
+                came = came or found is not None
+                return found
+
+            return call
+
+        # a part that is not there yet is asked for again inside: only what comes of it all says that a question is lost
+        for name in ("receive", "get_run", "get_fab", "pull_object", "confirm_message_received"):
+            given[name] = noted(given[name])
+        run = pull(**given)
+        if came and run is None and not ended:
+            broken("a question")
+        return run
+
+    loop._push_messages, loop._pull_and_store_message = pushing, pulling

@@ -6,13 +6,13 @@ SuperNode finds this program under the name `flower-superexec` in the only folde
 programs, which would run such code, are not even found.
 
 It stays: a fresh process per message would spend two seconds on imports. Each message is answered in a forked child,
-so that nothing of one message lives on into the next, and a child that is killed is answered for.
+so that nothing of one message lives on into the next, and a child that is killed is answered for. What needs torch is
+done by another process that stays, the trainer (`resident.py`).
 """
 
 import argparse
 import hashlib
 import hmac
-import importlib
 import logging
 import os
 import signal
@@ -26,6 +26,7 @@ from flwr.app import Context, Error, Message
 
 import client.federation.app as installed
 from client.federation import flower_internals as flower
+from client.federation.resident import Resident
 from client.federation.supernode import COMMAND, SITE
 from client.lean import without_unused
 from models.exchange import RefusalCode
@@ -61,15 +62,13 @@ class Launcher:
         address: the SuperNode's loopback API.
         site: the hospital's folder.
         alive: whether the SuperNode still is.
-        preload: called once, before the first message that is not refused, to import what its answer needs: forked
-            children then have it already, and share its memory.
+        resident: the hospital's trainer, started with the first message that is not refused: it loads what it needs
+            while the hospital is asked whether it agrees. None: what works, works in the ClientApp itself.
     """
 
-    def __init__(
-        self, address: str, site: Path, alive: Callable[[], bool], preload: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, address: str, site: Path, alive: Callable[[], bool], resident: Resident | None = None) -> None:
         self._alive = alive
-        self._preload = preload
+        self._resident = resident
         self._address = address
         self._site = site
         self._tasks = flower.runtime_client(address, None)
@@ -106,11 +105,13 @@ class Launcher:
             message, context, _, fab = flower.pull_task_input(client)
             code, half_sent = self.refuses(task_type, fab.content), False
             if code is None:
-                if self._preload is not None:
-                    preload, self._preload = self._preload, None
-                    preload()
+                if self._resident is not None:
+                    self._resident.start()
                 status = self._fork(message, context, token, client)
-                code = None if status == 0 else "failed"
+                if status and self._resident is not None:
+                    self._resident.stop()  # it may be working for one who waits no more
+                # killed, for want of memory for instance, or by somebody: the coordinator may ask again
+                code = None if status == 0 else "interrupted" if status < 0 else "failed"
                 half_sent = status == _HALF_SENT
                 if code:
                     log.error("the process that answered a message ended with %d", status)
@@ -178,8 +179,12 @@ class Launcher:
         return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the SuperNode that started this program, with the arguments that it gives `flower-superexec`."""
+def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> int:
+    """Serve the SuperNode that started this program, with the arguments that it gives `flower-superexec`.
+
+    Args:
+        resident: with a trainer of its own; only tests, whose hospitals learn nothing, do without.
+    """
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--runtime-api-address", required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
@@ -193,21 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def alive() -> bool:
         return os.getppid() == options.parent_pid
 
-    Launcher(options.runtime_api_address, Path(os.environ[SITE]), alive, _preload_training).serve()
+    site = Path(os.environ[SITE])
+    Launcher(options.runtime_api_address, site, alive, Resident(site) if resident else None).serve()
     _end_children()
     return 0
-
-
-def _preload_training() -> None:
-    """Import torch and MONAI, six seconds of every forked child's time; nothing is computed here."""
-    # torch's optimisers import torch._dynamo when the first one is made
-    for module in (
-        "client.federation.adoption",
-        "client.federation.trainer",
-        "models.networks.residual",
-        "torch._dynamo",
-    ):
-        importlib.import_module(module)
 
 
 def _end_children() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from client.federation.cases import ReusableCases, tensors
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import patient
 from client.vigilance.register import Case
@@ -33,6 +34,17 @@ def remember(site: Site, retraining: str, cases: Sequence[Case]) -> None:
         written.replace(path)
 
 
+def new_errors(site: Site, model: str) -> int:
+    """How many errors of training patients no retraining has learned from; none of a model that does not serve here."""
+    serving = versions.serving(site, model)
+    facts = versions.facts(site, serving.digest) if serving else None
+    if facts is None:
+        return 0
+    trained = _trained(site)
+    cases = ReusableCases.of(site, facts).fold("train")
+    return sum(not case.correct and case.input_digest not in trained for case in cases)
+
+
 def look(site: Site, bundle: Bundle, cases: ReusableCases) -> Leakage:
     """The first leak that is found, or `none`.
 
@@ -45,7 +57,7 @@ def look(site: Site, bundle: Bundle, cases: ReusableCases) -> Leakage:
     if any(site.fold(row.patient_id, row.issuer) != row.fold for row in rows):
         return "folds-altered"
     held_out = [*cases.fold("gate"), *cases.fold("test")]
-    trained = {digest for path in site.trained.glob("*.sha256") for digest in _lines(path)}
+    trained = _trained(site)
     if any(case.input_digest in trained for case in held_out):
         return "trained-on"
     # by what the network sees: a header that was mended makes another file, and the same picture
@@ -58,6 +70,10 @@ def _pictures(site: Site, bundle: Bundle, cases: Sequence[Case]) -> Iterable[byt
     for start in range(0, len(cases), _AT_ONCE):
         for image in tensors(site, bundle, cases[start : start + _AT_ONCE]):
             yield hashlib.sha256(image.tobytes()).digest()
+
+
+def _trained(site: Site) -> set[str]:
+    return {digest for path in site.trained.glob("*.sha256") for digest in _lines(path)}
 
 
 def _lines(path: Path) -> set[str]:

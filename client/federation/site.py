@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from client.federation import candidate, consent
-from client.federation.adoption import judge, settle
 from client.federation.border import Handlers
 from client.federation.kept import Memory
-from client.federation.trainer import train
+from client.federation.leakage import new_errors
+from client.federation.limits import bounds_of
+from client.federation.outbox import Outbox
+from client.federation.resident import judge, settle, train
 from client.store.site import Site
 from client.store.versions import held
-from models.exchange import Decision, Evidence, Layout, Offer, Release, TrainOrder, Update, layout_of
+from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of
 
 
 def handlers(folder: Path) -> Handlers:
@@ -22,8 +24,16 @@ def handlers(folder: Path) -> Handlers:
         return layout_of(bundle.read_weights()) if bundle else None
 
     def train_agreed(order: TrainOrder) -> Update:
-        consent.begin(site, order)
-        return train(site, order)
+        outbox = Outbox(site.retrainings, order.retraining)
+        within = bounds_of(site, order)
+        if (kept := outbox.find(order, within)) is not None:
+            return kept
+        update = outbox.late(order, within)
+        if update is None:
+            consent.begin(site, order)
+            update = train(site, order)
+        outbox.put(order, update, within)
+        return update
 
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
@@ -33,6 +43,7 @@ def handlers(folder: Path) -> Handlers:
 
     def release(order: Release) -> Decision:
         decision = settle(site, order)
+        Outbox(site.retrainings, order.retraining).finish()
         Memory(site.retrainings, order.retraining).finish()
         return decision
 
@@ -43,4 +54,5 @@ def handlers(folder: Path) -> Handlers:
         offer=judge_agreed,
         release=release,
         layout=layout,
+        survey=lambda order: Tally(retraining=order.retraining, new_errors=new_errors(site, order.model)),
     )

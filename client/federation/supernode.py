@@ -3,15 +3,23 @@
 `start` makes it a child of the site's own process; `python -m client.federation.supernode` is that child.
 """
 
+import logging
 import os
 import shlex
+import signal
 import stat
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from models.children import Child, follow_parent
+
+log = logging.getLogger(__name__)
 
 SITE = "VIGIE_SITE"
 """Environment variable that holds the hospital's folder; set here and never by a message."""
@@ -87,9 +95,34 @@ def main() -> None:
     from client.federation import flower_internals
 
     os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("flwr").propagate = False  # it writes its own lines
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     follow_parent()
+    _follow_launcher()
     flower_internals.quicken()
+    flower_internals.end_with(_end)
     flower_internals.flower_supernode()
+
+
+def _follow_launcher(interval: float = 0.2) -> None:
+    """End when the launcher does: nobody else would answer, and Flower would wait for it for ever."""
+
+    def watch() -> None:
+        while not (children := psutil.Process().children()):
+            time.sleep(interval)
+        children[0].wait()
+        _end("the launcher")
+
+    threading.Thread(target=watch, name="follow-launcher", daemon=True).start()
+
+
+def _end(lost: str) -> None:
+    """End this process, to be started again: connecting anew tells the coordinator that it has to ask again."""
+    log.error("the SuperNode ends, and is to be started again: lost %s", lost)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(5.0)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import nn
 from client.federation.cases import ReusableCases, labels, tensors
 from client.federation.kept import Kept, Memory
 from client.federation.leakage import remember
+from client.federation.limits import bounds_of
 from client.federation.private import pay
 from client.store.site import Site
 from client.store.versions import held
@@ -102,12 +103,6 @@ def train(site: Site, order: TrainOrder) -> Update:
     update, kept = learn(bundle.facts, base, lesson, order, kept, within, site.threads, secret)
     memory.keep(order.round, kept)
     return update
-
-
-def bounds_of(site: Site, order: TrainOrder) -> Bounds:
-    """What an update may change: what the order allows, and no more than this hospital does."""
-    own = site.config.consent.clip_norm or order.norm
-    return Bounds(min(own, order.norm), order.layers)
 
 
 def learn(

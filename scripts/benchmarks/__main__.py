@@ -18,6 +18,7 @@ from scripts.benchmarks import (
     privacy,
     rollback,
     volume,
+    yielding,
 )
 from scripts.benchmarks.report import show, write
 
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "privacy": privacy.run,
     "rollback": rollback.run,
     "volume": volume.run,
+    "yielding": yielding.run,
 }
 
 

@@ -7,7 +7,7 @@ Source: Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class QFair(Averaging):
     """
 
     name: Literal["qfair"] = "qfair"
+    late: ClassVar[bool] = False  # its share rests on the loss of the weights that this round has sent
     q: float = Field(default=1.0, ge=0, le=10)
 
     def aggregate(self, received: Weights, contributions: Sequence[Contribution], state: Weights) -> Next:

@@ -26,6 +26,7 @@ class Scaffold(Averaging):
 
     name: Literal["scaffold"] = "scaffold"
     controls: ClassVar[bool] = True
+    late: ClassVar[bool] = False  # a control variate is of the round's weights
     server_rate: float = Field(default=1.0, gt=0, le=10)
 
     def correction(self, site: str, sites: Sequence[str], state: Weights) -> dict[str, NDArray[Any]] | None:

@@ -61,6 +61,9 @@ class Strategy(BaseModel):
     controls: ClassVar[bool] = False
     """Whether hospitals are asked for control variates."""
 
+    late: ClassVar[bool] = True
+    """Whether an update that was trained in the round before may be part of this one."""
+
     norm_bound: float = Field(default=0.0, ge=0, le=100)
 
     def __str__(self) -> str:

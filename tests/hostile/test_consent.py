@@ -12,11 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, MetricRecord
 from onnx import TensorProto, helper
+from registry_in_memory import Kept
 
 import client.federation.site as served_by
 from client.federation import consent
 from client.federation.border import Border
-from client.federation.trainer import bounds_of
+from client.federation.limits import bounds_of
 from client.store import versions
 from configs.schema import ConsentConfig, CoordinatorConfig, save
 from models import terms as signed
@@ -41,7 +42,6 @@ from models.hyperparameters import Hyperparameters
 from models.terms import Terms, leaving
 from scripts.retrain_commands import told
 from server.messaging import Failure
-from server.registry import Registered
 
 HYPER = Hyperparameters(steps=5)
 END = time.time() + 3600  # the same terms each time that they are asked for
@@ -233,9 +233,11 @@ def test_an_order_beyond_the_terms_trains_nothing(hospital, changes, why):
 
 def test_a_round_is_not_asked_for_again_and_again(hospital):
     hospital.agree()
-    for _ in range(consent.ATTEMPTS):
-        assert isinstance(hospital.says(hospital.order()), Update)
-    assert hospital.says(hospital.order()) == Refusal(to="train", code="not-allowed")
+    for seed in range(consent.ATTEMPTS):
+        for _ in range(2):  # the very same order is answered by what it was answered before
+            assert isinstance(hospital.says(hospital.order(seed=seed)), Update)
+    assert len(hospital.done) == consent.ATTEMPTS
+    assert hospital.says(hospital.order(seed=consent.ATTEMPTS)) == Refusal(to="train", code="not-allowed")
     assert isinstance(hospital.says(hospital.order(round=2)), Update)
     assert len(hospital.done) == consent.ATTEMPTS + 1
 
@@ -491,50 +493,6 @@ class Reached:
                 assert belongs(answer, order)
                 results["hospital"] = answer
         return SimpleNamespace(results=results, seconds=0.0)
-
-
-class Kept:
-    """A registry in memory."""
-
-    def __init__(self, base):
-        self.bundles, self.metrics, self.tags_of, self.lineage = {base.digest: base}, {}, {}, {}
-
-    def next_number(self, name):
-        return 2
-
-    def find(self, label):
-        return Registered("residual", 1, next(iter(self.bundles)), "run")
-
-    def find_standing(self, label):
-        return self.find(label)
-
-    def find_digest(self, digest):
-        return Registered("residual", len(self.bundles), digest, "run")
-
-    def fetch(self, version, folder, trusted):
-        return self.bundles[version.digest]
-
-    def register(self, bundle, lineage):
-        self.bundles[bundle.digest], self.lineage = bundle, lineage
-        return self.find_digest(bundle.digest)
-
-    def record(self, version, metrics, step=0):
-        self.metrics |= metrics
-
-    def tag(self, version, tags):
-        self.tags_of |= tags
-
-    def alias(self, version, alias):
-        pass
-
-    def evaluate(self, version, evaluations):
-        pass
-
-    def of_retraining(self, name, retraining):
-        return None
-
-    def keep_rounds(self, version, rounds):
-        pass
 
 
 def test_a_retraining_goes_on_with_those_who_agree_and_lists_the_others(hospital, residual, tmp_path, monkeypatch):

@@ -120,4 +120,4 @@ def handlers(site, behaviour):
 
 if __name__ == "__main__":
     app.open_border = open_border
-    sys.exit(launcher.main())
+    sys.exit(launcher.main(resident=False))

@@ -120,6 +120,72 @@ def test_the_client_app_loads_no_torch():
     import subprocess
     import sys
 
-    script = "import sys, client.federation.launcher; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    script = (
+        "import sys, client.federation.launcher, client.federation.site; "
+        "found = [name for name in ('torch', 'monai', 'onnxruntime', 'mlflow') if name in sys.modules]; "
+        "sys.exit(str(found) if found else 0)"
+    )
 
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+def test_the_supernodes_loop_says_what_it_lost_and_a_run_that_ended_is_no_loss(monkeypatch):
+    from flwr.supercore.run import RunNotRunningException
+    from flwr.supernode import start_client_internal as loop
+
+    given = inspect.signature(loop._pull_and_store_message).parameters
+    assert {"receive", "get_run", "get_fab", "pull_object", "confirm_message_received"} <= set(given)
+    assert list(inspect.signature(loop._push_messages).parameters) == ["state", "object_store", "send", "push_object"]
+    lost, does = [], {}
+
+    def pull(**given):
+        try:
+            given["receive"]()
+            given["pull_object"](1, "x")
+        except (OSError, RunNotRunningException):
+            return None
+        return does.get("run")
+
+    monkeypatch.setattr(loop, "_pull_and_store_message", pull)
+    monkeypatch.setattr(loop, "_push_messages", lambda state, object_store, send, push_object: send())
+    flower.end_with(lost.append)
+
+    def raises(error):
+        raise error
+
+    def nothing(*_):
+        return None
+
+    calls = dict.fromkeys(("get_run", "get_fab", "pull_object", "confirm_message_received"), nothing)
+    loop._pull_and_store_message(**calls, receive=nothing)
+    does["run"] = 7
+    assert loop._pull_and_store_message(**calls, receive=lambda: "message") == 7
+    ended = calls | {"pull_object": lambda *_: raises(RunNotRunningException())}
+    loop._pull_and_store_message(**ended, receive=lambda: "message")
+    assert lost == []
+    broken = calls | {"pull_object": lambda *_: raises(OSError())}
+    loop._pull_and_store_message(**broken, receive=lambda: "message")
+    with pytest.raises(ConnectionResetError):
+        loop._push_messages(None, None, lambda: raises(ConnectionResetError()), nothing)
+    assert lost == ["a question", "an answer: ConnectionResetError"]
+
+
+def test_a_node_that_was_killed_comes_back_at_once_with_a_new_time():
+    """Flower refuses it while it believes the node online, for a minute."""
+    import subprocess
+    import sys
+
+    script = """
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from server.flower_internals import let_back_in
+import inspect, types
+assert list(inspect.signature(SqlLinkState.activate_node).parameters) == ["self", "node_id", "heartbeat_interval"]
+assert list(inspect.signature(SqlLinkState.deactivate_node).parameters) == ["self", "node_id"]
+seen = []
+node = types.SimpleNamespace(deactivate_node=lambda node_id: seen.append("off"))
+SqlLinkState.activate_node = lambda self, node_id, heartbeat_interval: seen.append("on") or True
+let_back_in()
+assert SqlLinkState.activate_node(node, 1, 30) is True
+assert seen == ["off", "on"]
+"""
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)

@@ -1,0 +1,264 @@
+"""Retraining by itself: on a calendar, when enough errors have come together, on an alarm.
+
+What to do next is decided from what is seen (`decide`, pure); `Schedule.step` looks, decides and does it. All that it
+goes by lies in the coordinator's folder, so that a schedule that is killed and started again neither forgets nor
+repeats anything; what it has begun, and was cut off, it resumes.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from configs.schema import WEEKDAYS, RetrainingConfig, ScheduleConfig, compose
+from models.errors import NotFound, VigieError
+from server import journal, plan, survey
+from server.coordinator import Coordinator
+from server.launch import Line, launch, plan_of
+from server.superlink import SuperLink
+
+log = logging.getLogger(__name__)
+
+DAY, HOUR = 86400.0, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The newest retraining of a policy.
+
+    Attributes:
+        at: when it was begun, and `touched` when its last step was done; seconds since the epoch.
+        finished: it has done its last step; `running`: something works on it now.
+    """
+
+    name: str
+    at: float
+    touched: float
+    finished: bool
+    running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is decided from.
+
+    Attributes:
+        now: with its zone.
+        errors: by hospital, as last counted; `counted_at` when, in seconds since the epoch; None: never.
+        alarms: those raised, oldest first: when, and why.
+    """
+
+    now: datetime
+    last: Begun | None = None
+    errors: Mapping[str, int] = field(default_factory=dict[str, int])
+    counted_at: float | None = None
+    alarms: Sequence[tuple[float, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Begin a retraining, for these reasons."""
+
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with the one that was begun."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Ask hospitals how many errors there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do now, because."""
+
+    why: str
+
+
+def decide(policy: ScheduleConfig, seen: Seen) -> Launch | Resume | Count | Wait:
+    """What to do now. Pure.
+
+    An alarm, and a count, that came before the last retraining was begun are answered by it.
+    """
+    now, last = seen.now.timestamp(), seen.last
+    if last is not None and not last.finished:
+        if last.running or now - last.touched >= policy.retry_hours * HOUR:
+            return Resume(last.name)
+        return Wait(f"{last.name} ended before its last step and is resumed later")
+    if last is not None and now - last.at < policy.least_days * DAY:
+        return Wait(f"{last.name} was begun less than {policy.least_days:g} days ago")
+    if not _open(policy, seen.now):
+        return Wait("not at this time of the week")
+    since = last.at if last is not None else 0.0
+    why: list[str] = []
+    if policy.every_days and now - since >= policy.every_days * DAY:
+        why.append(f"calendar: every {policy.every_days:g} days")
+    if policy.alarms:
+        why += [f"alarm: {text}" for at, text in seen.alarms if at > since]
+    fresh = seen.counted_at is not None and seen.counted_at > since
+    if policy.errors and fresh:
+        some = {site: count for site, count in seen.errors.items() if count}
+        if sum(some.values()) >= policy.errors and len(some) >= policy.hospitals:
+            why.append(f"errors: {sum(some.values())} new ones at {', '.join(sorted(some))}")
+    if why:
+        return Launch(tuple(why))
+    if policy.errors and (not fresh or seen.counted_at is None or now - seen.counted_at >= policy.survey_hours * HOUR):
+        return Count()
+    return Wait("no reason")
+
+
+def _open(policy: ScheduleConfig, now: datetime) -> bool:
+    begin, end = policy.hours
+    hour = now.hour + now.minute / 60
+    open_ = begin <= hour < end if begin < end else hour >= begin or hour < end
+    return open_ and (not policy.weekdays or WEEKDAYS[now.weekday()] in policy.weekdays)
+
+
+class Schedule:
+    """A policy at work on a coordinator's folder.
+
+    Args:
+        clock: seconds since the epoch; tests give another.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, policy: ScheduleConfig, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._coordinator, self._policy, self._clock = coordinator, policy, clock
+        self._count_after = 0.0
+
+    def look(self) -> Seen:
+        """What is decided from, as it lies in the folder."""
+        counted = survey.last(self._coordinator.folder, self._policy.name)
+        return Seen(
+            datetime.fromtimestamp(self._clock()).astimezone(),
+            _newest(self._coordinator.folder, self._policy.name),
+            counted.errors if counted else {},
+            counted.at if counted else None,
+            alarms(self._coordinator.folder, self._policy.model),
+        )
+
+    def step(self, on_line: Callable[[Line], None] | None = None) -> Launch | Resume | Count | Wait:
+        """Look, decide, do it; returns what was done. A retraining is followed to its end.
+
+        Raises:
+            VigieError: it could not be done; the next step tries again.
+        """
+        decision = decide(self._policy, self.look())
+        match decision:
+            case Launch():
+                launch(self._coordinator, self._plan(), on_line)
+            case Resume():
+                launch(self._coordinator, plan.load(self._coordinator.folder, decision.name), on_line)
+            case Count():
+                if self._clock() < self._count_after:
+                    return Wait("hospitals could not be asked, and are asked later")
+                self._count_after = self._clock() + HOUR
+                config = self._coordinator.config
+                link = SuperLink(self._coordinator.folder, config.superlink_port, config.host)
+                survey.ask(link, self._coordinator.folder, self._policy.name, self._policy.model)
+            case Wait():
+                pass
+        return decision
+
+    def _plan(self) -> plan.Plan:
+        model, registry = self._policy.model, self._coordinator.registry
+        released = registry.aliases(model).get("released")
+        if released is None:
+            raise NotFound(f"no version of {model} is released: there is nothing to retrain")
+        number = 1 + max((_number(one) for one in _names(self._coordinator.folder, self._policy.name)), default=0)
+        overrides = [f"name={self._policy.name}-{number}", f"base={model}@{released}", *self._policy.retraining]
+        return plan_of(compose("retraining", RetrainingConfig, overrides), self._coordinator)
+
+
+def run(
+    schedule: Schedule,
+    sleep: Callable[[float], object],
+    told: Callable[[str], None],
+    on_line: Callable[[Line], None],
+    pause: float = 60.0,
+) -> None:
+    """Step after step, until this process is told to stop.
+
+    Args:
+        told: told what was done, or why nothing was, when it is another thing than before.
+    """
+    said = ""
+    while True:
+        try:
+            text = _words(schedule.step(on_line))
+        except VigieError as error:
+            text = f"{error.code}: {error}"
+        if text != said:
+            told(text)
+            said = text
+        sleep(pause)
+
+
+def raise_alarm(folder: Path, model: str, why: str, at: float) -> None:
+    """Write down that a model is to be retrained; the schedule of the model answers it, once.
+
+    Args:
+        folder: the coordinator's.
+        why: for people; no patient, no hospital's data.
+    """
+    path = _alarms(folder)
+    with path.open("a") as file:
+        file.write(json.dumps({"at": at, "model": model, "why": why}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def alarms(folder: Path, model: str) -> list[tuple[float, str]]:
+    """The alarms of a model, oldest first."""
+    path = _alarms(folder)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return sorted((float(one["at"]), str(one["why"])) for one in whole if one["model"] == model)
+
+
+def _alarms(folder: Path) -> Path:
+    return folder / "alarms.jsonl"
+
+
+def _newest(folder: Path, policy: str) -> Begun | None:
+    names = _names(folder, policy)
+    if not names:
+        return None
+    name = max(names, key=_number)
+    begun = (folder / "retrainings" / name / plan.PLAN).stat().st_mtime
+    lines = list(journal.read(folder / "retrainings" / name))
+    touched = float(lines[-1]["at"]) if lines else begun
+    finished = bool(lines) and lines[-1]["step"] == "finished"
+    return Begun(name, begun, touched, finished, journal.held(folder / "retrainings" / name))
+
+
+def _names(folder: Path, policy: str) -> list[str]:
+    found = (path.parent.name for path in (folder / "retrainings").glob(f"{policy}-*/{plan.PLAN}"))
+    return [name for name in found if name.removeprefix(f"{policy}-").isdigit()]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _words(decision: Launch | Resume | Count | Wait) -> str:
+    match decision:
+        case Launch():
+            return f"retrained: {'; '.join(decision.why)}"
+        case Resume():
+            return f"{decision.name} was resumed"
+        case Count():
+            return "errors were counted"
+        case Wait():
+            return f"waiting: {decision.why}"
