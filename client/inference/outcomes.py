@@ -97,7 +97,11 @@ Mark = Callable[[Study, Refused | Failed, tuple[Predecessor, ...]], list[ResultO
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """A study that was begun `attempts` times and concluded never: its processing kills the process."""
+    """A study that was begun `attempts` times and concluded never: its processing kills the process.
+
+    What raises is concluded, or its attempt is given back; only the worker that saw it raise, and could not write that
+    down, knows better.
+    """
 
     study: Study
 
@@ -146,6 +150,14 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
 
 def _known(row: Row[Any]) -> dict[str, Any]:
     return {"key": row.uid, "before": row.attempts, "touched": row.touched_at}
+
+
+def give_back(site: Site, taken: Study) -> None:
+    """An attempt that says nothing of the study, such as one that met a full disk, does not count."""
+    mine = study.c.uid == taken.uid, study.c.state == "queued", study.c.revision == taken.revision
+    same = study.c.attempts == taken.attempts, study.c.touched_at == taken.touched_at
+    with site.database.write() as connection:
+        connection.execute(update(study).where(*mine, *same).values(attempts=taken.attempts - 1))
 
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
@@ -508,5 +520,6 @@ def failure(error: BaseException) -> Failed:
 
 
 def crashed(attempts: int) -> Failed:
-    """A study whose processing ended the process each time."""
-    return Failed(Reason("crashed", f"the process ended {attempts} times while it read this study"))
+    """A study whose processing ended the process, at least the last time."""
+    said = f"it was begun {attempts} times, and the last time the process ended while it read this study"
+    return Failed(Reason("crashed", said))
