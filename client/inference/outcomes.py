@@ -39,6 +39,7 @@ from client.delivery import workflow
 from client.dicom.person import TAGS, Person
 from client.inference.pipeline import Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
+from client.inference.structure import structure, told
 from client.inference.study import Image, Study, study_day
 from client.inference.succession import Reach, covers, replaced
 from client.results.confidence import Confidence
@@ -490,14 +491,19 @@ def _confidence(confidence: Confidence | None) -> dict[str, Any]:
 
 
 def _measurements(outlined: Outlined) -> dict[str, Any]:
-    growth = outlined.growth
+    """What was measured in a series; what each number is of, said so that it can be told when the version is gone."""
+    growth, declared = outlined.growth, outlined.bundle.facts.segmentation
+    assert declared is not None  # no other version outlines
     return {
         "series": outlined.stack.series_uid,
         "spacing_mm": [round(side, 6) for side in outlined.stack.spacing],
         "labels": [
-            asdict(one) | {"growth": asdict(growth[one.value]) if one.value in growth else None}
+            asdict(one)
+            | {"growth": asdict(growth[one.value]) if one.value in growth else None}
+            | {"structure": told(structure(declared, one.value))}
             for one in outlined.measured
         ],
+        "uncompared": outlined.uncompared,
     }
 
 
