@@ -165,7 +165,7 @@ def _disk(site: Site) -> Check:
         advice = f"make room under {site.folder}, or lower reserve_mib in site.yaml"
         return Check("disk", False, f"{found}, reserve_mib keeps {site.config.reserve_mib}: images are refused", advice)
     if usage.free < LEAST_FREE_BYTES:
-        return Check("disk", False, found, f"make room under {site.folder}: a full disk refuses images to the modality")
+        return Check("disk", False, found, f"make room under {site.folder}: full, it refuses images, and studies wait")
     if not os.access(site.archive, os.W_OK):
         advice = "let the account that runs the node write there: images are refused"
         return Check("disk", False, f"{site.archive} cannot be written", advice)

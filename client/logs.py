@@ -48,4 +48,5 @@ def to_file(path: Path) -> None:
         library.setLevel(logging.CRITICAL)
         library.propagate = False
     logging.lastResort = None
+    logging.raiseExceptions = False  # a line that cannot be written, on a full disk say, is not printed with its values
     warnings.simplefilter("ignore")  # pydicom's warnings quote values

@@ -40,6 +40,7 @@ from client.dicom.identity import IMPLEMENTATION_CLASS_UID
 from client.dicom.malformed import MALFORMED
 from client.dicom.syntaxes import ACCEPTED
 from client.store.archive import Archive, Draft
+from client.store.fullness import out_of_room
 from client.store.site import Site
 from models.errors import InvalidStudy
 
@@ -455,8 +456,7 @@ def _meta_uid(element: int, uid: str) -> bytes:
 
 
 def _problem(error: OSError | SQLAlchemyError | FutureTimeout) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or "disk is full" in str(getattr(error, "orig", "")):
+    if out_of_room(error):
         return "disk-full"
     if isinstance(error, FutureTimeout) or "locked" in str(getattr(error, "orig", "")):
         return "out-of-resources"

@@ -192,6 +192,7 @@ def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> in
     options = parser.parse_args(arguments)
     without_unused()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.raiseExceptions = False  # as in client.logs
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("flwr").propagate = False  # it writes its own lines
 

@@ -40,6 +40,7 @@ from client.delivery.standing import let_go
 from client.dicom.person import TAGS, Person
 from client.inference.pipeline import NOT_ONE_PATIENT, Failed, Outcome, Refused, Scored, ScoredVolumes
 from client.inference.scope import Reason
+from client.inference.structure import structure, told
 from client.inference.study import Image, Study, study_day
 from client.inference.succession import Reach, covers, replaced
 from client.inference.whose import of_two
@@ -104,7 +105,11 @@ Mark = Callable[[Study, Refused | Failed, tuple[Predecessor, ...]], list[ResultO
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """A study that was begun `attempts` times and concluded never: its processing kills the process."""
+    """A study that was begun `attempts` times and concluded never: its processing kills the process.
+
+    What raises is concluded, or its attempt is given back; only the worker that saw it raise, and could not write that
+    down, knows better.
+    """
 
     study: Study
 
@@ -154,6 +159,14 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
 
 def _known(row: Row[Any]) -> dict[str, Any]:
     return {"key": row.uid, "before": row.attempts, "touched": row.touched_at}
+
+
+def give_back(site: Site, taken: Study) -> None:
+    """An attempt that says nothing of the study, such as one that met a full disk, does not count."""
+    mine = study.c.uid == taken.uid, study.c.state == "queued", study.c.revision == taken.revision
+    same = study.c.attempts == taken.attempts, study.c.touched_at == taken.touched_at
+    with site.database.write() as connection:
+        connection.execute(update(study).where(*mine, *same).values(attempts=taken.attempts - 1))
 
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
@@ -519,14 +532,19 @@ def _confidence(confidence: Confidence | None) -> dict[str, Any]:
 
 
 def _measurements(outlined: Outlined) -> dict[str, Any]:
-    growth = outlined.growth
+    """What was measured in a series; what each number is of, said so that it can be told when the version is gone."""
+    growth, declared = outlined.growth, outlined.bundle.facts.segmentation
+    assert declared is not None  # no other version outlines
     return {
         "series": outlined.stack.series_uid,
         "spacing_mm": [round(side, 6) for side in outlined.stack.spacing],
         "labels": [
-            asdict(one) | {"growth": asdict(growth[one.value]) if one.value in growth else None}
+            asdict(one)
+            | {"growth": asdict(growth[one.value]) if one.value in growth else None}
+            | {"structure": told(structure(declared, one.value))}
             for one in outlined.measured
         ],
+        "uncompared": outlined.uncompared,
     }
 
 
@@ -549,5 +567,6 @@ def failure(error: BaseException) -> Failed:
 
 
 def crashed(attempts: int) -> Failed:
-    """A study whose processing ended the process each time."""
-    return Failed(Reason("crashed", f"the process ended {attempts} times while it read this study"))
+    """A study whose processing ended the process, at least the last time."""
+    said = f"it was begun {attempts} times, and the last time the process ended while it read this study"
+    return Failed(Reason("crashed", said))

@@ -20,6 +20,7 @@ from client.dicom import decode, series
 from client.inference.measure import Growth, Measured, grown, measure
 from client.inference.scope import Code, Reason, unfamiliar_volume
 from client.inference.segment import Mask, growth, segment, upright
+from client.inference.structure import Structure, structure
 from client.inference.study import Image, Study, study_day
 from client.results.outlined import Outlined
 from models.bundle import Facts
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from client.dicom.series import Files, Plane, Stack, Volume
     from client.inference.ahead import Reading
     from client.inference.serving import Outlining
+    from models.segmentation import Segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,14 @@ class Prior:
     Attributes:
         study_uid: its study.
         made: the day of that study.
-        volumes_ml: by value of the label.
+        volumes_ml: by structure.
+        unfit: why nothing is measured against it, for a person; empty: it is fit.
     """
 
     study_uid: str
     made: date
-    volumes_ml: dict[int, float]
+    volumes_ml: dict[Structure, float]
+    unfit: str = ""
 
 
 Priors = Callable[[str, str], Sequence[Prior]]
@@ -106,8 +110,10 @@ def outline(
         found = measure(mask.labels, volume.stack.spacing, version.declared)
         plane = _key(found, volume.stack)
         pixels = _presented(volume.stack.planes[plane], volume.voxels[plane], files)
-        changes = _growth(volume.stack, found, priors(study.uid, version.bundle.facts.name))
-        made.append(_outlined(study, volume.stack, mask, pixels, found, changes, version, institution))
+        known = priors(study.uid, version.bundle.facts.name)
+        changes, uncompared = _growth(volume.stack, found, known, version.declared)
+        one = _outlined(study, volume.stack, mask, pixels, found, changes, version, institution)
+        made.append(replace(one, uncompared=uncompared))
     if not made:
         problems.sort(key=lambda problem: problem.reason != Code.NOVEL_IMAGE)
         raise problems[0] if problems else InvalidStudy("too-few-slices", "there are localizers only")
@@ -174,17 +180,24 @@ def _presented(plane: Plane, values: NDArray[np.generic], files: Files) -> NDArr
         return np.clip(values.astype(np.float32), low, high)
 
 
-def _growth(stack: Stack, found: Sequence[Measured], known: Sequence[Prior]) -> dict[int, Growth]:
+def _growth(
+    stack: Stack, found: Sequence[Measured], known: Sequence[Prior], declared: Segmentation
+) -> tuple[dict[int, Growth], str]:
+    """Growth by value of the label, and why an earlier study is left out that came after those compared with."""
     made = study_day(stack.planes[0].header)
-    if made is None:
-        return {}
+    if made is None or not found:
+        return {}, ""
+    before = sorted((prior for prior in known if prior.made < made), key=lambda prior: prior.made)
     growth: dict[int, Growth] = {}
     for one in found:
-        earlier = [prior for prior in known if prior.made < made and one.value in prior.volumes_ml]
-        if not earlier:
+        same = structure(declared, one.value)
+        earlier = [prior for prior in before if not prior.unfit and same in prior.volumes_ml]
+        if not earlier or same is None:
             continue
-        last = max(earlier, key=lambda prior: prior.made)
-        change = grown(one.volume_ml, last.volumes_ml[one.value], float((made - last.made).days), last.study_uid)
+        last = earlier[-1]
+        change = grown(one.volume_ml, last.volumes_ml[same], float((made - last.made).days), last.study_uid)
         if change is not None:
             growth[one.value] = change
-    return growth
+    if before and (last := before[-1]).unfit:
+        return growth, f"not compared with the study of {last.made.isoformat()}: {last.unfit}"
+    return growth, ""

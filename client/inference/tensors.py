@@ -1,5 +1,7 @@
 """Preprocessed images on disk: what the node has read once, local training need not read again."""
 
+import contextlib
+import logging
 import os
 import threading
 from pathlib import Path
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 from client.dicom import decode
 from client.store.archive import Archive
 from models.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
 
 
 class Tensors:
@@ -39,15 +43,23 @@ class Tensors:
             return tensor
 
     def keep(self, sha256: str, preprocessing: Preprocessing, tensor: NDArray[np.float32]) -> None:
-        """Keep a tensor that was just made; whole or not at all."""
+        """Keep a tensor that was just made; whole or not at all.
+
+        Where it cannot be kept, for want of room say, nothing is lost but the time to make it again.
+        """
         path = self._path(sha256, preprocessing)
         if path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
-        with temporary.open("wb") as file:
-            np.save(file, tensor)
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.save(file, tensor)
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("a prepared image is not kept: %s", type(error).__name__)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _path(self, sha256: str, preprocessing: Preprocessing) -> Path:
         return self._folder / preprocessing.digest / f"{sha256}.npy"

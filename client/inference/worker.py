@@ -36,12 +36,14 @@ from client.inference.priors import earlier
 from client.inference.refusals import Refusals
 from client.inference.scope import Reason
 from client.inference.several import Several
+from client.inference.shortage import Shortage
 from client.inference.study import Study
 from client.inference.tensors import Tensors
 from client.inference.triage import Triage
 from client.lean import without_unused
 from client.store.archive import Archive
 from client.store.database import Watch
+from client.store.fullness import out_of_room
 from client.store.site import Site
 from client.vigilance import probation
 from client.vigilance.calibration import Calibrations
@@ -97,6 +99,8 @@ class Worker:
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
         self._in_hand: set[str] = set()
+        self._unsaid: dict[str, Failed] = {}  # what came of studies and could not be written
+        self._shortage = Shortage(site)
         self._room = threading.Semaphore(_IN_HAND)
 
     def run(self) -> None:
@@ -113,6 +117,8 @@ class Worker:
 
     def _turn(self, reading: Several, writing: ThreadPoolExecutor) -> bool:
         """Begin one study, if there is one; whatever goes wrong with it stays with it."""
+        if self._shortage.lasts():
+            return False
         now = time.monotonic()
         with self._lock:
             self._not_before = {uid: at for uid, at in self._not_before.items() if at > now}
@@ -134,7 +140,8 @@ class Worker:
 
     def _read(self, found: Study | outcomes.Exhausted, study: Study, writing: ThreadPoolExecutor) -> None:
         try:
-            result, held = self._result(found)
+            unsaid = self._unsaid.get(study.uid) if isinstance(found, outcomes.Exhausted) else None
+            result, held = (unsaid, 0) if unsaid else self._result(found)
         except Exception as error:  # noqa: BLE001  # as above
             self._survive(study, error)
             with self._lock:
@@ -181,6 +188,8 @@ class Worker:
 
     def _aside(self) -> bool:
         """One study for a version that is not asked, when nothing else waits; nobody is shown what it says."""
+        if self._shortage.lasts():
+            return False
         try:
             due = shadow.due(self._site)
             if due is None:
@@ -193,9 +202,13 @@ class Worker:
             except BundleRefused as error:
                 result = Failed(Reason(error.code, str(error)))
             shadow.keep(self._site, due, result)
+            self._shortage.over()
             if self._site.config.gate.shadow_cases:
                 probation.advance(self._site, due.digest)
         except Exception as error:  # as in a turn; it is not asked again before the next commit
+            if out_of_room(error):
+                self._shortage.met(None)
+                return False
             log.error("shadow reading failed: %s", type(error).__name__, exc_info=error)
             return False
         return True
@@ -216,8 +229,13 @@ class Worker:
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
+        self._unsaid.pop(study.uid, None)
+        self._shortage.over()
 
     def _survive(self, study: Study | None, error: Exception) -> None:
+        if out_of_room(error):
+            self._wait_for_room(study)
+            return
         key = self._site.study_key(study.uid) if study else "-"
         log.error("study %s: %s", key, type(error).__name__, exc_info=error)
         if study is None:
@@ -226,10 +244,20 @@ class Worker:
         with self._lock:
             self._not_before[study.uid] = time.monotonic() + min(2.0**study.attempts / 4, 30.0)
         if study.attempts >= self._site.config.max_attempts:
+            self._unsaid[study.uid] = failed = outcomes.failure(error)
             try:
-                self._conclude(study, outcomes.failure(error))
-            except Exception as second:  # e.g. the disk is full: it stays queued, and is concluded when it can be
+                self._conclude(study, failed)
+            except Exception as second:  # it stays queued, and is concluded when it can be
                 log.error("study %s: not concluded: %s", key, type(second).__name__, exc_info=second)
+                if out_of_room(second):
+                    self._wait_for_room(study)
+
+    def _wait_for_room(self, study: Study | None) -> None:
+        """The study stays as it was before it was taken, and what is begun next is another one."""
+        pause = self._shortage.met(study)
+        if study is not None:
+            with self._lock:
+                self._not_before[study.uid] = time.monotonic() + pause
 
 
 def run(site: Site) -> None:

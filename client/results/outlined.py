@@ -38,6 +38,7 @@ class Outlined:
         predecessors: reports of earlier revisions of the study, which this one's takes the place of.
         standing: those whose place it does not take.
         confidence: what the study's score means; on its best series alone.
+        uncompared: why there is no growth since the last earlier study, for a person; empty where there is no reason.
     """
 
     stack: Stack
@@ -56,6 +57,7 @@ class Outlined:
     predecessors: tuple[Predecessor, ...] = ()
     standing: tuple[Predecessor, ...] = ()
     confidence: Confidence | None = None
+    uncompared: str = ""
 
     @property
     def positive(self) -> bool:

@@ -86,7 +86,7 @@ _OTHERS: Final = {
     "conflicting": "Different images came under the same identifier",
     "conversion": "The image was converted from something else",
     "conversion-unreadable": "How the image was converted is not readable",
-    "crashed": "Reading it ended the program each time",
+    "crashed": "Reading it ended the program",
     "derived": "The image is derived from others",
     "for-processing": "The image is for processing, not for presentation",
     "for-processing-unreadable": "What the image is for is not readable in the header",

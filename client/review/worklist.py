@@ -494,7 +494,10 @@ def _absent(row: Any) -> Iterator[str]:
 
 
 def _structures(measurements: dict[str, Any] | None) -> tuple[str, ...]:
-    return tuple(_structure(label) for series in (measurements or {}).get("series", ()) for label in series["labels"])
+    every = (measurements or {}).get("series", ())
+    said = [_structure(label) for series in every for label in series["labels"]]
+    left_out = [text for series in every if (text := series.get("uncompared"))]  # absent in rows of earlier releases
+    return (*said, *dict.fromkeys(left_out))
 
 
 def _structure(label: dict[str, Any]) -> str:

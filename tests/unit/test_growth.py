@@ -23,7 +23,9 @@ def test_somebody_else_with_the_same_number_has_not_grown(
         image.save_as(file, enforce_file_format=True)
         digest = archive.store(file.getvalue())
         uid = scored(str(image.StudyInstanceUID), patient_id="P1", input_digest=digest)
-        measurements = {"day": day, "series": [{"labels": [{"value": 1, "volume_ml": 2.0}]}]}
+        structure = {"category": ["SCT", "49755003"], "finding": ["SCT", "27925004"], "name": ""}
+        label = {"value": 1, "volume_ml": 2.0, "structure": structure}
+        measurements = {"day": day, "series": [{"labels": [label]}]}
         with site.database.write() as connection:
             connection.execute(update(outcome).where(outcome.c.study_uid == uid).values(measurements=measurements))
             connection.execute(

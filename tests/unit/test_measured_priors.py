@@ -1,7 +1,8 @@
 """A growth is told only against a measurement that nobody has taken back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import update
 
 from client.inference.outlining import Prior
 from client.inference.priors import earlier
+from client.inference.structure import Structure, structure, told
 from client.review import readers, recall
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store import versions
@@ -27,11 +29,17 @@ def prior(site: Site, scored: Scored) -> str:
     return measured(site, scored)
 
 
-def measured(site: Site, scored: Scored, **study: Any) -> str:
+NODULE = Structure(("SCT", "49755003"), ("SCT", "27925004"))
+
+
+def measured(site: Site, scored: Scored, *, coded: bool = True, reasons: Sequence[str] = (), **study: Any) -> str:
     uid = scored(patient_id="P1", **study)
-    said = {"day": "2024-01-01", "series": [{"labels": [{"value": 1, "volume_ml": 7.5}]}]}
+    label = {"value": 1, "name": "Nodule", "volume_ml": 7.5} | ({"structure": told(NODULE)} if coded else {})
+    said = {"day": "2024-01-01", "series": [{"labels": [label]}]}
+    stated = [{"code": code, "text": ""} for code in reasons]
     with site.database.write() as connection:
-        connection.execute(update(outcome).where(outcome.c.study_uid == uid).values(measurements=said))
+        mine = update(outcome).where(outcome.c.study_uid == uid)
+        connection.execute(mine.values(measurements=said, reasons=stated))
     return uid
 
 
@@ -54,7 +62,7 @@ def known(site: Site, scored: Scored) -> list[Prior]:
 
 
 def test_what_nobody_judged_and_what_was_signed_is_measured_against(site: Site, scored: Scored, prior: str) -> None:
-    expected = [Prior(prior, date(2024, 1, 1), {1: 7.5})]
+    expected = [Prior(prior, date(2024, 1, 1), {NODULE: 7.5})]
     assert known(site, scored) == expected
     say(site, prior)
     assert known(site, scored) == expected
@@ -107,3 +115,45 @@ def test_a_recalled_version_s_measurement_is_none(site: Site, scored: Scored, pr
 def test_nor_is_one_that_an_interrupted_recall_has_not_come_to(site: Site, scored: Scored, prior: str) -> None:
     versions.put(site, recall.named(site, "brightness@1").digest, "withdrawn", "recall")
     assert known(site, scored) == []
+
+
+def test_a_study_that_was_read_in_part_is_no_measure_for_a_later_one(site: Site, scored: Scored) -> None:
+    measured(site, scored, reasons=["incomplete"])
+    (prior,) = known(site, scored)
+    assert (prior.volumes_ml, prior.unfit) == ({}, "it was read in part")
+
+
+def test_what_another_version_did_not_read_takes_nothing_from_what_was_measured(site: Site, scored: Scored) -> None:
+    measured(site, scored, reasons=["not-read"])
+    (prior,) = known(site, scored)
+    assert (prior.volumes_ml, prior.unfit) == ({NODULE: 7.5}, "")
+
+
+def test_an_older_result_is_of_what_its_own_version_declares_or_of_nothing(
+    site: Site, scored: Scored, volumes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(site, scored, coded=False)
+    (untold,) = known(site, scored)  # the version does not outline, so that it declares none
+    assert untold.volumes_ml == {}
+    assert "what its labels stand for" in untold.unfit
+    asked: list[str] = []
+
+    def facts(_site: Site, digest: str) -> Any:
+        asked.append(digest)
+        return volumes.facts()
+
+    monkeypatch.setattr("client.inference.priors.versions.facts", facts)
+    (prior,) = known(site, scored)
+    assert (prior.volumes_ml, prior.unfit) == ({NODULE: 7.5}, "")
+    assert asked == [versions.panel(site)[0].digest]
+
+
+def test_labels_with_the_same_codes_are_told_apart_by_their_names(volumes: ModuleType) -> None:
+    (nodule,) = volumes.declared().labels
+    left, right = (nodule.model_copy(update={"value": n, "name": side}) for n, side in ((1, "left"), (2, "right")))
+    both = volumes.declared(labels=(left, right))
+    assert structure(volumes.declared(), 1) == NODULE
+    assert structure(both, 1) != structure(both, 2)
+    assert NODULE not in (structure(both, 1), structure(both, 2))
+    swapped = volumes.declared(labels=(left.model_copy(update={"value": 2}), right.model_copy(update={"value": 1})))
+    assert structure(swapped, 2) == structure(both, 1)

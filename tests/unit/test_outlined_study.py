@@ -22,16 +22,17 @@ from client.inference import outcomes
 from client.inference.measure import measure
 from client.inference.objects import objects
 from client.inference.pipeline import ScoredVolumes
+from client.inference.structure import heard, structure
 from client.inference.study import Image
 from client.results import conformity, outlines
 from client.results.amend import Opinion, local, verify
 from client.results.outlined import Outlined, OutlinedStudy
 from client.results.result import ResultObject
-from client.review import readers, recall
+from client.review import readers, recall, worklist
 from client.review.verdict import Answer, Decision, Reason, TruthTier, record, remake_document
 from client.store.archive import Archive
 from client.store.site import Site
-from client.store.tables import delivery, study, version
+from client.store.tables import delivery, outcome, study, version
 from configs.schema import ResultsConfig
 from models.bundle import Bundle
 
@@ -213,6 +214,25 @@ def withdrawn(selection: Dataset) -> set[str]:
         for item in selection.ContentSequence
         if "ReferencedSOPSequence" in item
     }
+
+
+def test_what_was_measured_keeps_what_it_is_of_and_says_what_it_was_not_compared_with(
+    site: Site, concluded: Callable[[int], str], volumes: ModuleType
+) -> None:
+    uid = concluded(1)
+    with site.database.read() as connection:
+        kept = connection.execute(select(outcome.c.measurements)).scalar_one()
+    measured = [label for one in kept["series"] for label in one["labels"]]
+    assert len(measured) == 2
+    assert {heard(label["structure"]) for label in measured} == {structure(volumes.declared(), 1)}
+
+    for one in kept["series"]:
+        one["uncompared"] = "not compared"
+    with site.database.write() as connection:
+        connection.execute(update(outcome).values(measurements=kept))
+    shown = worklist.one(site, uid).line.result
+    assert shown is not None
+    assert shown.structures[2:] == ("not compared",)
 
 
 def test_a_later_revision_s_report_takes_the_place_of_the_one_before(

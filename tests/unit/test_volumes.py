@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ from client.inference.objects import objects
 from client.inference.outlining import Prior
 from client.inference.pipeline import Outcome, Pipeline, Refused, ScoredVolumes
 from client.inference.serving import Outlining
+from client.inference.structure import structure
 from client.inference.study import Image, Study
 from client.inference.volume_engine import VolumeEngine
 from client.results import conformity, outlines
@@ -615,7 +616,9 @@ def test_the_segmentation_read_back_is_the_mask(read: Read, volumes: ModuleType)
 
 
 def test_the_report_measures_what_the_segmentation_holds(read: Read, volumes: ModuleType, tmp_path: Path) -> None:
-    prior = Prior("1.2.9", date(2023, 7, 5), {1: volumes.VOLUME_ML / 2})
+    nodule = structure(volumes.declared(), 1)
+    assert nodule is not None
+    prior = Prior("1.2.9", date(2023, 7, 5), {nodule: volumes.VOLUME_ML / 2})
     made = outlines.make(OutlinedStudy((one(read(volumes.series(), priors=(prior,))),)))
     path = tmp_path / "sr.dcm"
     path.write_bytes(made[-1].content)
@@ -636,6 +639,21 @@ def test_the_report_measures_what_the_segmentation_holds(read: Read, volumes: Mo
     segment = reference[0].ReferencedSOPSequence[0]
     assert segment.ReferencedSOPInstanceUID == _segmentation(made).SOPInstanceUID
     assert segment.ReferencedSegmentNumber == 1
+
+
+def test_growth_is_told_of_the_same_structure_and_against_what_was_read_whole(read: Read, volumes: ModuleType) -> None:
+    nodule = structure(volumes.declared(), 1)
+    assert nodule is not None
+    spleen = replace(nodule, finding=("SCT", "78961009"))
+    half = volumes.VOLUME_ML / 2
+    whole, torn = Prior("1.2.8", date(2023, 1, 1), {nodule: half}), Prior("1.2.9", date(2023, 7, 5), {}, "torn")
+
+    other = one(read(volumes.series(), priors=(Prior("1.2.9", date(2023, 7, 5), {spleen: half}),)))
+    older = one(read(volumes.series(), priors=(torn, whole)))
+
+    assert (other.growth, other.uncompared) == ({}, "")
+    assert older.growth[1].prior_uid == "1.2.8"
+    assert older.uncompared == "not compared with the study of 2023-07-05: torn"
 
 
 def test_nothing_found_says_so_and_draws_nothing(read: Read, volumes: ModuleType) -> None:
