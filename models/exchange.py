@@ -275,6 +275,9 @@ class TrainOrder(_Message):
         _require(not self.controls or isinstance(self.privacy, Unprotected), "a control variate has no noise")
         _require(self.controls or self.control is None, "a control variate that was not asked for")
         _require(not self.late or (self.late < self.round and not self.controls), "no earlier round to wait for")
+        _require(
+            not self.late or isinstance(self.privacy, Unprotected), "a protected update is paid for round by round"
+        )
         # the bound of an answer is looked at without the base that differences begin at
         _require(self.encoding == "plain" or self.reply != "plain", "differences are answered by differences")
         return self

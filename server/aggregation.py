@@ -10,7 +10,7 @@ from models import compression
 from models.bounds import Bounds, keep
 from models.bundle import Facts
 from models.exchange import TrainOrder, Update, is_in
-from models.protection import SiteLevel
+from models.protection import SiteLevel, Unprotected
 from server.plan import Plan
 from server.privacy import noised
 from server.strategies import Contribution
@@ -45,6 +45,8 @@ class Aggregation:
         self._moving = [name for name in base if not any(is_in(name, layer) for layer in layers)]
         self.weights = base if weights is None else weights
         self.state: Weights = state or {}
+        # a protected round is paid for with its own noise, and counted with its own hospitals
+        self._waits = plan.late and plan.strategy.late and isinstance(plan.privacy, Unprotected)
 
     def order(self, number: int, site: str, late: int = 0) -> TrainOrder:
         """The order to one hospital for a round, counted from 1; each draws with a seed of its own.
@@ -68,7 +70,7 @@ class Aggregation:
             frozen=self._staying.frozen,
             controls=plan.strategy.controls,
             privacy=plan.privacy,
-            late=late if plan.late and plan.strategy.late else 0,
+            late=late if self._waits else 0,
             norm=plan.norm,
             layers=plan.layers,
             weights=self._shown(encoding),
