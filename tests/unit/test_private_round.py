@@ -94,7 +94,7 @@ def hospitals(
         found[name] = Hospital(site, residual, key, cases[name])
         found[name].allow()
 
-    def of(site: Site) -> trainer.ReusableCases:
+    def of(site: Site, _: object) -> trainer.ReusableCases:
         return trainer.ReusableCases(cases[site.config.name]["cases"])
 
     monkeypatch.setattr(trainer.ReusableCases, "of", of)
@@ -112,7 +112,7 @@ def made_up(base: str, seed: int, count: int) -> dict[str, Any]:
     images[positive, :, :16, :16] += 2
     cases = tuple(
         Case("1", f"k{n // 2}", "train", False, f"{n:064x}", base, 0.8, 0.5, True, bool(positive[n]),
-             TruthTier.BIOPSY, 0.0)
+             TruthTier.BIOPSY, 0.0, "chest", None)
         for n in range(count)
     )  # fmt: skip
     return {"cases": cases, "images": images}
