@@ -15,7 +15,7 @@ from client.store import ledger
 from client.store.site import Site
 from client.store.tables import version
 from models.bundle import Bundle, Facts, verify
-from models.errors import NotFound
+from models.errors import Conflict, NotFound
 from models.signing import load_trust
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
@@ -159,15 +159,20 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
     Args:
         by: the person whose word it is; empty: the gate's.
         reason: theirs.
+
+    Raises:
+        Conflict: it was recalled, perhaps while it was loaded.
     """
     chosen = _known(site, digest)
     with site.database.write() as connection:
         changed = connection.execute(
             update(version)
-            .where(version.c.digest == digest, version.c.state != "adopted")
+            .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
             .values(state="adopted", adopted_at=time.time())
         ).rowcount
         if not changed:
+            if connection.execute(select(version.c.state).where(version.c.digest == digest)).scalar() == "withdrawn":
+                raise Conflict(f"{chosen.name}@{chosen.number} was recalled here, and serves no more")
             return
         connection.execute(
             update(version)
@@ -194,10 +199,12 @@ def retire(site: Site, name: str) -> HeldVersion:
 
 
 def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
-    """Do not serve this version, and say why."""
+    """Do not serve this version, and say why; one that was recalled stays so."""
     with site.database.write() as connection:
         changed = connection.execute(
-            update(version).where(version.c.digest == digest, version.c.state != state).values(state=state)
+            update(version)
+            .where(version.c.digest == digest, version.c.state.not_in((state, "withdrawn")))
+            .values(state=state)
         ).rowcount
         if changed:
             _trace(connection, f"version.{state}", digest, {"reasons": reasons})
@@ -207,32 +214,31 @@ def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) ->
     """Serve again the version of this name that served before the present one.
 
     The one that is left keeps its state `retired` and forgets that it served: going back once more goes further back,
-    and only a person's `adopt` brings it again. A study that was begun is read to its end by the version that began it.
+    and only a person's `adopt` brings it again. Where none serves, the one that a person has retired is left. A study
+    that was begun is read to its end by the version that began it.
 
     Raises:
         NotFound: there is none to go back to.
     """
     query = (
         select(version)
-        .where(version.c.name == name, version.c.state == "retired", version.c.adopted_at.is_not(None))
-        .order_by(version.c.adopted_at.desc())
+        .where(version.c.name == name, version.c.adopted_at.is_not(None))
+        .order_by(version.c.adopted_at.desc(), version.c.number.desc())
     )
     with site.database.write() as connection:
-        row = connection.execute(query).first()
+        served = connection.execute(query).all()
+        present = next((one for one in served if one.state == "adopted"), None)
+        if present is None and served and served[0].state == "retired":  # nobody takes a version off to have it back
+            present = served[0]
+        row = next((one for one in served if one.state == "retired" and one is not present), None)
         if row is None:
             raise NotFound(f"no earlier version of {name!r} has served here: nothing to go back to")
-        left = connection.execute(
-            select(version.c.digest).where(version.c.name == name, version.c.state == "adopted")
-        ).scalar()
-        connection.execute(
-            update(version)
-            .where(version.c.name == name, version.c.state == "adopted")
-            .values(state="retired", adopted_at=None)
-        )
+        left = present.digest if present else ""
+        connection.execute(update(version).where(version.c.digest == left).values(state="retired", adopted_at=None))
         connection.execute(
             update(version).where(version.c.digest == row.digest).values(state="adopted", adopted_at=time.time())
         )
-        said = {"version": f"{row.name}@{row.number}", "left": left or "", **_said(by, reason)}
+        said = {"version": f"{row.name}@{row.number}", "left": left, **_said(by, reason)}
         _trace(connection, "version.rolled-back", row.digest, said)
     return _known(site, row.digest)
 

@@ -1,7 +1,7 @@
 """The error register: where a hospital's truth and the AI's answer meet. Derived, never kept: it cannot go stale.
 
-Truth is about an image and outlives a new score of it; so the verdicts counted are those on the very image that the
-present score rests on. No verdict is *missing*, never *agree*.
+Truth is about a finding in an image and outlives a new score of it; so the verdicts counted are those on the very image
+that the present score rests on, and on results that looked for the same. No verdict is *missing*, never *agree*.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ class Tally:
 def cases(site: Site) -> list[Case]:
     """Every scored study with a truth that is positive or negative, by study UID."""
     with site.database.read() as connection:
-        known = [(row, truth) for row, truth in _truths(connection) if truth.answer is not Answer.NOT_ASSESSABLE]
+        known = [(row, truth) for row, truth in _truths(site, connection) if truth.answer is not Answer.NOT_ASSESSABLE]
     about = {digest: versions.finding(site, digest) for digest in {row.version_digest for row, _ in known}}
     return [_case(row, truth, about[row.version_digest]) for row, truth in known]
 
@@ -122,7 +122,7 @@ def errors(site: Site) -> list[Error]:
     """Every study whose truth is not the AI's answer, newest first."""
     found: list[Error] = []
     with site.database.read() as connection:
-        for row, truth in _truths(connection):
+        for row, truth in _truths(site, connection):
             kind = _kind(bool(row.positive), truth.answer)
             if kind is not None:
                 found.append(
@@ -154,7 +154,7 @@ def tallies(site: Site) -> list[Tally]:
             .where(outcome.c.kind == "scored")
         ):
             scored[digest] = scored.get(digest, 0) + 1
-        for row, truth in _truths(connection):
+        for row, truth in _truths(site, connection):
             count = counts.setdefault((row.version_digest, truth.tier), {})
             cell = _cell(bool(row.positive), truth.answer)
             count[cell] = count.get(cell, 0) + 1
@@ -202,9 +202,9 @@ def _case(row: Any, truth: Verdict, about: tuple[str, str] | None) -> Case:
     )
 
 
-def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
-    """Each scored study's present outcome with the verdict that counts for its image."""
-    earlier = outcome.alias("earlier")
+def _truths(site: Site, connection: Connection) -> Iterator[tuple[Any, Verdict]]:
+    """Each scored study's present outcome with the verdict that counts for its image and its finding."""
+    earlier, judged = outcome.alias("earlier"), version.alias("judged")
     query = (
         select(
             verdict,
@@ -218,8 +218,11 @@ def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
             patient.c.fold,
             patient.c.objects_to_reuse,
             version.c.name.label("model"),
+            judged.c.digest.label("judged_digest"),
+            judged.c.name.label("judged_model"),
         )
         .join(earlier, earlier.c.id == verdict.c.outcome_id)
+        .join(judged, judged.c.digest == earlier.c.version_digest)
         .join(study, study.c.uid == verdict.c.study_uid)
         .join(outcome, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
         .join(patient, patient.c.key == study.c.patient_key)
@@ -228,5 +231,13 @@ def _truths(connection: Connection) -> Iterator[tuple[Any, Verdict]]:
         .order_by(verdict.c.study_uid, verdict.c.id)
     )
     for _uid, group in groupby(connection.execute(query), key=lambda row: row.study_uid):
-        rows = list(group)
-        yield rows[-1], standing([read(row, row.revision) for row in rows])[0]
+        if rows := [row for row in group if _about_the_same(site, row)]:
+            yield rows[-1], standing([read(row, row.revision) for row in rows])[0]
+
+
+def _about_the_same(site: Site, row: Any) -> bool:
+    """Whether a verdict was on what the present result speaks of: a study may have been read by another model since."""
+    if row.judged_digest == row.version_digest:
+        return True
+    one, other = versions.finding(site, row.judged_digest), versions.finding(site, row.version_digest)
+    return row.judged_model == row.model if one is None or other is None else one == other

@@ -20,7 +20,7 @@ from client.store import versions
 from client.store.site import Site
 from client.store.tables import outcome, study
 from models.bundle import Bundle, from_archive, to_archive
-from models.errors import NotFound
+from models.errors import Conflict, NotFound
 from models.signing import load_trust
 from scripts.site_commands import app
 
@@ -108,3 +108,33 @@ def test_going_back_again_goes_further_back_and_never_to_what_was_left(
     # a person may bring one back, and go back from it
     versions.adopt(site, third, "it", versions.Why.MISTAKE)
     assert versions.roll_back(site, "brightness").digest == first
+
+
+def test_what_a_person_has_retired_is_not_gone_back_to(site: Site, newer: Callable[[int], Bundle]) -> None:
+    first = versions.panel(site)[0].digest
+    second = newer(2).digest
+    versions.retire(site, "brightness")
+    assert versions.roll_back(site, "brightness").digest == first
+    versions.retire(site, "brightness")
+    with pytest.raises(NotFound):
+        versions.roll_back(site, "brightness")
+    assert versions.panel(site) == []
+    # what was recalled was not retired by hand: before it served the one that is gone back to
+    versions.adopt(site, first, "it", versions.Why.MISTAKE)
+    versions.adopt(site, second, "it", versions.Why.MISTAKE)
+    versions.put(site, second, "withdrawn", "recall")
+    assert versions.roll_back(site, "brightness").digest == first
+
+
+def test_a_version_that_is_recalled_while_it_is_loaded_serves_no_more(
+    site: Site, newer: Callable[[int], Bundle]
+) -> None:
+    first, second = versions.panel(site)[0].digest, newer(2).digest
+    versions.adopt(site, first, "it", versions.Why.MISTAKE)
+    versions.put(site, second, "withdrawn", "recall")
+    with pytest.raises(Conflict, match="recalled"):
+        versions.adopt(site, second, "it", versions.Why.TRIAL)
+    versions.put(site, second, "shadow", "trial")
+    held = versions.find(site, second)
+    assert held is not None
+    assert (held.state, [one.digest for one in versions.panel(site)]) == ("withdrawn", [first])

@@ -17,7 +17,7 @@ from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import outcome, shadow
-from client.vigilance import calibration
+from client.vigilance import calibration, register
 from client.vigilance.sample import drawn, patients
 from models.bundle import Bundle, Facts
 from models.coding import Coding
@@ -82,6 +82,27 @@ def test_a_model_learns_from_the_truth_about_its_own_finding(
     assert of(site, facts) == of(site, twin.facts) == {own, alike}
     assert of(site, heart.facts) == {other}
     assert of(site, slices.facts) == set()
+
+
+def test_a_verdict_on_one_finding_is_none_on_that_of_a_later_result(
+    site: Site, bundle: Callable[..., Bundle], truth: Callable[..., str], scored: Callable[..., str]
+) -> None:
+    """The study is read again by another model: what was said of the first one's finding does not judge the second."""
+    digest, facts = held(site)
+    heart, twin = bundle("heart", finding=HEART), bundle("twin")
+    uid = truth(digest, "train")
+    with site.database.read() as connection:
+        image = connection.execute(select(outcome.c.input_digest)).scalar_one()
+    for revision, later, counts in ((2, heart, False), (3, twin, True)):
+        scored(uid, revision=revision, score=0.2, input_digest=image)
+        with site.database.write() as connection:
+            connection.execute(
+                update(outcome).where(outcome.c.revision == revision).values(version_digest=later.digest)
+            )
+        assert [case.positive for case in register.cases(site)] == [True] * counts
+        assert len(register.errors(site)) == counts
+        assert of(site, later.facts) == ({uid} if counts else set())
+    assert of(site, facts) == {uid}
 
 
 def test_the_random_sample_is_of_the_studies_that_the_model_read(
