@@ -140,7 +140,7 @@ def run(folder: Path) -> None:
         completion = Completion(site, gateway.intake.sending, gateway.intake.over)
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
-            fetcher = Fetcher(site, gateway.take)
+            fetcher = Fetcher(site, gateway.take, gateway.intake.moves)
             fetcher.start()
             stack.callback(fetcher.stop, _STOP_SECONDS)
         stack.enter_context(_api(api, listener))

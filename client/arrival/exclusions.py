@@ -29,6 +29,7 @@ from client.arrival.rejection import Cause, Rejection
 from client.delivery.standing import drop
 from client.dicom.person import Person, differ, person_of
 from client.review.footing import unfounded
+from client.review.regrown import hold_back
 from client.store import ledger
 from client.store.archive import Archive
 from client.store.excluded import excluded
@@ -290,6 +291,8 @@ def _reconsider(
             continue
         for one in doubtful if here and not back else ():
             _keep_back(connection, one.id)
+        if doubtful and here and not back:
+            hold_back(connection, [uid])  # until it is read without them (`footing.settle`)
         found.append(read_again(connection, site, uid, identities[uid], images=here))
     return tuple(found)
 

@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -190,11 +190,7 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
         return Filed.CLASHING
     if known and arrival.picture and not arrival.fetched:
         # fetched as a prior before, perhaps encoded in another way, and now sent for its own sake
-        connection.execute(
-            update(study)
-            .where(study.c.uid == arrival.study_uid, study.c.state == "prior")
-            .values(state="receiving", touched_at=now)
-        )
+        promote(connection, [arrival.study_uid])
     if same or recoded:
         return Filed.DUPLICATE if same else Filed.RECODED
     conflicting = bool(known)
@@ -228,6 +224,16 @@ def file(connection: Connection, site: Site, arrival: Arrival) -> Filed:
         ledger.append(connection, "instance.conflicting", facts)
         log.warning("conflicting instance kept apart, study %s", site.study_key(arrival.study_uid))
     return Filed.CONFLICTING if conflicting else Filed.NEW
+
+
+def promote(connection: Connection, study_uids: Collection[str]) -> int:
+    """Let studies that are here as priors be read; how many that were."""
+    changed = connection.execute(
+        update(study)
+        .where(study.c.uid.in_(study_uids), study.c.state == "prior")
+        .values(state="receiving", attempts=0, touched_at=time.time())
+    )
+    return changed.rowcount
 
 
 def unsettled() -> ColumnElement[bool]:

@@ -29,7 +29,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from client.arrival import priority, priors
 from client.arrival.comparison import Comparison
 from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
-from client.arrival.index import Arrival, Filed, Index
+from client.arrival.index import Arrival, Filed, Index, promote
+from client.arrival.moves import Moves
 from client.arrival.orphans import Orphans
 from client.arrival.rejection import SOP_CLASS as REJECTIONS
 from client.arrival.rejection import rejection
@@ -134,10 +135,12 @@ class Intake:
 
     Attributes:
         over: set whenever an association or request ends.
+        moves: our C-MOVEs that are open.
     """
 
     def __init__(self, site: Site) -> None:
         self.over = threading.Event()
+        self.moves = Moves()
         self._site = site
         self._archive = Archive(site.archive)
         self._archive.sweep()
@@ -190,7 +193,7 @@ class Intake:
 
     def file(self, offer: Offer, header: Header, draft: Draft) -> None:
         """Name and index an instance; returns once both are durable."""
-        fetched = priors.expected(self._site, offer, header)
+        fetched = priors.expected(self._site, self.moves, offer, header)
         if not fetched and not self._backlog.admits(header.study_uid, lambda: self._emergency(offer, header, draft)):
             raise InvalidStudy("queue-full", "too many studies wait")
         told = rejection(draft.path, header.study_uid) if header.sop_class == REJECTIONS else None
@@ -223,6 +226,9 @@ class Intake:
                 fetched=fetched,
             )
         )
+        if fetched and self.moves.doubted(header.study_uid):
+            with self._site.database.write() as connection:
+                promote(connection, [header.study_uid])
         if filed is Filed.RECODED:
             draft.forget()  # the image is stored, and no entry names these bytes
         # our own withdrawals come back, and of two documents of one UID nobody knows which is right

@@ -2,7 +2,8 @@
 
 A study of today is compared with one of last year, so the node fetches the newest few of the same kind and body part. A
 fetched study has the state `prior`: it is never scored, judged or trained on. It becomes a study like any other when
-somebody sends it for its own sake.
+somebody sends it for its own sake, before, while or after it is fetched. Where it cannot be told whether the PACS sends
+it because it was asked to (`moves.py`), it is read: once too often does no harm.
 
 The patient has to be the same, identifier and issuer, in what the PACS answers and in every image that comes, and no
 name or birth date may say that the identifier was given to two people; another patient's study is refused. A PACS that
@@ -37,6 +38,8 @@ from pynetdicom.sop_class import (
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from client.arrival.index import promote
+from client.arrival.moves import Moves
 from client.delivery.carrier import caller
 from client.dicom.listener import client_tls
 from client.dicom.person import Person, differ
@@ -123,6 +126,7 @@ class Fetcher(threading.Thread):
 
     Args:
         take: what an instance that comes over C-GET is given to, `Gateway.take`.
+        moves: of the intake that what comes over C-MOVE is given to.
         poll: seconds between two looks into the database.
         away: seconds before the PACS is called again that could not be reached, doubled up to a few minutes.
     """
@@ -131,6 +135,7 @@ class Fetcher(threading.Thread):
         self,
         site: Site,
         take: Callable[[evt.Event], int],
+        moves: Moves,
         *,
         poll: float = 0.5,
         away: float = 2.0,
@@ -139,10 +144,12 @@ class Fetcher(threading.Thread):
         super().__init__(name="priors", daemon=True)
         self._site = site
         self._take = take
+        self._moves = moves
         self._archive = Archive(site.archive)
         self._poll, self._away, self._answer = poll, away, answer
         self._stop_asked = threading.Event()
         self._absent = 0
+        self._begun = False
 
     def run(self) -> None:
         with closing(Watch(self._site.database)) as watch:
@@ -164,6 +171,9 @@ class Fetcher(threading.Thread):
             self.join(timeout)
 
     def _turn(self) -> bool:
+        if not self._begun:
+            _abandon(self._site)
+            self._begun = True
         _enlist(self._site)
         due = _due(self._site)
         if due is None:
@@ -219,6 +229,7 @@ class Fetcher(threading.Thread):
         except RuntimeError as error:
             raise Away from error
         finally:
+            _unwant(self._site, study_uid)
             if association.is_established:
                 with suppress(RuntimeError):
                     association.release()
@@ -250,6 +261,26 @@ class Fetcher(threading.Thread):
         return association
 
     def _fetch(self, association: Association, candidate: Candidate) -> None:
+        if self._site.config.pacs.fetch != "move":
+            self._ask(association, candidate)
+            return
+        sent: int | None = None
+        self._moves.begin(candidate.uid)
+        try:
+            sent = self._ask(association, candidate)
+        finally:
+            if self._moves.end(candidate.uid, sent):
+                with self._site.database.write() as connection:
+                    read = promote(connection, [candidate.uid])
+                if read:
+                    log.info(
+                        "study %s: came as a prior, and perhaps to be read: is read",
+                        self._site.study_key(candidate.uid),
+                    )
+
+    def _ask(self, association: Association, candidate: Candidate) -> int | None:
+        """Have the PACS send the series; how many images it says that it has sent, None where it does not say."""
+        sent: int | None = 0
         for series in candidate.series:
             query = Dataset()
             query.QueryRetrieveLevel = "SERIES"
@@ -259,9 +290,10 @@ class Fetcher(threading.Thread):
                     answers = association.send_c_move(query, self._site.config.ae_title, Move)
                 else:
                     answers = association.send_c_get(query, Get)
-                last = Dataset()
+                last, counted = Dataset(), None
                 for status, _ in answers:
                     last = status
+                    counted = status.get("NumberOfCompletedSuboperations", counted)
             except ValueError as error:  # the context was not taken
                 raise Incomplete("not-offered") from error
             code = last.get("Status")
@@ -270,6 +302,8 @@ class Fetcher(threading.Thread):
             if code != 0x0000:
                 # A801: the PACS does not know the AE title that it is to send to (PS3.4 table C.4-2)
                 raise Incomplete("move-destination-unknown" if code == 0xA801 else f"status-{code:04X}")
+            sent = None if sent is None or counted is None else sent + int(counted)
+        return sent
 
 
 def candidates(site: Site, association: Association, present: Present, most: int) -> Iterator[Candidate]:
@@ -298,27 +332,26 @@ def candidates(site: Site, association: Association, present: Present, most: int
             return
 
 
-def expected(site: Site, offer: "Offer", header: "Header") -> bool:
+def expected(site: Site, moves: Moves, offer: "Offer", header: "Header") -> bool:
     """Whether an instance that has come is of a prior that was asked for.
+
+    Some PACS do not say that it is: then it is one only while we have asked for just this study (`moves.py`).
 
     Raises:
         InvalidStudy: `not-asked`, `patient-mismatch`: it came over our own C-GET, or as a prior, and may not.
     """
-    only_wanted = False
+    named = offer.fetching
     if not offer.fetching:
         originator = offer.originator.strip()
-        if not originator and _from_a_pacs_that_moves(site, offer):
-            # some leave the originator out: then it is a prior only while we wait for just this study
-            only_wanted = True
-        elif originator != site.config.ae_title.strip():
+        named = originator == site.config.ae_title.strip()
+        unnamed = not originator and _from_a_pacs_that_moves(site, offer)
+        if not named and not (unnamed and moves.takes(header.study_uid)):
             return False  # the usual way in: costs nothing
     query = (
         select(prior.c.study_uid, study.c.patient_key)
         .join(study, study.c.uid == prior.c.study_uid)
         .where(prior.c.prior_uid == header.study_uid)
     )
-    if only_wanted:
-        query = query.where(prior.c.state == "wanted")
     with site.database.read() as connection:
         asked = connection.execute(query).all()
     if not asked:
@@ -332,7 +365,11 @@ def expected(site: Site, offer: "Offer", header: "Header") -> bool:
             append(
                 connection, "prior.refused", {"study": site.study_key(asked[0].study_uid), "code": "patient-mismatch"}
             )
+        if not named:
+            return False  # nobody says that it is for us: a study like any other, of whom it says
         raise InvalidStudy("patient-mismatch", "an image of another patient")
+    if named and not offer.fetching:
+        moves.named(header.study_uid)
     return True
 
 
@@ -404,6 +441,27 @@ def _due(site: Site) -> Row[Any] | None:
     )
     with site.database.read() as connection:
         return connection.execute(query).first()
+
+
+def _unwant(site: Site, study_uid: str) -> None:
+    """Nothing is wanted once nobody asks; what was not settled has not come as a whole."""
+    with site.database.write() as connection:
+        mine = prior.c.study_uid == study_uid, prior.c.state == "wanted"
+        connection.execute(update(prior).where(*mine).values(state="failed"))
+
+
+def _abandon(site: Site) -> None:
+    """What a node was asking for when it ended nobody waits for; and what came then over C-MOVE may have been sent to
+    be read, which nobody knows any more.
+    """
+    with site.database.read() as connection:
+        wanted = connection.execute(select(prior.c.prior_uid).where(prior.c.state == "wanted")).scalars().all()
+    if not wanted:
+        return
+    with site.database.write() as connection:
+        connection.execute(update(prior).where(prior.c.state == "wanted").values(state="failed"))
+        if site.config.pacs.fetch == "move":
+            promote(connection, wanted)
 
 
 def _conclude(connection: Any, study_uid: str, state: str, problem: str) -> None:
@@ -506,7 +564,11 @@ def _disown(site: Site, present: Present, candidate: Candidate) -> None:
 
 
 def _linked(site: Site, present: Present, candidate: Candidate) -> bool:
-    """Note a prior; whether it is here already and need not be fetched."""
+    """Note a prior; whether it is here already and need not be fetched.
+
+    One that is to be read and of which a fetch has failed may be here in part, and be read so: it is fetched again.
+    """
+    mine = (prior.c.study_uid == present.uid, prior.c.prior_uid == candidate.uid)
     with site.database.write() as connection:
         held = connection.execute(select(study).where(study.c.uid == candidate.uid)).first()
         if held is not None and held.patient_key not in (None, present.patient_key):
@@ -514,7 +576,8 @@ def _linked(site: Site, present: Present, candidate: Candidate) -> bool:
         complete = connection.execute(
             select(prior.c.state).where(prior.c.prior_uid == candidate.uid, prior.c.state == "here")
         ).first()
-        here = held is not None and (held.state != "prior" or complete is not None)
+        failed = connection.execute(select(prior.c.state).where(*mine)).scalar() == "failed"
+        here = held is not None and ((held.state != "prior" and not failed) or complete is not None)
         values = {"state": "here" if here else "wanted"}
         connection.execute(
             upsert(prior)

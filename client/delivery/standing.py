@@ -77,7 +77,8 @@ def hold(connection: Connection, outcome_id: int) -> None:
     that may not take its place, and then it is all that there is.
     """
     waits = case((delivery.c.state == "pending", "failed"), else_=delivery.c.state)
-    problem = case((delivery.c.problem == "", _HELD), else_=literal(f"{_HELD}; before: ") + delivery.c.problem)
+    held = delivery.c.problem.startswith(_HELD, autoescape=True), delivery.c.problem
+    problem = case((delivery.c.problem == "", _HELD), held, else_=literal(f"{_HELD}; before: ") + delivery.c.problem)
     connection.execute(
         update(delivery)
         .where(delivery.c.outcome_id == outcome_id, delivery.c.state.in_(_NOT_SENT))

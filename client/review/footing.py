@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, exists, func, or_, select
 from client.arrival.index import pictured
 from client.inference.succession import replaced
 from client.review.recall import forsake
+from client.review.regrown import measure_again
 from client.store.excluded import excluded
 from client.store.site import Site
 from client.store.tables import delivery, exclusion, instance, outcome, recall
@@ -55,13 +56,15 @@ def settle(connection: Connection, site: Site, study_uid: str, revision: int) ->
     said = [row for row in unfounded(connection, study_uid) if row.revision < revision]
     if not _any_left(connection, study_uid):
         said += _unread(connection, study_uid, revision)
-    if not said:
-        return 0
     words = connection.execute(
         select(exclusion.c.by, exclusion.c.cause)
         .where(exclusion.c.study_uid == study_uid, exclusion.c.lifted_at.is_(None))
         .order_by(exclusion.c.told_at.desc())
     ).all()
+    if words:  # also where what is left has taken its place: it measures something else
+        measure_again(connection, site, [study_uid])
+    if not said:
+        return 0
     by = words[0].by if words else site.config.institution  # a copy of another study was chosen
     return forsake(connection, site, said, by, safety=not words or any(word.cause in _SAFETY for word in words))
 

@@ -29,6 +29,7 @@ from client.dicom.person import Person, differ, person_of
 from client.results.amend import QUALITY, SAFETY, Opinion, local, withdraw
 from client.results.result import ResultObject
 from client.review import lost
+from client.review.regrown import measure_again
 from client.review.verdict import Decision, Verdict, named_by, read, standing
 from client.store import versions
 from client.store.archive import Archive
@@ -127,6 +128,8 @@ def take_back(
         tell(done, found)
     told = reconcile(site, held)
     with site.database.write() as connection:
+        of_version = select(outcome.c.study_uid).where(outcome.c.version_digest == held.digest, _spoken())
+        measure_again(connection, site, set(connection.execute(of_version).scalars()))
         facts = {"found": told.found, "withdrawn": told.withdrawn, "to_signer": told.to_signer}
         facts["already_withdrawn"] = told.already_withdrawn
         append(connection, "version.recalled", {"digest": held.digest, "version": label, **facts})
@@ -347,6 +350,8 @@ def _retract(
         facts |= {"action": action, "document": document.sop_uid if document else None}
         append(connection, wrong.event, facts | ({"problem": problem} if problem else {}))
         done += 1
+    if batch:
+        measure_again(connection, site, {row.study_uid for row in batch})
     return done
 
 

@@ -27,6 +27,7 @@ from client.dicom.person import TAGS, Person, differ
 from client.results.amend import QUALITY, SAFETY, Opinion, local, verified_as, verify, withdraw
 from client.results.result import COMPUTED, ResultObject
 from client.review import earlier, lost
+from client.review.regrown import measure_again
 from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
@@ -235,6 +236,8 @@ def record(
                     sop_uid=document.sop_uid, outcome_id=outcome_id, kind=document.kind, sha256=digest, state="pending"
                 )
             )
+        if kept.decision is Decision.REJECT and kept.reason is Reason.WRONG_PATIENT:
+            measure_again(connection, site, [study_uid])
         own = [document.sop_uid for outcome_id, document in documents if outcome_id == present.id]
         others = [document.sop_uid for outcome_id, document in documents if outcome_id != present.id]
         append(

@@ -15,12 +15,14 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
+from client.arrival.moves import Moves
 from client.arrival.priors import Fetcher
 from client.arrival.receive import Receiving
 from client.inference import outcomes
@@ -43,7 +45,7 @@ def node(site: Site) -> Iterator[Callable[..., Gateway]]:
     def start(config: PeerConfig) -> Gateway:
         site.config.pacs = config
         gateway = Gateway(site)
-        fetcher = Fetcher(site, gateway.take, poll=0.05, away=0.1, answer=10.0)
+        fetcher = Fetcher(site, gateway.take, gateway.intake.moves, poll=0.05, away=0.1, answer=10.0)
         fetcher.start()
         running.extend((fetcher.stop, gateway.close))
         return gateway
@@ -318,21 +320,132 @@ def test_an_image_that_only_says_that_we_asked_for_it_is_read_like_any_other(
         gateway.close()
 
 
-def test_a_pacs_that_does_not_say_for_whom_it_moves_is_understood_while_we_wait_for_the_study(
+class Router:
+    """A PACS with one earlier study of today's patient, whose C-MOVE fails, whatever it sends meanwhile."""
+
+    def __init__(self, early: Dataset, move: Callable[[], None]) -> None:
+        self._early, self._move = early, move
+        entity = AE("PACS")
+        entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        entity.add_supported_context(StudyRootQueryRetrieveInformationModelMove)
+        handlers = [(evt.EVT_C_FIND, self._find), (evt.EVT_C_MOVE, self._moved)]
+        server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+        assert server is not None
+        self.server = server
+        self.config = PeerConfig("127.0.0.1", server.server_address[1], "PACS", fetch="move")
+
+    def _find(self, event: Any) -> Iterator[Any]:
+        answer = Dataset()
+        answer.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+        for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "Modality"):
+            setattr(answer, keyword, self._early[keyword].value)
+        yield 0xFF00, answer
+
+    def _moved(self, event: Any) -> Iterator[Any]:
+        self._move()
+        yield None, None  # no such destination
+
+
+MORNING = TODAY | {"StudyTime": "080000"}
+LATER = TODAY | {"StudyTime": "100000"}
+US = {"originator_aet": "VIGIE", "originator_id": 1}
+
+
+@pytest.mark.parametrize("own", ["before", "after"])
+def test_a_study_that_the_pacs_sends_to_be_read_while_it_is_fetched_is_read(
+    site: Site, node: Callable[..., Gateway], radiograph: Radiograph, eventually: Callable[..., Any], own: str
+) -> None:
+    early, today = radiograph(**MORNING), radiograph(**LATER)
+    facts: list[dict[str, Any]] = [{}, US] if own == "before" else [US, {}]
+
+    def move() -> None:
+        for one in facts:
+            send(gateway.port, early, calling="PACS", **one)
+
+    pacs = Router(early, move)
+    try:
+        gateway = node(pacs.config)
+        arrive(site, gateway, today, eventually)
+        eventually(lambda: [row.state for row in rows(site, prior)] == ["failed"])
+        assert state(site, early) == "receiving"
+    finally:
+        pacs.server.shutdown()
+
+
+def test_a_study_whose_fetch_failed_for_good_is_read_when_the_pacs_sends_it(
+    site: Site, node: Callable[..., Gateway], radiograph: Radiograph, eventually: Callable[..., Any]
+) -> None:
+    early, today = radiograph(**MORNING), radiograph(**LATER)
+    pacs = Router(early, lambda: None)
+    try:
+        gateway = node(pacs.config)
+        arrive(site, gateway, today, eventually)
+        eventually(lambda: [row.state for row in rows(site, prior_search)] == ["failed"])
+        assert [row.state for row in rows(site, prior)] == ["failed"]
+        send(gateway.port, early, calling="PACS")
+        assert state(site, early) == "receiving"
+    finally:
+        pacs.server.shutdown()
+
+
+def test_a_pacs_that_does_not_say_for_whom_it_moves_is_understood_where_all_that_came_is_accounted_for(
     site: Site, radiograph: Radiograph
 ) -> None:
     site.config.pacs = PeerConfig(ae_title="PACS", fetch="move")
     gateway = Gateway(site)
+    moves = gateway.intake.moves
     try:
         today, older, other = radiograph(**TODAY), radiograph(**TODAY), radiograph(**TODAY)
         send(gateway.port, today)
         with site.database.write() as connection:
             wanted = {"study_uid": today.StudyInstanceUID, "prior_uid": older.StudyInstanceUID, "state": "wanted"}
             connection.execute(prior.insert().values(wanted))
+        moves.begin(older.StudyInstanceUID)
         send(gateway.port, older, other, calling="PACS")
         assert (state(site, older), state(site, other)) == ("prior", "receiving")
+        assert not moves.end(older.StudyInstanceUID, 1)
+        # afterwards it is sent for its own sake, whatever the table says
+        send(gateway.port, older, calling="PACS")
+        assert state(site, older) == "receiving"
     finally:
         gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("unnamed", "named", "sent", "doubted"),
+    [(2, 0, 2, False), (3, 0, 2, True), (2, 0, None, True), (1, 1, 2, True), (0, 2, None, False)],
+)
+def test_what_names_nobody_is_a_prior_only_where_the_pacs_has_counted_it(
+    unnamed: int, named: int, sent: int | None, doubted: bool
+) -> None:
+    moves = Moves()
+    moves.begin("1.2")
+    assert [moves.takes("1.2") for _ in range(unnamed)] == [True] * unnamed
+    for _ in range(named):
+        moves.named("1.2")
+    assert moves.takes("1.3") is False
+    assert moves.end("1.2", sent) is doubted
+    assert moves.doubted("1.2") is doubted
+    assert moves.takes("1.2") is False
+
+
+def test_what_came_while_the_node_ended_is_read(
+    site: Site, radiograph: Radiograph, node: Callable[..., Gateway], eventually: Callable[..., Any]
+) -> None:
+    early, today = radiograph(**MORNING), radiograph(**LATER)
+    site.config.pacs = PeerConfig(ae_title="PACS", fetch="move")
+    before = Gateway(site)
+    send(before.port, today)
+    with site.database.write() as connection:
+        wanted = {"study_uid": today.StudyInstanceUID, "prior_uid": early.StudyInstanceUID, "state": "wanted"}
+        connection.execute(prior.insert().values(wanted))
+    before.intake.moves.begin(str(early.StudyInstanceUID))
+    send(before.port, early, calling="PACS")
+    before.close()
+    assert state(site, early) == "prior"
+    node(PeerConfig("127.0.0.1", free_port(), "PACS", fetch="move"))
+    eventually(lambda: state(site, early) == "receiving")
+    assert [row.state for row in rows(site, prior)] == ["failed"]
 
 
 def test_the_command_has_the_node_ask_and_says_what_it_found(
