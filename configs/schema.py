@@ -282,8 +282,8 @@ class SiteConfig:
     Attributes:
         inference_threads: of one computation; 0: one less than the cores that the process may use, at least one.
         require_called_ae: whoever calls us by another title than `ae_title` is rejected.
-        rejections_from: whose word that images are not to be used is heeded: AE titles (C-STORE), and accounts of readers
-            (STOW-RS). Empty: the PACS, by its AE title, and no account. What others say waits for a person.
+        rejections_from: whose word that images are not to be used is heeded: AE titles (C-STORE), and accounts of
+            readers (STOW-RS). Empty: the PACS, by its AE title, and no account. What others say waits for a person.
         unknown_classes: objects of private SOP classes, and of storage classes newer than this release, are kept; none
             of them is read.
         most_waiting: studies that may wait before new ones are refused.

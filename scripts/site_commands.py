@@ -249,7 +249,7 @@ def versions(
 @app.command()
 def adopt(
     folder: Folder,
-    digest: Annotated[str, typer.Argument(help="name@number of a version held here, its digest, or the beginning")],
+    digest: Annotated[str, typer.Argument(help="a version held here: name@number, or its digest's beginning")],
     reason: Reason = "other",
 ) -> None:
     """Let a version that is held here read studies, by a person's word; the one of the same model before it retires.
@@ -292,7 +292,7 @@ def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
 @app.command()
 def shadow(
     folder: Folder,
-    digest: Annotated[str, typer.Argument(help="name@number of a version held here, its digest, or the beginning")],
+    digest: Annotated[str, typer.Argument(help="a version held here: name@number, or its digest's beginning")],
 ) -> None:
     """Let a version that is held here look on at what others read, shown to nobody: how it gets a record here.
 
