@@ -8,8 +8,8 @@ rejection. The rejection of a result that took its place says nothing of it: nob
 stands again, and is answered only where somebody has answered it. Where images of another patient came since, what
 readers have said before has to be looked at again, also that nothing was found.
 
-A finding whose image was rejected for its quality was taken back, and yet it is to be read where nothing was read in its
-place: the image was bad, and nobody has said that the patient is well. A reader can only reject it.
+A finding whose image was rejected for its quality was taken back, and yet it is to be read where nothing was read in
+its place: the image was bad, and nobody has said that the patient is well. A reader can only reject it.
 
 Of several the one is shown that nobody has answered, else the last. Beside a present result only a finding is, and what
 was signed and is in doubt: that nothing was found in less of the study tells nobody anything.
