@@ -31,6 +31,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from sqlalchemy import Column, func, select
 from sqlalchemy.exc import DatabaseError
 
+from client.arrival.exclusions import waiting
 from client.arrival.index import unsettled
 from client.cores import allowed
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
@@ -109,6 +110,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("results", _deliveries, data),
         ("studies", _studies, data),
         ("images left out", _conflicting, data),
+        ("rejections", _rejections, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
@@ -462,6 +464,19 @@ def _conflicting(site: Site) -> Check:
         " sends changed ones"
     )
     return Check("images left out", False, found, advice)
+
+
+def _rejections(site: Site) -> Check:
+    """Words that images are not to be used, of somebody who may not say so or in the name of another patient."""
+    images, studies = waiting(site)
+    if not images:
+        return Check("rejections", True, "none waits for a person")
+    found = f"of {images} images in {studies} studies: not believed, they wait for a person"
+    advice = (
+        "vigie site images list says whose and why: accept one with leave-out, dismiss it with take-back; name in"
+        " rejections_from of site.yaml who may reject images here"
+    )
+    return Check("rejections", False, found, advice)
 
 
 def _counts(site: Site, column: Column[str]) -> dict[str, int]:

@@ -282,6 +282,8 @@ class SiteConfig:
     Attributes:
         inference_threads: of one computation; 0: one less than the cores that the process may use, at least one.
         require_called_ae: whoever calls us by another title than `ae_title` is rejected.
+        rejections_from: whose word that images are not to be used is heeded: AE titles (C-STORE), and accounts of
+            readers (STOW-RS). Empty: the PACS, by its AE title, and no account. What others say waits for a person.
         unknown_classes: objects of private SOP classes, and of storage classes newer than this release, are kept; none
             of them is read.
         most_waiting: studies that may wait before new ones are refused.
@@ -302,6 +304,7 @@ class SiteConfig:
     calling_ae_titles: list[str] = field(default_factory=lambda: list[str]())
     calling_addresses: list[str] = field(default_factory=lambda: list[str]())
     require_called_ae: bool = False
+    rejections_from: list[str] = field(default_factory=lambda: list[str]())
     unknown_classes: bool = True
     tls: TlsConfig = field(default_factory=TlsConfig)
     quiet_seconds: float = 2.0

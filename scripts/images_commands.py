@@ -31,11 +31,12 @@ def show(
     folder: Folder,
     of: Annotated[str, typer.Option(help="only of this study or image: its UID, or the accession number")] = "",
     every: Annotated[
-        bool, typer.Option("--all", help="those too that are read again, or that nobody believed")
+        bool, typer.Option("--all", help="those too that are read again, or that a person has dismissed")
     ] = False,
     most: Annotated[int, typer.Option(help="list so many, the newest")] = 200,
 ) -> None:
-    """List the images that are left out of what is read: who said so, when, and why.
+    """List the images that are left out of what is read: who said so, when, and why; and the words to that effect that
+    wait for a person: `leave-out` accepts such a one, `take-back` dismisses it.
 
     Example: vigie site images list --folder node --of A1234
     """
@@ -53,7 +54,8 @@ def show(
         if one.counts:
             state = "left out" if one.here else "has not come"
         else:
-            state = f"taken back by {one.lifted_by}" if one.lifted_by else "not believed: it names another patient"
+            state = f"waits for a person: {one.doubt}" if one.doubt else "not believed"
+            state = f"taken back by {one.lifted_by}" if one.lifted_by else state
         who = f"{one.by}, by document {one.document}" if one.document else one.by
         print(f"  image {one.sop_uid}  {state}  {one.cause}  {when}  {who}")
     if len(found) > most:
@@ -68,7 +70,8 @@ def leave_out(
     of: Annotated[str, typer.Argument(help="UID of an image, of a series, or of a study: all its images")],
     reason: Annotated[str, typer.Option(help="quality, safety, worklist (made for another order) or other-patient")],
 ) -> None:
-    """Leave images out of what is read; nothing is deleted, and `vigie site images take-back` undoes it.
+    """Leave images out of what is read, or accept that somebody has rejected them; nothing is deleted, and
+    `vigie site images take-back` undoes it.
 
     A study that was refused because of one is read without it; a result that rests on one is made anew without it, or
     withdrawn where nothing is left to read.
@@ -81,7 +84,7 @@ def leave_out(
 
     if reason not in set(Cause):
         raise ConfigurationError(f"--reason {reason}: write one of {', '.join(Cause)}")
-    _say(exclusions.leave_out(_opened(folder), of, Cause(reason)), "left out")
+    _say(exclusions.leave_out(_opened(folder), of, Cause(reason)), "left out", "accepted")
 
 
 @app.command("take-back")
@@ -89,16 +92,18 @@ def take_back(
     folder: Folder,
     of: Annotated[str, typer.Argument(help="UID of an image, of a series, or of a study: all its images")],
 ) -> None:
-    """Let images be read again that were left out, by a person or by the PACS.
+    """Let images be read again that were left out, by a person or by the PACS; dismiss a rejection that waits.
 
     Example: vigie site images take-back --folder node 1.2.840.113619.2.55
     """
     from client.arrival import exclusions
 
-    _say(exclusions.take_back(_opened(folder), of), "read again")
+    _say(exclusions.take_back(_opened(folder), of), "read again", "dismissed")
 
 
-def _say(said: "Said", done: str) -> None:
+def _say(said: "Said", done: str, settled: str) -> None:
     print(f"{said.images} images are {done}" + (f", {said.before} were so before" if said.before else ""))
+    if said.settled:
+        print(f"{said.settled} rejections that waited for a person are {settled}")
     for again in said.studies:
         print(f"study {again.study_uid} {_MEANS[again.done].format(again.revision)}")

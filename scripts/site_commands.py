@@ -249,7 +249,7 @@ def versions(
 @app.command()
 def adopt(
     folder: Folder,
-    digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")],
+    digest: Annotated[str, typer.Argument(help="a version held here: name@number, or its digest's beginning")],
     reason: Reason = "other",
 ) -> None:
     """Let a version that is held here read studies, by a person's word; the one of the same model before it retires.
@@ -280,9 +280,10 @@ def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
     from client.store import versions
     from models.errors import Conflict, NotFound
 
-    found = [held for held in versions.listed(site) if held.digest.startswith(digest.lower())]
+    held = versions.listed(site)
+    found = [one for one in held if digest == f"{one.name}@{one.number}" or one.digest.startswith(digest.lower())]
     if len(found) != 1:
-        raise NotFound(f"{len(found)} versions begin with {digest!r}: `vigie site versions` lists them")
+        raise NotFound(f"{len(found)} versions are {digest!r}, or begin so: `vigie site versions` lists them")
     if found[0].state in ("refused", "withdrawn"):
         raise Conflict(f"{found[0].name}@{found[0].number} is {found[0].state} here: it cannot be {become}")
     return found[0]
@@ -290,7 +291,8 @@ def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
 
 @app.command()
 def shadow(
-    folder: Folder, digest: Annotated[str, typer.Argument(help="of a version held here, or its beginning")]
+    folder: Folder,
+    digest: Annotated[str, typer.Argument(help="a version held here: name@number, or its digest's beginning")],
 ) -> None:
     """Let a version that is held here look on at what others read, shown to nobody: how it gets a record here.
 

@@ -22,7 +22,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from client.arrival.again import Again, Identity, agreed, header_of, read_again
+from client.arrival.exclusions import replace_document
 from client.arrival.index import pictured, unsettled
+from client.arrival.rejection import SOP_CLASS as REJECTIONS
 from client.dicom.copies import Looked, look
 from client.dicom.person import Person, differ, person_of
 from client.review.recall import disown
@@ -53,6 +55,7 @@ class Copy:
         calling_ae: who sent it.
         size: bytes; None where its file is gone.
         image: it can be one, by its SOP class, and not a report or the like.
+        sop_class: as it says.
         looked: whether it can be decoded, and in what it differs from the first; None where nobody looked.
     """
 
@@ -64,6 +67,7 @@ class Copy:
     calling_ae: str
     size: int | None
     image: bool = True
+    sop_class: str = ""
     looked: Looked | None = None
 
 
@@ -168,6 +172,8 @@ def keep(site: Site, of: str, which: str, by: str = "") -> Kept:
             )
             for uid in studies
         )
+    for clash in new:
+        again = tuple(_heed(site, archive, clash, chosen[clash.sop_uid], one, by) for one in again)
     for one in again:
         log.info("study %s: a person chose among copies of its images: %s", site.study_key(one.study_uid), one.done)
     return Kept(len(new), len(clashes) - len(new), again)
@@ -208,7 +214,15 @@ def _copy(archive: Archive, row: Row[Any]) -> Copy:
         size = None
     stands = not row.conflicting
     return Copy(
-        row.sha256, row.study_uid, row.transfer_syntax, stands, row.received_at, row.calling_ae, size, bool(row.image)
+        row.sha256,
+        row.study_uid,
+        row.transfer_syntax,
+        stands,
+        row.received_at,
+        row.calling_ae,
+        size,
+        bool(row.image),
+        row.sop_class,
     )
 
 
@@ -224,6 +238,14 @@ def _meant(clash: Clash, which: str) -> Copy:
     if len(found) > 1:
         raise Conflict(f"image {clash.sop_uid}: {len(found)} copies are {which!r}: name one by its digest")
     return found[0]
+
+
+def _heed(site: Site, archive: Archive, clash: Clash, copy: Copy, again: Again, by: str) -> Again:
+    """What becomes of a study by what the chosen document says of its images, where it is a rejection of such."""
+    if all(one.sop_class != REJECTIONS for one in clash.copies) or copy.study_uid != again.study_uid:
+        return again
+    done = replace_document(site, clash.sop_uid, copy.study_uid, archive.path(copy.digest), by)
+    return replace(done[-1], disowned=again.disowned) if done else again
 
 
 def _require_whole(archive: Archive, clash: Clash, copy: Copy) -> None:

@@ -264,7 +264,7 @@ def _left_out(connection: Connection, site: Site, arrival: Arrival, now: float) 
     if not words:
         return False
     mine = site.patient_key(arrival.patient_id) if arrival.patient_id else ""
-    doubted = {row.patient for row in words if row.patient and mine and row.patient != mine}
+    doubted = {row.patient for row in words if row.patient and row.patient != mine}
     if doubted:
         connection.execute(
             update(exclusion)

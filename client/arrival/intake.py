@@ -111,6 +111,7 @@ class Offer:
         sender: of this association or request, until `Intake.ended` is called with it.
         fetching: it comes because we asked for it, over an association of ours.
         originator: whose C-MOVE makes the peer send it, empty where nobody's.
+        account: `calling` is the account of a reader (STOW-RS), and no AE title.
     """
 
     sop_class: str
@@ -120,6 +121,7 @@ class Offer:
     sender: int
     fetching: bool = False
     originator: str = ""
+    account: bool = False
 
 
 class NotKept(Exception):
@@ -231,12 +233,19 @@ class Intake:
                 promote(connection, [header.study_uid])
         if filed is Filed.RECODED:
             draft.forget()  # the image is stored, and no entry names these bytes
-        # our own withdrawals come back, and of two documents of one UID nobody knows which is right
-        if told is not None and filed not in (Filed.OURS, Filed.CONFLICTING):
-            from client.arrival.exclusions import believe  # reads studies again, which is no business of most doors
+        if told is not None and filed is not Filed.OURS:  # our own withdrawals come back
+            from client.arrival.exclusions import believe, heeded  # read studies again: no business of most doors
 
             believe(
-                self._site, header.sop_uid, header.study_uid, told, offer.calling.strip()[:16], new=filed is Filed.NEW
+                self._site,
+                header.sop_uid,
+                header.study_uid,
+                told,
+                offer.calling.strip()[:16],
+                new=filed is Filed.NEW,
+                # of two documents of one UID nobody knows which is right
+                trusted=filed is not Filed.CONFLICTING
+                and heeded(self._site, offer.calling.strip(), account=offer.account),
             )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("instance %s, study %s", filed.value, self._site.study_key(header.study_uid))

@@ -120,7 +120,7 @@ def _file(intake: Intake, part: Part, calling: str, sender: int, study: str | No
         header = read_header(dataset, syntax)
         if study is not None and header.study_uid != study:
             raise InvalidStudy("uid-mismatch", "an instance of another study")
-        offer = Offer(header.sop_class, header.sop_uid, syntax, calling, sender)
+        offer = Offer(header.sop_class, header.sop_uid, syntax, calling, sender, account=True)
         stored.kept.append(intake.receive(memoryview(part.content)[start:], offer))
     except (InvalidStudy, NotKept) as error:
         sop_class, sop_uid = (header.sop_class, header.sop_uid) if header else ("", "")

@@ -346,8 +346,12 @@ def _require_one_patient(headers: Sequence[tuple[Image, Opened | InvalidStudy]])
         InvalidStudy: the images are of two people.
     """
     opened = [one for _, one in headers if isinstance(one, Opened)]
-    if several(one.header for one in opened if one.acquisition.rows and one.acquisition.columns):
+    if several(one.header for one in opened if _has_pixels(one)):
         raise InvalidStudy(NOT_ONE_PATIENT.code, NOT_ONE_PATIENT.text)
+
+
+def _has_pixels(one: Opened) -> bool:
+    return bool(one.acquisition.rows and one.acquisition.columns)
 
 
 def _placed(
@@ -379,6 +383,8 @@ def _fitting(
     judged: list[Judged] = []
     acquisitions: list[Acquisition] = []
     reasons: dict[Reason, None] = {}
+    # what has no pixels is not why images are not read
+    shows = any(isinstance(one, Opened) and _has_pixels(one) for _, one in headers)
     for image, opened in headers:
         if isinstance(opened, InvalidStudy):
             if image.sop_class in use.sop_classes:
@@ -390,7 +396,7 @@ def _fitting(
         judged.append((opened.header, opened.acquisition, scope))
         if isinstance(scope, InScope):
             fitting.append((image, opened))
-        else:
+        elif _has_pixels(opened) or not shows:
             reasons.update(dict.fromkeys(scope.reasons))
     left_out = torn(judged) if whole else {}
     images = [(image, opened.header) for image, opened in fitting if opened.acquisition.series not in left_out]

@@ -117,6 +117,7 @@ class StudyOut(_Model):
     recalled: str
     conflicting: str
     excluded: str
+    doubted: str
     before: ResultOut | None
     earlier: str
 
@@ -460,6 +461,7 @@ def _line(line: worklist.Line) -> dict[str, Any]:
         "recalled": line.recalled,
         "conflicting": line.conflicting,
         "excluded": line.excluded,
+        "doubted": line.doubted,
         "before": line.before and _result(line.before),
         "earlier": line.earlier,
     }

@@ -8,6 +8,9 @@ rejection. The rejection of a result that took its place says nothing of it: nob
 stands again, and is answered only where somebody has answered it. Where images of another patient came since, what
 readers have said before has to be looked at again, also that nothing was found.
 
+A finding whose image was rejected for its quality was taken back, and yet it is to be read where nothing was read in
+its place: the image was bad, and nobody has said that the patient is well. A reader can only reject it.
+
 Of several the one is shown that nobody has answered, else the last. Beside a present result only a finding is, and what
 was signed and is in doubt: that nothing was found in less of the study tells nobody anything.
 """
@@ -19,7 +22,7 @@ from sqlalchemy import Connection, and_, exists, func, literal_column, or_, sele
 
 from client.dicom.person import TWO_PEOPLE
 from client.inference.succession import rejected, replaced
-from client.store.tables import outcome, recall, study, succession, verdict
+from client.store.tables import exclusion, outcome, recall, study, succession, verdict, version
 
 JUDGED_IN: Final = ("scored", "refused", "failed")
 """The states of a study in which an earlier result is judged; in the others it is about to be read."""
@@ -94,8 +97,33 @@ def _beside(known: Any) -> Any:
         known.c.revision < study.c.revision,
         or_(study.c.state != "scored", known.c.positive, _pressing(known)),
         # one that was signed and has a document beside was taken back, and only its signature is left
-        ~exists().where(recall.c.outcome_id == known.c.id, recall.c.action.concat(recall.c.document) != "to_signer"),
+        or_(
+            ~exists().where(
+                recall.c.outcome_id == known.c.id, recall.c.action.concat(recall.c.document) != "to_signer"
+            ),
+            and_(known.c.positive, bereft(known), ~_answered(known)),
+        ),
         ~replaced(known.c.id),
+    )
+
+
+def bereft(known: Any) -> Any:
+    """SQL: whether a result was taken back since its image was rejected for its quality, and for nothing else."""
+    word, other, made_by = exclusion.alias("word"), exclusion.alias("other_word"), version.alias("made_by")
+    taken_back = exists().where(recall.c.outcome_id == known.c.id, recall.c.action == "withdrawn")
+    of_image = and_(word.c.study_uid == known.c.study_uid, word.c.sop_uid == known.c.sop_uid)
+    graver = exists().where(
+        other.c.study_uid == known.c.study_uid,
+        other.c.sop_uid == known.c.sop_uid,
+        other.c.cause != "quality",
+        other.c.lifted_at.is_(None),
+    )
+    recalled = exists().where(made_by.c.digest == known.c.version_digest, made_by.c.state == "withdrawn")
+    return and_(
+        taken_back.correlate(known),
+        exists().where(of_image, word.c.lifted_at.is_(None)).correlate(known),
+        ~graver.correlate(known),
+        ~recalled.correlate(known),
     )
 
 

@@ -202,9 +202,8 @@ def record(
     mode = mode or (Mode.DOCTOR_FIRST if tier in _BLIND else Mode.AI_FIRST)
     with site.database.write() as connection:
         present = _present(connection, study_uid, revision, decision, reader)
-        if connection.execute(
-            select(recall.c.outcome_id).where(recall.c.outcome_id == present.id, recall.c.action.in_(_TAKEN_BACK))
-        ).first():
+        gone = _taken_back(connection, present.id)
+        if gone and not _bereft(connection, present.id):
             raise Conflict("the version that said this was recalled, and the result withdrawn")
         check(bool(present.positive), decision, answer, tier, reason, mode)
         given = connection.execute(
@@ -226,7 +225,8 @@ def record(
         inserted = connection.execute(insert(verdict).values(**values)).inserted_primary_key
         number = int(inserted[0]) if inserted else 0
         kept = Verdict(number, study_uid, present.id, revision, reader, decision, answer, tier, mode, reason, at)
-        documents = _documents(site, connection, kept, [read(row, revision) for row in given])
+        # what was taken back with its image has nothing in the PACS any more that a document could be on
+        documents = [] if gone else _documents(site, connection, kept, [read(row, revision) for row in given])
         for outcome_id, document in documents:
             if document.kind == "kos":
                 drop(connection, named(document.content), "it was withdrawn")
@@ -368,7 +368,7 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
         return found
     before = asked.where(or_(outcome.c.id == earlier.last(), outcome.c.id.in_(earlier.findings())))
     found += [
-        _answerable(one, every if one.positive else _of_a_negative(connection, one, reader), earlier=True)
+        _answerable(one, _of_an_earlier(connection, one, reader), earlier=True)
         for one in connection.execute(before.order_by(outcome.c.id.desc()))
     ]
     if row.state == "scored":
@@ -385,6 +385,22 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
 def _answerable(row: Any, decisions: tuple[Decision, ...], *, earlier: bool = False) -> Answerable:
     said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({row.name}@{row.number})"
     return Answerable(row.id, row.revision, bool(row.positive), said, decisions, earlier)
+
+
+def _taken_back(connection: Connection, outcome_id: int) -> bool:
+    query = select(recall.c.outcome_id).where(recall.c.outcome_id == outcome_id, recall.c.action.in_(_TAKEN_BACK))
+    return connection.execute(query).first() is not None
+
+
+def _bereft(connection: Connection, outcome_id: int) -> bool:
+    query = select(outcome.c.id).where(outcome.c.id == outcome_id, earlier.bereft(outcome))
+    return connection.execute(query).first() is not None
+
+
+def _of_an_earlier(connection: Connection, row: Any, reader: str) -> tuple[Decision, ...]:
+    if not row.positive:
+        return _of_a_negative(connection, row, reader)
+    return (Decision.REJECT,) if _bereft(connection, row.id) else tuple(Decision)
 
 
 def _of_a_negative(connection: Connection, row: Any, reader: str) -> tuple[Decision, ...]:

@@ -29,10 +29,11 @@ from client.review.recall import unresolved, withdrawn_by_recall
 from client.review.verdict import Verdict, history, read, standing
 from client.store import versions
 from client.store.archive import Archive
-from client.store.excluded import excluded
+from client.store.excluded import doubted, excluded
 from client.store.site import Site
 from client.store.tables import (
     delivery,
+    exclusion,
     instance,
     outcome,
     patient,
@@ -108,7 +109,8 @@ class Line:
         conflicting: what images of it were left out for having the UID of another one that differs, in words; empty
             where there are none of which nobody has said which stands.
         excluded: what images of it were rejected, or left out by a person, in words; empty where there are none.
-        before: a result that it had before and that the present outcome does not take the place of
+        doubted: what images of it somebody has rejected who was not believed, in words; empty where there are none.
+    before: a result that it had before and that the present outcome does not take the place of
             (`client/review/earlier.py`), where it still stands.
         earlier: what that said, and who answered it, in words; empty where there is none.
         answered: who answered it and what; empty where nobody did.
@@ -130,6 +132,7 @@ class Line:
     recalled: str
     conflicting: str = ""
     excluded: str = ""
+    doubted: str = ""
     before: Result | None = None
     earlier: str = ""
     answered: str = ""
@@ -376,6 +379,10 @@ def _lines() -> Select[Any]:
             .where(instance.c.study_uid == study.c.uid, ~instance.c.conflicting, excluded(), pictured())
             .scalar_subquery()
             .label("excluded"),
+            select(func.count(exclusion.c.sop_uid.distinct()))
+            .where(exclusion.c.study_uid == study.c.uid, doubted())
+            .scalar_subquery()
+            .label("doubted"),
             _status().label("status"),
             patient.c.patient_id,
             patient.c.issuer,
@@ -438,11 +445,16 @@ def _read(connection: Connection, rows: Any) -> list[Line]:
                 row.recalled or "",
                 left_out(row.conflicting) if row.conflicting else "",
                 taken_out(row.excluded) if row.excluded else "",
+                _waits(row.doubted) if row.doubted else "",
                 *(kept or (None, "", "")),
                 pressing=bool(row.pressing),
             )
         )
     return lines
+
+
+def _waits(images: int) -> str:
+    return f"a rejection of {images} {'image' if images == 1 else 'images'} waits for a person"
 
 
 def _result(row: Any, absent: Iterable[str] = ()) -> Result:
@@ -472,15 +484,18 @@ def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, t
     signed: dict[int, list[Verdict]] = {}
     for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(outcomes))):
         signed.setdefault(row.outcome_id, []).append(read(row, 0))
-    query = select(outcome, outcome.c.id.label("outcome_id"), version.c.name, version.c.number).outerjoin(
+    bereft = earlier.bereft(outcome).label("bereft")
+    query = select(outcome, outcome.c.id.label("outcome_id"), bereft, version.c.name, version.c.number).outerjoin(
         version, version.c.digest == outcome.c.version_digest
     )
     found: dict[int, tuple[Result, str, str]] = {}
     for row in connection.execute(query.where(outcome.c.id.in_(outcomes))):
-        result = _result(row, ("images that came later have not been read",))  # so that it is no all-clear of the study
+        unread = "its image was rejected" if row.bereft else "images that came later have not been read"
+        result = _result(row, (unread,))  # so that it is no all-clear of the study
         last = standing(signed.get(row.id, []))
         answered = f"{last[0].reader} answered {last[0].answer}".replace("_", " ") if last else ""
-        said = f"Before later images came: {result.call}, {result.score:.2f} ({result.version})"
+        when = "Its image was rejected; nothing was read instead" if row.bereft else "Before later images came"
+        said = f"{when}: {result.call}, {result.score:.2f} ({result.version})"
         found[row.id] = (result, f"{said}; {answered or 'nobody has answered it'}", answered)
     return found
 

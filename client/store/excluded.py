@@ -6,7 +6,7 @@ study asks here.
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists
+from sqlalchemy import ColumnElement, and_, exists
 
 from client.store.tables import exclusion, instance
 
@@ -22,3 +22,17 @@ def excluded(of: Any = instance) -> ColumnElement[bool]:
         exclusion.c.study_uid == of.c.study_uid,
         exclusion.c.lifted_at.is_(None),
     )
+
+
+def doubted() -> ColumnElement[bool]:
+    """SQL: whether a word in `exclusion` waits for a person: it was not believed, nobody has said what to make of it,
+    and the image is not left out anyway.
+    """
+    other = exclusion.alias("other_word")
+    anyway = exists().where(
+        other.c.sop_uid == exclusion.c.sop_uid,
+        other.c.study_uid == exclusion.c.study_uid,
+        other.c.lifted_at.is_(None),
+    )
+    unsaid = and_(exclusion.c.lifted_at.is_not(None), exclusion.c.lifted_by == "")
+    return and_(unsaid, ~anyway.correlate(exclusion))

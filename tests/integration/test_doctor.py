@@ -345,7 +345,23 @@ def test_two_versions_of_one_name_and_number_are_told_when_one_is_adopted(
     shutil.copytree(again.folder, site.versions / again.digest)
     versions.receive(site, again)
 
+    named = CliRunner().invoke(app, ["site", "adopt", "--folder", str(site.folder), "brightness@1"])
+    assert named.exit_code != 0, "which of the two nobody can know"
+
     done = CliRunner().invoke(app, ["site", "adopt", "--folder", str(site.folder), again.digest])
 
     assert done.exit_code == 0, done.output
     assert f"beware: {first[:12]} (retired) calls itself brightness@1 too" in done.output
+
+
+def test_a_version_is_adopted_by_its_name_and_number(
+    site: Site, bundles: ModuleType, vendor_key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    from scripts.vigie import app
+
+    second = bundles.build(tmp_path / "second", vendor_key, gain=4.0, number=2)
+    shutil.copytree(second.folder, site.versions / second.digest)
+    versions.receive(site, second)
+    done = CliRunner().invoke(app, ["site", "adopt", "--folder", str(site.folder), "brightness@2"])
+    assert done.exit_code == 0, done.output
+    assert [one.digest for one in versions.panel(site)] == [second.digest]

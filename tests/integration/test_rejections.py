@@ -20,13 +20,14 @@ from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
 from client.arrival.rejection import Cause
 from client.dicomweb.holdings import Holdings
+from client.doctor import _rejections  # pyright: ignore[reportPrivateUsage]
 from client.inference.outcomes import conclude
 from client.inference.pipeline import Refused, Scored
 from client.review import readers, worklist
 from client.review.verdict import Answer, Decision, Reason
 from client.store.site import Site
 from client.store.tables import delivery, exclusion, outcome, recall, study
-from models.errors import NotFound
+from models.errors import Conflict, NotFound
 from scripts.vigie import app
 from tests.integration import test_conflicts as copies
 from tests.integration import test_dicomweb
@@ -41,6 +42,7 @@ QUALITY, SAFETY, WORKLIST, EXPIRED = "113001", "113037", "113038", "113039"
 
 @pytest.fixture
 def gateway(site: Site) -> Iterator[Gateway]:
+    site.config.rejections_from = ["MODALITY"]  # all that the tests send comes from there
     made = Gateway(site)
     yield made
     made.close()
@@ -192,7 +194,14 @@ def test_where_nothing_is_left_the_result_is_withdrawn(
     wanted = QUALITY if title == QUALITY else SAFETY
     assert opened(site, first["kos"]).ConceptNameCodeSequence[0].CodeValue == wanted
     line = worklist.one(site, image.StudyInstanceUID).line
-    assert (line.status, line.shown) == ("refused", None)
+    if title == QUALITY:  # nobody has answered it, and nobody has said that the patient is well
+        assert line.pressing
+        assert line.earlier.startswith(
+            "Its image was rejected; nothing was read instead: positive, 0.96 (brightness@1)"
+        )
+    else:
+        assert line.shown is None
+    assert line.status == "refused"
     assert events(site) == ["images.rejected", "result.forsaken"]
 
     # the PACS forwards everything, also what we told it, and its own word again
@@ -402,7 +411,11 @@ def test_a_rejection_by_stow_is_heard_as_one_by_store(
 ) -> None:
     bright, dark = pair(radiograph)
     scored(site, gateway, bright, dark)
-    assert stow(device, rejecting(bright)).status_code == 200
+    document = rejecting(bright)
+    assert stow(device, document).status_code == 200
+    assert state(site, bright.StudyInstanceUID) == ("scored", 1)  # no account may say so that is not named
+    site.config.rejections_from = [exclusions.listed(site)[0].by]
+    assert stow(device, document).status_code == 200
     result = read(site)
     assert isinstance(result, Scored)
     assert result.read == {dark.SOPInstanceUID}
@@ -471,3 +484,89 @@ def test_of_two_studies_with_one_image_uid_each_has_an_outcome_and_the_clash_is_
     assert "its copies are of 2 studies" in said
     for uid in clash.studies:
         assert worklist.one(site, uid).line.conflicting or state(site, uid)[0] == "scored"
+
+
+@pytest.mark.parametrize("wrong", ["sender", "nobody", "another"])
+def test_a_rejection_by_whoever_likes_waits_for_a_person_who_is_told(
+    site: Site, gateway: Gateway, radiograph: Make, wrong: str
+) -> None:
+    site.config.rejections_from = []
+    image = radiograph(0.9)
+    uid = str(image.StudyInstanceUID)
+    scored(site, gateway, image)
+    who = {"sender": str(image.PatientID), "nobody": "", "another": "SOMEBODY"}[wrong]
+    document = rejecting(image, title=SAFETY, PatientID=who)
+    send(gateway, document, title="US-ROOM-9" if wrong == "sender" else "PACS")
+    assert (state(site, uid), events(site)) == (("scored", 1), ["images.rejection-doubted"])
+    assert worklist.one(site, uid).line.doubted == "a rejection of 1 image waits for a person"
+    assert exclusions.waiting(site) == (1, 1)
+    (word,) = exclusions.listed(site)
+    assert word.doubt
+    assert not word.counts
+    assert not _rejections(site).ok
+    if wrong == "another":
+        assert take_back(site, image.SOPInstanceUID, "Ada").settled == 1
+        assert (state(site, uid), exclusions.listed(site)) == (("scored", 1), [])
+    elif wrong == "nobody":
+        assert leave_out(site, image.SOPInstanceUID, Cause.SAFETY, "Ada").settled == 1
+        assert codes(read(site)) == ["left-out"]  # type: ignore[arg-type]
+    else:
+        send(gateway, document, title="PACS")  # the same word of somebody who may say it
+        assert codes(read(site)) == ["left-out"]  # type: ignore[arg-type]
+    assert exclusions.waiting(site) == (0, 0)
+    assert worklist.one(site, uid).line.doubted == ""
+    assert _rejections(site).ok
+
+
+def test_an_unanswered_finding_whose_image_was_rejected_stays_to_be_read_until_it_is_answered(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    readers.add(site, "Ada", "clinician")
+    image = radiograph(0.9)
+    uid = str(image.StudyInstanceUID)
+    scored(site, gateway, image)
+    all_sent(site)
+    send(gateway, rejecting(image), beside(image, radiograph, 0.9, ViewPosition="LL"))
+    complete(site)
+    refused = read(site)
+    assert isinstance(refused, Refused)
+    assert set(codes(refused)) == {"view"}, "the document has no view, and is not why"
+    assert [one.uid for one in worklist.page(site, status="to_read")] == [uid]
+    assert worklist.next_uid(site) == uid
+    made = len(rows(site, delivery))
+    with pytest.raises(Conflict):
+        judge(site, uid, 1, Decision.AGREE, Answer.POSITIVE)
+    judge(site, uid, 1, Decision.REJECT, Answer.NOT_ASSESSABLE, Reason.IMAGE_QUALITY)
+    assert worklist.page(site, status="to_read") == []
+    assert len(rows(site, delivery)) == made, "it was withdrawn before"
+
+
+def test_of_two_documents_of_one_uid_a_person_chooses_what_is_rejected(
+    site: Site, gateway: Gateway, radiograph: Make
+) -> None:
+    bright, dark = pair(radiograph)
+    scored(site, gateway, bright, dark)
+    first = rejecting(dark)
+    second = rejecting(bright, SOPInstanceUID=first.SOPInstanceUID)
+    send(gateway, first, second)
+    assert {one.sop_uid: one.counts for one in exclusions.listed(site)} == {
+        dark.SOPInstanceUID: True,
+        bright.SOPInstanceUID: False,
+    }
+    (again,) = keep(site, first.SOPInstanceUID, "last", "Ada").studies
+    assert again.done == "read-again"
+    assert [one.sop_uid for one in exclusions.listed(site)] == [bright.SOPInstanceUID]
+    result = read(site)
+    assert isinstance(result, Scored)
+    assert result.read == {dark.SOPInstanceUID}
+
+
+def test_a_word_on_an_image_that_has_not_come_can_be_taken_back(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    bright, dark = pair(radiograph)
+    send(gateway, dark, rejecting(bright))
+    assert take_back(site, bright.SOPInstanceUID, "Ada").images == 1
+    send(gateway, bright)
+    complete(site)
+    result = read(site)
+    assert isinstance(result, Scored)
+    assert result.read == {bright.SOPInstanceUID, dark.SOPInstanceUID}
