@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
@@ -63,6 +64,9 @@ def recorded(tmp_path_factory):
         settings = SiteConfig(name="alpha", superlink=f"127.0.0.1:{relay.port}", pacs=PeerConfig())
         save(settings, hospital.folder / "site.yaml")
         hospital.behave("big")
+        deadline = time.monotonic() + 120
+        while "alpha" not in live.superlink.online() and time.monotonic() < deadline:
+            time.sleep(0.2)
         state, report = live.run("large-captured")
         assert state.progress == "completed", state.details
         assert [result["kind"] for each in report["exchanges"] for result in each["results"].values()] == [

@@ -82,7 +82,7 @@ def test_a_killed_process_is_asked_again_and_then_given_up(ask) -> None:
     assert grid.pushed == 1 + AGAIN
 
 
-@pytest.mark.parametrize("code", ["failed", "consent-missing", "too-few-cases", "budget-spent"])
+@pytest.mark.parametrize("code", ["failed", "consent-missing", "too-few-cases", "budget-exhausted"])
 def test_a_hospital_that_has_said_no_is_not_asked_again(ask, code) -> None:
     grid = Grid([refusal(code)])
     assert ask(grid) == Failure(code)
