@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.augmentation import augment
-from models.errors import InvalidTraining, TrainingDiverged
+from models.errors import InvalidTraining
 from models.hyperparameters import Hyperparameters
 from models.protection import PatientLevel
 from models.stats.disclosure import coarse
-from models.training import Images, checked, departure, follow, lessons, optimizer, rate, trained
+from models.training import Images, checked, conclude, departure, follow, lessons, optimizer, rate, trained
 
 
 def mixes_patients(network: nn.Module) -> bool:
@@ -130,11 +130,7 @@ def fit_privately(
     finally:
         torch.set_num_threads(before)
         network.requires_grad_(True)
-    if average is not None:
-        network.load_state_dict(average)
-    network.eval()
-    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
-        raise TrainingDiverged("a weight is not finite")
+    conclude(network, average)
 
 
 def _clipped(

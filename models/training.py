@@ -115,12 +115,21 @@ def fit(
     finally:
         torch.set_num_threads(before)
         network.requires_grad_(True)
+    conclude(network, average)
+    return float(np.mean(losses[-max(1, hyper.steps // 10) :]))
+
+
+def conclude(network: nn.Module, average: Mapping[str, Tensor] | None) -> None:
+    """Leave a trained network ready to score, with its averaged weights where they were kept.
+
+    Raises:
+        TrainingDiverged: a weight is not finite.
+    """
     if average is not None:
-        network.load_state_dict(average)
+        network.load_state_dict(dict(average))
     network.eval()
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise TrainingDiverged("a weight is not finite")
-    return float(np.mean(losses[-max(1, hyper.steps // 10) :]))
 
 
 @torch.inference_mode()
