@@ -17,6 +17,8 @@ from server.launch import stop
 from server.plan import Plan, save
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+FLOWERS_WAIT = 3.0
+"""Seconds that Flower's loops sleep where they found nothing: with them a round takes four of these waits."""
 SITES = ("alpha", "beta")
 
 
@@ -128,7 +130,7 @@ def test_a_retraining_that_was_stopped_is_launched_again(federation, eventually)
 def test_a_round_with_nothing_to_compute_is_short(federation):
     _, report = federation.run("round-quick")
 
-    assert report["exchanges"][2]["seconds"] < 6.0  # half a second on a quiet machine; 12 s with Flower's own waits
+    assert report["exchanges"][2]["seconds"] < 2 * FLOWERS_WAIT
 
 
 def test_hospitals_return_by_themselves_after_the_superlink_was_killed(federation):
@@ -167,6 +169,7 @@ def test_a_stopped_site_leaves_no_process_behind(federation, tmp_path):
     hospital.child.stop()
 
     assert family
-    assert not [process for process in family if process.is_running()]
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left
     federation.superlink.unregister("gamma")
     assert "gamma" not in federation.superlink.online()

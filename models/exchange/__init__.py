@@ -1,0 +1,73 @@
+"""The only messages that may cross a hospital's border.
+
+Into a hospital come the signed terms of a retraining, an order to train, the offer of a version, and the word whether
+it was released. Out of it go, in that order, its consent, an update of the weights, the evidence of how a version did
+on local cases, and the hospital's decision; or, instead of any of them, a refusal that carries one code. What leaves is
+numbers, words from the closed lists below, digests, and the name of the retraining. There is no field that could hold a
+patient, a study, an image or free text; an update is bounded (models/bounds.py), and no count is small enough to show a
+patient (models/stats/disclosure.py).
+
+`orders` come in and `answers` go out; `words` are the closed lists, `message` and `weights` how they are carried,
+`checks` what is looked at before anything leaves, `crossing` what the ledger keeps.
+"""
+
+from models.exchange.answers import Consent, Decision, Evidence, Measure, Refusal, Subgroups, Tally, Update, measures
+from models.exchange.checks import (
+    ANSWERS,
+    Answer,
+    Message,
+    Order,
+    Reply,
+    belongs,
+    check_answer,
+    disclosed,
+    parse,
+    withheld,
+)
+from models.exchange.crossing import Crossing, fingerprint
+from models.exchange.orders import Offer, Proposal, Release, Survey, TrainOrder
+from models.exchange.weights import Layout, Weights, check_weights, is_in, layout_of
+from models.exchange.words import CODES, KINDS, WIRE, ConsentReason, LayerName, Leakage, Name, Reason, RefusalCode
+
+__all__ = [
+    "ANSWERS",
+    "CODES",
+    "KINDS",
+    "WIRE",
+    "Answer",
+    "Consent",
+    "ConsentReason",
+    "Crossing",
+    "Decision",
+    "Evidence",
+    "LayerName",
+    "Layout",
+    "Leakage",
+    "Measure",
+    "Message",
+    "Name",
+    "Offer",
+    "Order",
+    "Proposal",
+    "Reason",
+    "Refusal",
+    "RefusalCode",
+    "Release",
+    "Reply",
+    "Subgroups",
+    "Survey",
+    "Tally",
+    "TrainOrder",
+    "Update",
+    "Weights",
+    "belongs",
+    "check_answer",
+    "check_weights",
+    "disclosed",
+    "fingerprint",
+    "is_in",
+    "layout_of",
+    "measures",
+    "parse",
+    "withheld",
+]
