@@ -109,12 +109,23 @@ def _follow_launcher(interval: float = 0.2) -> None:
     """End when the launcher does: nobody else would answer, and Flower would wait for it for ever."""
 
     def watch() -> None:
-        while not (children := psutil.Process().children()):
+        while (launcher := _launcher()) is None:
             time.sleep(interval)
-        children[0].wait()
+        launcher.wait()
         _end("the launcher")
 
     threading.Thread(target=watch, name="follow-launcher", daemon=True).start()
+
+
+def _launcher() -> psutil.Process | None:
+    """The child that Flower gave its address; another one (`uname`, for instance) may come and go beside it."""
+    for child in psutil.Process().children():
+        try:
+            if "--runtime-api-address" in child.cmdline():
+                return child
+        except psutil.Error:
+            continue
+    return None
 
 
 def _end(lost: str) -> None:

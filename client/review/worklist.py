@@ -490,7 +490,7 @@ def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, t
     )
     found: dict[int, tuple[Result, str, str]] = {}
     for row in connection.execute(query.where(outcome.c.id.in_(outcomes))):
-        unread = "its image was rejected" if row.bereft else "images that came later have not been read"
+        unread = "its image was rejected" if row.bereft else "it was said before later images came"
         result = _result(row, (unread,))  # so that it is no all-clear of the study
         last = standing(signed.get(row.id, []))
         answered = f"{last[0].reader} answered {last[0].answer}".replace("_", " ") if last else ""

@@ -14,7 +14,7 @@ from client.store.database import Database
 from client.store.ledger import Ledger
 from models import flower_app, pki
 from models.children import Child, free_port
-from server.superlink import RunState, SuperLink
+from server.superlink import RunState, SuperLink, registered_sites
 
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]
@@ -73,6 +73,10 @@ class Federation:
         return self.hospitals[name]
 
     def run(self, name: str, timeout: float = 120.0, app: bytes | None = None) -> tuple[RunState, dict | None]:
+        for site in registered_sites(self.superlink.folder).values():
+            hospital = self.hospitals[site.name]
+            ended = hospital.child.returncode  # nobody starts it again here, as `vigie site supernode` does
+            assert ended is None, f"{hospital.name} ended with {ended}: {hospital.child.log_file.read_text()[-3000:]}"
         state = self.superlink.wait(self.superlink.run(name, app), timeout)
         path = self.folder / "retrainings" / name / "report.json"
         return state, json.loads(path.read_text()) if path.exists() else None
