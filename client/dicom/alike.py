@@ -34,6 +34,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from client.dicom import syntaxes
+from client.dicom.byte_order import WORDS, turned
 from client.dicom.decode import MAX_FILE_BYTES, MAX_PIXELS
 from client.dicom.malformed import MALFORMED
 
@@ -47,8 +48,6 @@ _ENCODING: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003, 0xFFFCFFFC, _P
 _TEXT: Final = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
 )
-# bytes of a word, of which a value is a string (PS3.5 6.2, 7.3)
-_WORDS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 # what a colour transformation makes of each other; told apart by the pixels, decoded to RGB
 _COLOURS: Final = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 
@@ -116,8 +115,8 @@ def _same(one: DataElement, other: DataElement, little: tuple[bool, bool]) -> bo
     if first == second or _padded(first, second) or _padded(second, first):
         return True
     # what is in an unknown VR only its maker can say: it is the same where it is once every word of it is turned round
-    turned = little[0] != little[1] and "UN" in (one.VR, other.VR)
-    return turned and any(_turned(first, size) == second for size in (2, 4, 8))
+    in_words = little[0] != little[1] and "UN" in (one.VR, other.VR)
+    return in_words and any(turned(first, size) == second for size in (2, 4, 8))
 
 
 def _padded(odd: bytes, even: bytes) -> bool:
@@ -135,12 +134,7 @@ def _encoded(element: DataElement, little: bool) -> bytes:
     buffer.is_little_endian, buffer.is_implicit_VR = True, True
     write_data_element(buffer, element, ["ISO_IR 192"])
     value = buffer.getvalue()[8:]
-    return value if little else _turned(value, _WORDS.get(element.VR, 1))
-
-
-def _turned(value: bytes, size: int) -> bytes:
-    """Every word of so many bytes in the other byte order; as it is where it is not made of such words."""
-    return np.frombuffer(value, f"V{size}").view(f"u{size}").byteswap().tobytes() if len(value) % size == 0 else value
+    return value if little else turned(value, WORDS.get(element.VR, 1))
 
 
 def _same_pixels(one: FileDataset, other: FileDataset) -> bool:

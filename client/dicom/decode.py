@@ -27,6 +27,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from client.dicom import rle
+from client.dicom.byte_order import turn_words
 from client.dicom.malformed import MALFORMED
 from models.errors import InvalidStudy
 
@@ -211,6 +212,8 @@ def _dataset(path: Path, *, stop_before_pixels: bool, only: list[str] | None = N
             # elements are parsed when first asked for: ask here, where what is wrong with them is expected
             syntax = dataset.file_meta.TransferSyntaxUID
             _settle(dataset)
+            if syntax and not syntax.is_little_endian:
+                turn_words(dataset)
     except InvalidStudy:
         raise
     except InvalidDicomError as error:

@@ -20,6 +20,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from client.dicom.byte_order import turn_words
 from client.dicom.malformed import MALFORMED
 from client.dicom.syntaxes import ACCEPTED
 from models.errors import InvalidStudy
@@ -131,13 +132,16 @@ def read_header(part10: Part10, tags: Iterable[int] | None = None, until: int = 
         return int.__ge__(tag, last)  # a tag's own comparison is some ten times slower
 
     try:
-        return read_dataset(
+        header = read_dataset(
             part10.file,
             part10.syntax.is_implicit_VR,
             part10.syntax.is_little_endian,
             stop_when=stop,
             specific_tags=None if tags is None else [Tag(tag) for tag in tags],
         )
+        if not part10.syntax.is_little_endian:
+            turn_words(header)
+        return header
     except MALFORMED as error:
         raise InvalidStudy("not-dicom", type(error).__name__) from error
 

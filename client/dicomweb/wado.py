@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pydicom
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from client.dicom.byte_order import WORDS, turn_words, turned
 from client.dicom.malformed import MALFORMED
 from client.dicomweb import accept, json_model, multipart
 from client.dicomweb.frames import OCTETS, Image, media_type, native
@@ -266,12 +266,16 @@ def explicit(path: Path) -> bytes | None:
             syntax: UID = dataset.file_meta.TransferSyntaxUID
             if syntax.is_encapsulated and "PixelData" in dataset:
                 dataset.decompress(generate_instance_uid=False)
-            elif syntax == ExplicitVRBigEndian and int(dataset.get("BitsAllocated", 8)) > 8 and "PixelData" in dataset:
-                width = int(dataset.BitsAllocated) // 8
-                dataset.PixelData = np.frombuffer(dataset.PixelData, f">u{width}").byteswap().tobytes()
+            elif syntax == ExplicitVRBigEndian:
+                turn_words(dataset)
+                for element in dataset.group_dataset(0x7FE0):
+                    if element.VR in WORDS:
+                        wide = int(dataset.BitsAllocated) // 8 if element.keyword == "PixelData" else 0
+                        element.value = turned(element.value, max(wide, WORDS[element.VR]))
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             buffer = io.BytesIO()
-            dataset.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
+            # `save_as` would not change the byte order
+            pydicom.dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
             return buffer.getvalue()
     except MALFORMED:
         return None

@@ -1,5 +1,6 @@
 """DICOMweb as its clients use it: what is stored comes back, found by what was searched, as the Accept header asks."""
 
+import base64
 import io
 import json
 import os
@@ -436,6 +437,12 @@ def test_big_endian_comes_in_little_endian(device: httpx.Client, viewer: httpx.C
         swapped[element.tag] = element
     swapped.PixelData = pixels.astype(">u2").tobytes()
     swapped["PixelData"].VR = "OW"
+    table = np.arange(256, dtype="<u2")
+    item = Dataset()
+    item.LUTDescriptor = [256, 0, 8]
+    item.add_new("LUTData", "OW", table.astype(">u2").tobytes())
+    item["LUTDescriptor"].VR = "US"
+    swapped.VOILUTSequence = [item]
     swapped.file_meta = image.file_meta
     swapped.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
     buffer = io.BytesIO()
@@ -443,8 +450,17 @@ def test_big_endian_comes_in_little_endian(device: httpx.Client, viewer: httpx.C
     assert device.post("/studies", headers=STOW, content=body_of(buffer.getvalue())).status_code == 200
     frame = viewer.get(f"{at(image)}/frames/1", headers={"Accept": "application/octet-stream"})
     assert (np.frombuffer(frame.content, "<u2").reshape(64, 48) == pixels).all()
-    whole = viewer.get(at(image), headers={"Accept": "application/dicom"})
-    assert (pydicom.dcmread(io.BytesIO(whole.content)).pixel_array == pixels).all()
+    whole = pydicom.dcmread(io.BytesIO(viewer.get(at(image), headers={"Accept": "application/dicom"}).content))
+    assert whole.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert (np.frombuffer(whole.PixelData, "<u2").reshape(64, 48) == pixels).all()
+    assert whole.VOILUTSequence[0].LUTData == table.tobytes()
+    told = viewer.get(f"{at(image)}/metadata", headers={"Accept": "application/dicom+json"}).json()[0]
+    (item,) = told["00283010"]["Value"]
+    given = item["00283006"]
+    found = (
+        base64.b64decode(given["InlineBinary"]) if "InlineBinary" in given else viewer.get(given["BulkDataURI"]).content
+    )
+    assert found == table.tobytes() or table.tobytes() in found
 
 
 def test_a_picture_is_what_was_asked_for(device: httpx.Client, viewer: httpx.Client, radiograph: Make) -> None:

@@ -181,6 +181,30 @@ def test_a_look_up_table_is_followed_and_its_ends_hold(radiograph: Make, tmp_pat
         np.testing.assert_array_equal(made, [[5, 5, 50], [500, 5000, 5000]])
 
 
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_look_up_table_of_words_is_the_same_in_either_byte_order(
+    radiograph: Make, tmp_path: Path, keyword: str, width: int
+) -> None:
+    """pydicom hands OW on as it lies in the file: its numbers would be read the wrong way round."""
+    stored = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    entries = (np.arange(64) * 3 if width == 1 else np.arange(64) ** 2 + 5).astype(f"<u{width}")
+    made = []
+    for little in (True, False):
+        item = lut([0] * 64, first=0, bits=8 * width)
+        item["LUTData"].VR = "OW"  # 8 bit entries are packed in words
+        item.LUTData = entries.tobytes() if little else entries.view("<u2").astype(">u2").tobytes()
+        dataset = with_pixels(radiograph, stored, **{keyword: [item]})
+        dataset["PixelData"].VR = "OW"
+        if not little:
+            dataset.PixelData = stored.astype(">u2").tobytes()
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+            dataset.set_original_encoding(False, False)
+        made.append(read(saved(dataset, tmp_path)).pixels)
+    np.testing.assert_array_equal(made[0], entries.reshape(8, 8))
+    np.testing.assert_array_equal(made[1], made[0])
+
+
 @given(
     seed=st.integers(0, 1000),
     kind=st.sampled_from(["u1", "i1", "u2", "i2"]),
