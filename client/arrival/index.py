@@ -34,11 +34,8 @@ _UNABLE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 # made once: SQLAlchemy takes longer to make a statement than SQLite to run it
 _OURS = select(delivery.c.sop_uid).where(delivery.c.sop_uid == bindparam("key"))
 _KNOWN = select(instance.c.sha256).where(instance.c.sop_uid == bindparam("key")).order_by(instance.c.id)
-_WORDS = select(exclusion.c.patient).where(
-    exclusion.c.sop_uid == bindparam("key"),
-    exclusion.c.study_uid == bindparam("of"),
-    exclusion.c.lifted_at.is_(None),
-)
+_WORDS = select(exclusion).where(exclusion.c.study_uid == bindparam("of"), exclusion.c.lifted_at.is_(None))
+_NOT_HIS = ("other-patient", "worklist")
 _STUDY = select(study).where(study.c.uid == bindparam("key"))
 _ADD = insert(instance)
 _TOUCH = (
@@ -260,9 +257,11 @@ def _left_out(connection: Connection, site: Site, arrival: Arrival, now: float) 
     """Whether an image was rejected before it came, by a word that may be believed: one that names another patient than
     the image does is not, and a person has to look (`exclusions.py`).
     """
-    words = connection.execute(_WORDS, {"key": arrival.sop_uid, "of": arrival.study_uid}).all()
+    of_study = connection.execute(_WORDS, {"of": arrival.study_uid}).all()
+    words = [row for row in of_study if row.sop_uid == arrival.sop_uid]
     if not words:
-        return False
+        denials = [row for row in of_study if row.cause in _NOT_HIS]
+        return bool(denials) and arrival.picture and _denied_too(connection, site, arrival, denials, now)
     mine = site.patient_key(arrival.patient_id) if arrival.patient_id else ""
     doubted = {row.patient for row in words if row.patient and row.patient != mine}
     if doubted:
@@ -275,6 +274,31 @@ def _left_out(connection: Connection, site: Site, arrival: Arrival, now: float) 
         facts: dict[str, ledger.Fact] = {"study": site.study_key(arrival.study_uid), "images": 1}
         ledger.append(connection, "images.rejection-doubted", facts)
     return any(row.patient not in doubted for row in words)
+
+
+def _denied_too(connection: Connection, site: Site, arrival: Arrival, denials: Sequence[Row[Any]], now: float) -> bool:
+    """Whether what came of a series before, or of a study in the name of the same patient, was all left out as another
+    patient's: that is said of the rest of it too, which may still be coming. It is left out by the same word.
+    """
+    out, said = {row.sop_uid for row in denials}, max(denials, key=lambda row: row.told_at)
+    query = select(instance.c.sop_uid, instance.c.series_uid).where(
+        instance.c.study_uid == arrival.study_uid, ~instance.c.conflicting, pictured()
+    )
+    rows = connection.execute(query).all()
+    beside = [row for row in rows if row.series_uid == arrival.series_uid]
+    if not rows or not out.issuperset(row.sop_uid for row in beside or rows):
+        return False
+    row = connection.execute(_STUDY, {"key": arrival.study_uid}).one()
+    mine = site.patient_key(arrival.patient_id, arrival.issuer) if arrival.patient_id else None
+    if not beside and row.patient_key != mine:
+        return False  # sent again in the right name
+    word = {"sop_uid": arrival.sop_uid, "study_uid": arrival.study_uid, "document": said.document, "told_at": now}
+    word |= {"cause": said.cause, "by": said.by, "patient": said.patient, "lifted_at": None, "lifted_by": ""}
+    connection.execute(upsert(exclusion).values(**word).on_conflict_do_nothing())
+    facts: dict[str, ledger.Fact] = {"study": site.study_key(arrival.study_uid), "cause": said.cause, "images": 1}
+    ledger.append(connection, "images.left-out-too", facts)
+    log.warning("study %s: an image is left out, as all before it were as another patient's", facts["study"])
+    return True
 
 
 def _touch(connection: Connection, site: Site, arrival: Arrival, now: float, *, conflicting: bool) -> int:

@@ -268,10 +268,10 @@ def explicit(path: Path) -> bytes | None:
                 dataset.decompress(generate_instance_uid=False)
             elif syntax == ExplicitVRBigEndian:
                 turn_words(dataset)
-                for element in dataset.group_dataset(0x7FE0):
-                    if element.VR in WORDS:
-                        wide = int(dataset.BitsAllocated) // 8 if element.keyword == "PixelData" else 0
-                        element.value = turned(element.value, max(wide, WORDS[element.VR]))
+                for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+                    if name in dataset and (vr := dataset[name].VR) in WORDS:
+                        wide = int(dataset.BitsAllocated) // 8 if name == "PixelData" else 0
+                        dataset[name].value = turned(dataset[name].value, max(wide, WORDS[vr]))
             dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             buffer = io.BytesIO()
             # `save_as` would not change the byte order

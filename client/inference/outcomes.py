@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +79,7 @@ _TRIED = (
     .where(study.c.attempts == bindparam("before"), study.c.touched_at == bindparam("touched"))
     .values(attempts=bindparam("before") + 1, due_at=bindparam("due"))
 )
-_IMAGES = (
+_EVERY = (
     select(
         instance.c.sop_uid,
         instance.c.sop_class,
@@ -87,9 +87,11 @@ _IMAGES = (
         instance.c.series_uid,
         (instance.c.rows * instance.c.columns * func.coalesce(instance.c.frames, 1)).label("pixels"),
     )
-    .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting, ~excluded())
+    .where(instance.c.study_uid == bindparam("key"), ~instance.c.conflicting)
     .order_by(instance.c.id)
 )
+_IMAGES = _EVERY.where(~excluded())
+_GONE = _EVERY.where(excluded("quality", "safety"), pictured())
 _LEFT_OUT = select(func.count()).where(instance.c.study_uid == bindparam("key"), unsettled(), pictured())
 _EXCLUDED = select(func.count()).where(
     instance.c.study_uid == bindparam("key"), ~instance.c.conflicting, excluded(), pictured()
@@ -141,6 +143,7 @@ def take(site: Site, skip: Collection[str] = (), turns: Turns | None = None) -> 
                 missing=row.missing,
                 conflicting=conflicting_in(connection, row.uid),
                 excluded=int(connection.execute(_EXCLUDED, {"key": row.uid}).scalar_one()),
+                gone=_images(connection.execute(_GONE, {"key": row.uid}).all()),
                 standing=_found_before(connection, row.uid) if row.revision > 1 else (),
             )
         if row.attempts >= site.config.max_attempts:
@@ -171,10 +174,11 @@ def give_back(site: Site, taken: Study) -> None:
 
 def images_of(connection: Connection, study_uid: str) -> tuple[Image, ...]:
     """The images of a study, oldest first, without the conflicting ones and those that were taken out of it."""
-    return tuple(
-        Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0))
-        for row in connection.execute(_IMAGES, {"key": study_uid})
-    )
+    return _images(connection.execute(_IMAGES, {"key": study_uid}).all())
+
+
+def _images(rows: Iterable[Any]) -> tuple[Image, ...]:
+    return tuple(Image(row.sop_uid, row.sop_class, row.sha256, row.series_uid, max(0, row.pixels or 0)) for row in rows)
 
 
 def conflicting_in(connection: Connection, study_uid: str) -> int:

@@ -221,13 +221,15 @@ class Pipeline:
             return Refused((reason,), versions[0].bundle.digest)
         try:
             headers = [(image, self._opened(image)) for image in study.images]
+            gone = [(image, self._opened(image)) for image in study.gone]
             _require_one_patient(headers)
             if any(asked(version.bundle.facts.intended_use) for version in versions):
                 headers = _placed(headers)
             fitting: dict[str, Fitting] = {}
             reasons: dict[Reason, None] = {}
             for version in versions:
-                found = _fitting(headers, version.bundle.facts.intended_use, whole=isinstance(version, Outlining))
+                use, whole = version.bundle.facts.intended_use, isinstance(version, Outlining)
+                found = _fitting(headers, use, gone if whole else None)
                 if isinstance(found, OutOfScope):
                     reasons.update(dict.fromkeys(found.reasons))
                 else:
@@ -366,7 +368,9 @@ def _placed(
 
 
 def _fitting(
-    headers: Sequence[tuple[Image, Opened | InvalidStudy]], use: IntendedUse, *, whole: bool
+    headers: Sequence[tuple[Image, Opened | InvalidStudy]],
+    use: IntendedUse,
+    gone: Sequence[tuple[Image, Opened | InvalidStudy]] | None,
 ) -> Fitting | OutOfScope:
     """The images that the version may read; where there is none, every reason of every image, once each.
 
@@ -374,7 +378,8 @@ def _fitting(
     nothing.
 
     Args:
-        whole: the version reads series, so that one fits as a whole or not at all.
+        gone: images that were taken out since they are bad; the version reads series, so that one fits as a whole or
+            not at all. None: it reads images.
 
     Raises:
         InvalidStudy: a header that cannot be read of an object that the version would read.
@@ -398,10 +403,11 @@ def _fitting(
             fitting.append((image, opened))
         elif _has_pixels(opened) or not shows:
             reasons.update(dict.fromkeys(scope.reasons))
-    left_out = torn(judged) if whole else {}
+    left_out = {} if gone is None else torn(judged, gone)
     images = [(image, opened.header) for image, opened in fitting if opened.acquisition.series not in left_out]
     if not images:
-        return OutOfScope(tuple(reasons))
+        torn_by = (reason for found in left_out.values() for reason in found)
+        return OutOfScope(tuple(dict.fromkeys((*reasons, *torn_by))))
     if absent := missing_series(use, acquisitions):
         return OutOfScope(absent)  # what is wrong with other images is not why
     return Fitting(images, tuple(dict.fromkeys(reason for found in left_out.values() for reason in found)))

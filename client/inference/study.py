@@ -34,6 +34,7 @@ class Study:
         missing: how many more images it is known to have.
         conflicting: images that were left out of it, each with the UID of another one that differs.
         excluded: images that were left out of it, rejected by the PACS or by a person's word.
+        gone: those of them that are of this patient, and bad: a series that had one is not whole.
         standing: names of the models whose positive results of earlier revisions stand.
     """
 
@@ -45,6 +46,7 @@ class Study:
     missing: int = 0
     conflicting: int = 0
     excluded: int = 0
+    gone: tuple[Image, ...] = ()
     standing: tuple[str, ...] = ()
 
 

@@ -21,8 +21,11 @@ from pydicom.dataset import Dataset, FileDataset
 from pynetdicom.dsutils import split_dataset
 
 from client.arrival.completeness import Series, lacking
+from client.arrival.rejection import SOP_CLASS as REJECTIONS
+from client.arrival.rejection import Cause, rejection
 from client.dicom import decode
 from client.dicom.alike import alike
+from client.dicom.person import differ, person_of
 from client.inference.memory import Memory, budgets
 from client.inference.objects import objects
 from client.inference.outcomes import failure
@@ -138,6 +141,7 @@ class _Found:
     files: dict[str, list[str]] = field(default_factory=lambda: dict[str, list[str]]())
     series: dict[str, dict[str, Series]] = field(default_factory=lambda: dict[str, dict[str, Series]]())
     conflicting: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    rejected: dict[str, dict[Image, Cause]] = field(default_factory=lambda: dict[str, dict[Image, Cause]]())
     unread: list[Unread] = field(default_factory=lambda: list[Unread]())
 
     def path(self, digest: str) -> Path:
@@ -192,6 +196,8 @@ def try_folder(
             images=tuple(images),
             missing=missing,
             conflicting=found.conflicting.get(uid, 0),
+            excluded=len(rejected := found.rejected.get(uid, {})),
+            gone=tuple(image for image, cause in rejected.items() if cause in (Cause.QUALITY, Cause.SAFETY)),
         )
         result, made = _safely(pipeline, study, site.config.results, refusals)
         studies.append(_tried(study, result, panel, found, folder).model_copy(update={"objects": made}))
@@ -247,7 +253,31 @@ def _scan(folder: Path) -> _Found:
             found.files.setdefault(study_uid, []).append(name)
             of_study = found.series.setdefault(study_uid, {})
             of_study[series_uid] = _with(of_study.get(series_uid), header)
+    for uid in found.studies:
+        _take_out(found, uid)
     return found
+
+
+def _take_out(found: _Found, study_uid: str) -> None:
+    """Put aside what a key object selection beside it rejects, as the node does when the PACS has sent that."""
+    images = found.studies[study_uid]
+    documents = [rejection(found.path(one.sha256), study_uid) for one in images if one.sop_class == REJECTIONS]
+    out: dict[Image, Cause] = {}
+    for told in documents:
+        if told is None or told.cause is None or not told.person.patient_id:
+            continue
+        for image in images:
+            whose = person_of(found.path(image.sha256)) if image.sop_uid in told.images else None
+            if whose and whose.patient_id == told.person.patient_id and not differ(whose, told.person):
+                out[image] = told.cause
+    if not out:
+        return
+    text = "a document beside it rejects it: the node leaves it out where the site heeds the sender (rejections_from)"
+    names = dict(zip(images, found.files[study_uid], strict=True))
+    found.unread += [Unread(file=names[image], reason="rejected", text=text) for image in out]
+    found.studies[study_uid] = [image for image in images if image not in out]
+    found.files[study_uid] = [names[image] for image in found.studies[study_uid]]
+    found.rejected[study_uid] = out
 
 
 def _files(folder: Path, unread: list[Unread]) -> Iterator[Path]:

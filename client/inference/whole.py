@@ -8,24 +8,41 @@ from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
 
+from client.dicom.decode import frame_count
 from client.dicom.malformed import MALFORMED
 from client.inference.acquisition import Acquisition
+from client.inference.ahead import Opened
 from client.inference.scope import InScope, OutOfScope, Reason
+from client.inference.study import Image
+from models.errors import InvalidStudy
 
 Judged = tuple[Dataset, Acquisition, InScope | OutOfScope]
 """An object's header, what an intended use asks of it, and what it answers."""
 
 
-def torn(judged: Iterable[Judged]) -> dict[str, tuple[Reason, ...]]:
+def torn(
+    judged: Iterable[Judged], gone: Iterable[tuple[Image, Opened | InvalidStudy]] = ()
+) -> dict[str, tuple[Reason, ...]]:
     """The series of which some images fit and others do not, by UID, and why these do not.
 
     What may be left out of a series: a localizer, an object that is no image, and an image of a place that a fitting
-    image of the same series shows (another echo or reconstruction), since that place is looked at.
+    image of the same series shows (another echo or reconstruction, or one taken again), since that place is looked at.
+
+    Args:
+        judged: what there is.
+        gone: what was taken out of it since it is bad, whether it would fit or not. One that lies nowhere is no slice.
     """
     by_series: dict[str, list[Judged]] = {}
     for one in judged:
         by_series.setdefault(one[1].series, []).append(one)
     found: dict[str, tuple[Reason, ...]] = {}
+    for image, opened in gone:
+        reason = Reason("left-out", "images of the series were rejected by the PACS, or left out by a person")
+        if isinstance(opened, InvalidStudy):
+            found[image.series_uid] = (reason,)
+        elif _place(opened.header) is not None or frame_count(opened.header) > 1:
+            one = (opened.header, opened.acquisition, OutOfScope((reason,)))
+            by_series.setdefault(opened.acquisition.series, []).append(one)
     for uid, members in by_series.items():
         unfit = [one for one in members if isinstance(one[2], OutOfScope)]
         if not unfit or len(unfit) == len(members):

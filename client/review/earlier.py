@@ -18,11 +18,11 @@ was signed and is in doubt: that nothing was found in less of the study tells no
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, exists, func, literal_column, or_, select
+from sqlalchemy import Connection, String, and_, exists, func, literal, literal_column, or_, select, type_coerce
 
 from client.dicom.person import TWO_PEOPLE
 from client.inference.succession import rejected, replaced
-from client.store.tables import exclusion, outcome, recall, study, succession, verdict, version
+from client.store.tables import exclusion, instance, outcome, recall, study, succession, verdict, version
 
 JUDGED_IN: Final = ("scored", "refused", "failed")
 """The states of a study in which an earlier result is judged; in the others it is about to be read."""
@@ -108,22 +108,35 @@ def _beside(known: Any) -> Any:
 
 
 def bereft(known: Any) -> Any:
-    """SQL: whether a result was taken back since its image was rejected for its quality, and for nothing else."""
+    """SQL: whether a result was taken back since images under it were rejected for their quality, and nothing else."""
     word, other, made_by = exclusion.alias("word"), exclusion.alias("other_word"), version.alias("made_by")
     taken_back = exists().where(recall.c.outcome_id == known.c.id, recall.c.action == "withdrawn")
-    of_image = and_(word.c.study_uid == known.c.study_uid, word.c.sop_uid == known.c.sop_uid)
-    graver = exists().where(
-        other.c.study_uid == known.c.study_uid,
-        other.c.sop_uid == known.c.sop_uid,
-        other.c.cause != "quality",
-        other.c.lifted_at.is_(None),
-    )
+    graver = exists().where(_under(known, other), other.c.cause != "quality", other.c.lifted_at.is_(None))
     recalled = exists().where(made_by.c.digest == known.c.version_digest, made_by.c.state == "withdrawn")
     return and_(
         taken_back.correlate(known),
-        exists().where(of_image, word.c.lifted_at.is_(None)).correlate(known),
+        exists().where(_under(known, word), word.c.lifted_at.is_(None)).correlate(known),
         ~graver.correlate(known),
         ~recalled.correlate(known),
+    )
+
+
+def _under(known: Any, word: Any) -> Any:
+    """Whether a word speaks of an image that a result rests on: the one shown, one that was scored, or one of a series
+    that was outlined.
+    """
+    image, read = instance.alias("spoken_of"), type_coerce(known.c.read, String)
+
+    def named(uid: Any) -> Any:
+        return func.instr(func.coalesce(read, ""), literal('"').concat(uid).concat('"')) > 0
+
+    of_series = exists().where(
+        image.c.study_uid == word.c.study_uid, image.c.sop_uid == word.c.sop_uid, named(image.c.series_uid)
+    )
+    of_series = of_series.correlate(known, word)
+    return and_(
+        word.c.study_uid == known.c.study_uid,
+        or_(word.c.sop_uid == known.c.sop_uid, named(word.c.sop_uid), of_series),
     )
 
 

@@ -61,8 +61,13 @@ def settle(connection: Connection, site: Site, study_uid: str, revision: int) ->
         .where(exclusion.c.study_uid == study_uid, exclusion.c.lifted_at.is_(None))
         .order_by(exclusion.c.told_at.desc())
     ).all()
-    if words:  # also where what is left has taken its place: it measures something else
-        measure_again(connection, site, [study_uid])
+    measured = connection.execute(
+        select(outcome.c.measurements.is_not(None)).where(
+            outcome.c.study_uid == study_uid, outcome.c.revision == revision, outcome.c.kind == "scored"
+        )
+    ).scalar()
+    if words or measured:  # also where what is left has taken its place: it measures something else
+        measure_again(connection, site, [study_uid], anew=bool(measured))
     if not said:
         return 0
     by = words[0].by if words else site.config.institution  # a copy of another study was chosen

@@ -11,17 +11,19 @@ from sqlalchemy import ColumnElement, and_, exists
 from client.store.tables import exclusion, instance
 
 
-def excluded(of: Any = instance) -> ColumnElement[bool]:
+def excluded(*causes: str, of: Any = instance) -> ColumnElement[bool]:
     """SQL: whether somebody who may say so has taken an instance out of its study, and nobody has put it back.
 
     Args:
+        causes: for one of these (`client.arrival.rejection.Cause`); none: for whatever cause.
         of: the table of instances, or an alias of it.
     """
-    return exists().where(
+    found = exists().where(
         exclusion.c.sop_uid == of.c.sop_uid,
         exclusion.c.study_uid == of.c.study_uid,
         exclusion.c.lifted_at.is_(None),
     )
+    return found.where(exclusion.c.cause.in_(causes)) if causes else found
 
 
 def doubted() -> ColumnElement[bool]:

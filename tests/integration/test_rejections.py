@@ -570,3 +570,33 @@ def test_a_word_on_an_image_that_has_not_come_can_be_taken_back(site: Site, gate
     result = read(site)
     assert isinstance(result, Scored)
     assert result.read == {bright.SOPInstanceUID, dark.SOPInstanceUID}
+
+
+@pytest.mark.parametrize("cause", [Cause.OTHER_PATIENT, Cause.WORKLIST])
+def test_the_rest_of_a_study_that_is_another_patients_is_not_read_either(
+    site: Site, gateway: Gateway, radiograph: Make, cause: Cause
+) -> None:
+    """A person may say so while it still comes: what was denied of all that was here is denied of the rest."""
+    first = radiograph(0.9)
+    scored(site, gateway, first)
+    leave_out(site, str(first.StudyInstanceUID), cause, "Ada")
+    read(site)
+    late = radiograph(0.95, StudyInstanceUID=first.StudyInstanceUID, PatientID=first.PatientID)
+    send(gateway, late)
+    assert state(site, late.StudyInstanceUID) == ("refused", 2)
+    words = {one.sop_uid: one for one in exclusions.listed(site)}
+    assert (words[late.SOPInstanceUID].cause, words[late.SOPInstanceUID].by) == (cause, "Ada")
+
+    take_back(site, str(late.SOPInstanceUID))
+    assert isinstance(read(site), Scored)
+
+
+def test_a_study_that_is_sent_again_in_the_right_name_is_read(site: Site, gateway: Gateway, radiograph: Make) -> None:
+    wrong = radiograph(0.9)
+    scored(site, gateway, wrong)
+    leave_out(site, str(wrong.StudyInstanceUID), Cause.WORKLIST, "Ada")
+    read(site)
+    right = radiograph(0.2, StudyInstanceUID=wrong.StudyInstanceUID, PatientID="RIGHT", PatientName="Right^One")
+    send(gateway, right)
+    complete(site)
+    assert isinstance(read(site), Scored)

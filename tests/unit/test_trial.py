@@ -31,6 +31,7 @@ from client.store import versions
 from client.store.site import Site
 from client.store.tables import instance, outcome, study
 from models.errors import NotFound
+from tests.integration.test_rejections import rejecting
 
 Make = Callable[..., Dataset]
 
@@ -158,6 +159,24 @@ def test_a_study_of_which_every_image_conflicts_is_listed_and_no_file_is_counted
     said = CliRunner().invoke(app, ["site", "try", str(folder), "--folder", str(site.folder)])
     assert said.exit_code == 0, said.output
     assert f"0 files  study {other.StudyInstanceUID}" in said.output
+
+
+def test_what_a_document_in_the_folder_rejects_is_not_read_and_that_is_said(
+    site: Site, radiograph: Make, tmp_path: Path
+) -> None:
+    """A folder that was exported from a PACS holds the images that its quality control has rejected, too."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    bad, good = radiograph(0.9), radiograph(0.1)
+    good.StudyInstanceUID, good.PatientID = bad.StudyInstanceUID, bad.PatientID
+    stranger = rejecting(good, PatientID="SOMEBODY^ELSE")  # the node would not believe it either
+    for name, one in (("bad", bad), ("good", good), ("note", rejecting(bad)), ("stranger", stranger)):
+        one.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    trial = try_folder(site, Panel(site).members, folder)
+    (study,) = trial.studies
+    assert (study.outcome, study.scored_file) == ("scored", "good.dcm")
+    assert [(one.file, one.reason) for one in trial.unread] == [("bad.dcm", "rejected")]
+    assert study.files == ["good.dcm", "note.dcm", "stranger.dcm"]
 
 
 def test_links_to_folders_are_followed_once_and_what_leads_nowhere_is_said(
