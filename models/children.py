@@ -27,6 +27,7 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",  # since 1.29 ONNX Runtime reports to its maker on Linux too
+    "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "true",
 }
 """A hospital's node and the coordinator never call home."""

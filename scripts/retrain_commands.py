@@ -133,6 +133,37 @@ def alarm(
 
 
 @app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="of the retraining, lower case")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="of configs/retraining.yaml, KEY=VALUE")] = None,
+    hospitals: Annotated[int, typer.Option(help="how many to make up")] = 50,
+    patients: Annotated[int, typer.Option(help="of each")] = 60,
+    folder: Annotated[Path, typer.Option(help="made; hospitals that are there are used again")] = Path(
+        "runs/simulation"
+    ),
+    at_once: Annotated[int, typer.Option(help="hospitals that are answered for at a time; 0: as many as cores")] = 0,
+    seed: Annotated[int, typer.Option(help="of all that is drawn for the hospitals")] = 0,
+) -> None:
+    """Try a retraining on many made-up hospitals on this machine, with the code that coordinator and hospitals run.
+
+    The pictures are drawn, so its figures mean nothing; how long it takes, and whether a setting works with so many,
+    does.
+
+    Example: vigie retrain simulate trial --hospitals 50 strategy=fedprox rounds=2 hyper.steps=10
+    """
+    from client.cores import allowed
+    from scripts.simulation.loop import Settings
+    from scripts.simulation.loop import simulate as run
+
+    settings = Settings(folder, name, tuple(overrides or ()), hospitals, patients, seed, at_once or allowed().count)
+    found = run(settings, lambda text: print(text, flush=True))
+    print(
+        f"{found.making:.0f} s for the hospitals, {found.retraining:.0f} s for the retraining; memory of all processes "
+        f"{found.peak_mib / 1024:.1f} GiB at most, shared pages counted once; everything lies in {folder}"
+    )
+
+
+@app.command()
 def stop(folder: Folder, name: str) -> None:
     """Stop a retraining; launching it again goes on after the last whole round.
 

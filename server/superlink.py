@@ -16,7 +16,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +164,7 @@ class SuperLink:
         with self._control() as control:
             response = control.RegisterNode(RegisterNodeRequest(public_key=pem, name=name))
         site = RegisteredSite(name, response.node_id, digest)
-        _write_sites(self.folder, {**sites, name: site})
+        write_sites(self.folder, {**sites, name: site})
         return site
 
     def unregister(self, name: str) -> None:
@@ -180,7 +180,7 @@ class SuperLink:
             raise NotFound(f"no site {name}")
         with self._control() as control:
             control.UnregisterNode(UnregisterNodeRequest(node_id=sites[name].node_id))
-        _write_sites(self.folder, {key: site for key, site in sites.items() if key != name})
+        write_sites(self.folder, {key: site for key, site in sites.items() if key != name})
 
     def online(self) -> list[str]:
         """Names of the registered sites that are connected, in order."""
@@ -327,7 +327,8 @@ def registered_sites(folder: Path) -> dict[str, RegisteredSite]:
     return {name: RegisteredSite(name, int(row["node_id"]), row["key_sha256"]) for name, row in sorted(rows.items())}
 
 
-def _write_sites(folder: Path, sites: dict[str, RegisteredSite]) -> None:
+def write_sites(folder: Path, sites: Mapping[str, RegisteredSite]) -> None:
+    """Write the list of hospitals let in, in place of the one there is."""
     rows = {site.name: {"node_id": site.node_id, "key_sha256": site.key_sha256} for site in sites.values()}
     draft = folder / "sites.json.new"
     draft.write_text(json.dumps(rows, indent=2, sort_keys=True) + "\n")

@@ -17,6 +17,7 @@ from scripts.benchmarks import (
     poisoned,
     privacy,
     rollback,
+    simulated,
     volume,
     yielding,
 )
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "poisoned": poisoned.run,
     "privacy": privacy.run,
     "rollback": rollback.run,
+    "simulated": simulated.run,
     "volume": volume.run,
     "yielding": yielding.run,
 }

@@ -1,7 +1,6 @@
 """The loop, step by step; reads from top to bottom as the story that it tells."""
 
 import csv
-import itertools
 import json
 import os
 import platform
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -37,6 +35,7 @@ from scripts.demonstration import phantoms, picture
 from scripts.demonstration.hospital import DemonstrationFailed, Hospital, connect, start
 from scripts.demonstration.studies import study_uid
 from scripts.demonstration.summary import Figure, HospitalSummary, Performance, Summary
+from scripts.memory import Memory
 from scripts.retrain_commands import told
 from scripts.signals import wait_for_signal
 from server.coordinator import Coordinator, create
@@ -96,7 +95,7 @@ def run(settings: Settings) -> Summary:
     story = _data(settings, console, out)
     signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
-        memory = stack.enter_context(_Memory())
+        memory = stack.enter_context(Memory())
         with story.chapter("start", "1. A coordinator and three hospitals start, each in its own folder and processes"):
             coordinator, hospitals = _start(story, out, stack)
         with story.chapter("version 1", f"2. A vendor trains version 1 on {VENDOR_SITE}'s training patients only"):
@@ -450,7 +449,7 @@ def _summary(
     journal: Sequence[dict[str, Any]],
     objecting: dict[str, int],
     difference: float,
-    memory: "_Memory",
+    memory: "Memory",
 ) -> Summary:
     steps = {line["step"]: line for line in journal}
     digest = steps["candidate"]["digest"]
@@ -601,46 +600,3 @@ def _keep(console: Console, summary: Summary) -> None:
     for name, address in summary.addresses.items():
         console.print(f"  {name:<24} {address}")
     wait_for_signal()
-
-
-class _Memory:
-    """Watches the resident memory of this process and all its descendants, every two seconds.
-
-    `peak_mib` counts a page that several processes share (libraries, forked memory) once, `peak_sum_mib` once for
-    each of them.
-    """
-
-    def __init__(self) -> None:
-        self.peak_mib = self.peak_sum_mib = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "_Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        for turn in itertools.count():
-            if self._stop.wait(2.0):
-                return
-            family = [me, *me.children(recursive=True)]
-            summed = self._sum(family, lambda process: process.memory_info().rss)
-            # counting shared pages walks every page table: less often, unless a new peak is likely
-            if turn % 5 == 0 or summed > 0.95 * self.peak_sum_mib:
-                self.peak_mib = max(self.peak_mib, self._sum(family, lambda process: process.memory_full_info().pss))
-            self.peak_sum_mib = max(self.peak_sum_mib, summed)
-
-    @staticmethod
-    def _sum(family: Sequence[psutil.Process], measure: Callable[[psutil.Process], int]) -> float:
-        total = 0
-        for process in family:
-            try:
-                total += measure(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return total / 2**20

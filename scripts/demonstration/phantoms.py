@@ -43,7 +43,7 @@ def make(folder: Path, seed: int, limit: int = 0) -> Path:
         for number in range(min(look.patients, limit or look.patients)):
             abnormal = number % 2 == 1
             file = f"{site}/{number:04d}.png"
-            Image.fromarray(_draw(random, look, abnormal)).save(folder / file)
+            Image.fromarray(draw(random, look, abnormal)).save(folder / file)
             label = "abnormal" if abnormal else "normal"
             rows.append(
                 {"file": file, "site": site, "label": label, "patient": f"PH-{site}-{number:04d}", "view": "PA"}
@@ -55,7 +55,8 @@ def make(folder: Path, seed: int, limit: int = 0) -> Path:
     return manifest
 
 
-def _draw(random: np.random.Generator, look: Look, abnormal: bool) -> NDArray[np.uint8]:
+def draw(random: np.random.Generator, look: Look, abnormal: bool) -> NDArray[np.uint8]:
+    """One thorax, (size, size), as a hospital of this look would have it."""
     y, x = np.mgrid[-1 : 1 : look.size * 1j, -1 : 1 : look.size * 1j]
     shift, scale = random.normal(0, 0.05, 2), 1 + random.normal(0, 0.05)
     x, y = (x - shift[0]) * scale, (y - shift[1]) * scale
