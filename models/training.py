@@ -77,7 +77,7 @@ def fit(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for step, chosen in enumerate(_batches(draw, hyper, generator)):
+        for step, chosen in enumerate(batches(draw, hyper, generator)):
             for group in descent.param_groups:
                 group["lr"] = rate(step, hyper)
             with torch.no_grad():
@@ -236,7 +236,7 @@ def rate(step: int, hyper: Hyperparameters) -> float:
     return hyper.learning_rate * (hyper.final_rate + (1 - hyper.final_rate) * cosine)
 
 
-def _batches(draw: Tensor, hyper: Hyperparameters, generator: Generator) -> Iterator[Tensor]:
+def batches(draw: Tensor, hyper: Hyperparameters, generator: Generator) -> Iterator[Tensor]:
     """Give the case numbers of each step.
 
     Systematic sampling, one pass of N draws at a time: each case comes as often as its weight says, to within one,

@@ -69,7 +69,8 @@ def train(site: Site, order: TrainOrder) -> Update:
 
     Raises:
         NotFound: the base version is not here.
-        TooFewCases: the training patients have no validated case of one of the classes, or too few to be counted.
+        TooFewCases: the training patients have no validated case of one of the classes, or too few to be counted; or
+            the order draws too few.
         BudgetExhausted: it would cost more of the patients' privacy than this hospital allows.
         TrainingDiverged: the loss is no longer finite.
     """
@@ -82,6 +83,9 @@ def train(site: Site, order: TrainOrder) -> Update:
     _require_both(positive[drawn > 0])
     if np.count_nonzero(drawn) < LEAST:
         raise TooFewCases(f"{np.count_nonzero(drawn)} training cases: fewer than {LEAST} would show a patient")
+    if isinstance(order.privacy, Unprotected) and (most := order.hyper.steps * order.hyper.batch_size) < LEAST:
+        # of one step on two cases, their pictures can be told (scripts/benchmarks/inversion.py)
+        raise TooFewCases(f"{most} cases drawn in all: fewer than {LEAST} would show a patient")
     remember(site, order.retraining, cases)
     lesson = Lesson(
         tensors(site, bundle, cases),

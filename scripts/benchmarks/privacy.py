@@ -1,13 +1,16 @@
-"""What an update tells of who was trained on: membership inference on canaries, with and without protection.
+"""What an update tells of who was trained on, with and without protection: membership inference, gradient inversion.
 
-Canaries are made-up patients whose picture is noise and whose truth is wrong; half of them, drawn by chance, are among
-a hospital's training patients. The attacker is the coordinator: it holds the received weights, the update as it
-crossed the border, and every canary, and says for each whether it was trained on, by two signs: how much its loss
-fell, and how far the update goes along its gradient. 0.5 is guessing. A small network on small pictures, which learns a
-canary by heart more easily than a large one on radiographs.
+Membership: canaries are made-up patients whose picture is noise and whose truth is wrong; half of them, drawn by
+chance, are among a hospital's training patients. The attacker is the coordinator: it holds the received weights, the
+update as it crossed the border, and every canary, and says for each whether it was trained on, by two signs: how much
+its loss fell, and how far the update goes along its gradient. 0.5 is guessing. A small network on small pictures, which
+learns a canary by heart more easily than a large one on radiographs.
 
 Source: Carlini et al., The Secret Sharer, USENIX Security 2019 (canaries); Nasr et al., Adversary Instantiation: Lower
 Bounds for Differentially Private Machine Learning, S&P 2021 (an attacker who sees the updates).
+
+Inversion: which of fifty pictures was trained on, told by pictures that are worked out of the update
+(`scripts/benchmarks/inversion.py`). 0.02 is guessing.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from torch.nn import functional
 
 from client.federation.kept import Kept
 from client.federation.trainer import Lesson, learn
+from configs.schema import RetrainingConfig, compose
 from models.bundle import Facts
 from models.exchange import TrainOrder, Update
 from models.hyperparameters import Hyperparameters
@@ -30,7 +34,7 @@ from models.networks import build
 from models.protection import Protection
 from models.stats.intervals import Bools, auc
 from models.training import set_weights
-from scripts.benchmarks import federation
+from scripts.benchmarks import federation, inversion
 from scripts.benchmarks.accuracy import show
 from scripts.benchmarks.federation import Cases, Weights
 from scripts.benchmarks.report import Report, at_least, at_most
@@ -61,7 +65,7 @@ class Told:
 
 
 def run(arguments: Sequence[str]) -> Report:
-    """Attack updates without protection, and at two budgets."""
+    """Attack updates without protection, and with."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench privacy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,15 +78,42 @@ def run(arguments: Sequence[str]) -> Report:
         found = [attacked(budget, seed, options.patients, options.canaries) for seed in options.seeds]
         rows.append({"privacy": f"epsilon {budget:g}" if budget else "none", **figures(found)})
     show(rows)
+    pictures = _inverted(options.seeds)
+    show(pictures)
     none, eight, two = (max(row["loss"], row["gradient"]) for row in rows)
+    found = {str(row["update"]): float(row["identified"]) for row in pictures}
     return Report(
-        {"privacy": rows},
+        {"privacy": rows, "inversion": pictures},
         [
             at_least("no protection: AUC of the better attack", none, 0.8),
             at_most("epsilon 8: what is left of its advantage over guessing", (eight - 0.5) / (none - 0.5), 0.5),
             at_most("epsilon 2: what is left of its advantage over guessing", (two - 0.5) / (none - 0.5), 0.25),
+            at_least("one step on two cases: pictures identified", found["one step on 2 of 16 cases"], 0.5),
+            at_most("the same at epsilon 8", found["the same, epsilon 8"], 0.1),
+            at_most("a round as configured: pictures identified", found["as configured"], 0.1),
         ],
     )
+
+
+def _inverted(seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Look for pictures in updates, from the one that tells most to the one that is usual."""
+    smallest = inversion.SMALLEST
+    plan = compose("retraining", RetrainingConfig, ["name=bench", "base=bench@1"])
+    kinds: dict[str, dict[str, Any]] = {
+        "one step on 2 of 16 cases": {},
+        "the same, cut to a hundredth of its length": {"norm": 0.01},
+        "the same, eight-bit": {"reply": "eight-bit"},
+        "the same, epsilon 8": {"protection": inversion.protected(8.0)},
+        "the same, epsilon 2": {"protection": inversion.protected(2.0)},
+        "one step on 4": {"hyper": smallest.model_copy(update={"batch_size": 4})},
+        "one step on 8": {"hyper": smallest.model_copy(update={"batch_size": 8})},
+        "one step on 16": {"hyper": smallest.model_copy(update={"batch_size": 16})},
+        "as configured": {"hyper": Hyperparameters.model_validate(plan.hyper)},
+    }
+    return [
+        {"update": name, **inversion.figures([inversion.attacked(seed, **kind) for seed in seeds])}
+        for name, kind in kinds.items()
+    ]
 
 
 def figures(found: Sequence[Told]) -> Mapping[str, float]:

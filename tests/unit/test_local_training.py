@@ -220,7 +220,7 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     images = np.random.default_rng(0).normal(size=(16, 1, 64, 64)).astype(np.float32)
     monkeypatch.setattr(trainer, "tensors", lambda *_: images)
     base = residual.read_weights()
-    hyper = QUICK.model_copy(update={"steps": 1, "ai_visible_weight": 0.0, "flip_penalty": 1.0, "proximal": 0.1})
+    hyper = QUICK.model_copy(update={"steps": 2, "ai_visible_weight": 0.0, "flip_penalty": 1.0, "proximal": 0.1})
     zeros = {name: np.zeros_like(value) for name, value in base.items()}
     order = TrainOrder(
         retraining="spring", round=1, base=residual.digest, hyper=hyper, encoding="eight-bit", reply="eight-bit",
@@ -233,9 +233,9 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     assert set(kept.left) == set(base)
     again = trainer.train(site, order)
     assert all(np.array_equal(update.weights[name], again.weights[name]) for name in base)
-    few = hyper.model_copy(update={"biopsy_weight": 0.0})
-    with pytest.raises(TooFewCases):
-        trainer.train(site, order.model_copy(update={"hyper": few}))
+    for few in ({"biopsy_weight": 0.0}, {"steps": 5, "batch_size": 2}):
+        with pytest.raises(TooFewCases):
+            trainer.train(site, order.model_copy(update={"hyper": hyper.model_copy(update=few)}))
 
 
 # ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────────────

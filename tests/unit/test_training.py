@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from models.augmentation import augment
 from models.errors import InvalidTraining, TrainingDiverged
 from models.networks import build
-from models.training import Hyperparameters, _batches, fit, get_weights, scores, set_weights
+from models.training import Hyperparameters, batches, fit, get_weights, scores, set_weights
 
 QUICK = Hyperparameters(steps=40, batch_size=16, augmentation=0.3, averaging=0.9, learning_rate=5e-3)
 
@@ -52,7 +52,7 @@ def test_another_seed_is_another_training() -> None:
 def test_draws_follow_the_weights() -> None:
     weights = torch.tensor([1.0] * 8 + [3.0] * 4 + [0.0] * 2, dtype=torch.float64)
     hyper = Hyperparameters(steps=70, batch_size=20)
-    drawn = torch.cat(list(_batches(weights, hyper, torch.Generator().manual_seed(0))))
+    drawn = torch.cat(list(batches(weights, hyper, torch.Generator().manual_seed(0))))
     counts = torch.bincount(drawn, minlength=14).double()
     torch.testing.assert_close(counts, weights * 70, rtol=0.1, atol=2)
 
