@@ -93,8 +93,8 @@ def fit_privately(
         value.requires_grad_(name not in frozen)
     cases = _by_patient(patients)
     expected = protection.share * coarse(len(cases))
-    generator = torch.Generator().manual_seed(_seed(secret, "draw", 7))
-    randomness = np.random.Generator(np.random.Philox(key=_seed(secret, "noise", 16)))
+    generator = torch.Generator().manual_seed(seed_of(secret, "draw", 7))
+    randomness = np.random.Generator(np.random.Philox(key=seed_of(secret, "noise", 16)))
 
     def loss_of(chosen: Tensor) -> Tensor:
         batch = augment(pixels[chosen], hyper.augmentation, generator)
@@ -167,5 +167,6 @@ def _by_patient(patients: Sequence[str]) -> list[Tensor]:
     return [torch.from_numpy(np.flatnonzero(owner == number)) for number in range(int(owner.max()) + 1)]
 
 
-def _seed(secret: bytes, purpose: str, size: int) -> int:
+def seed_of(secret: bytes, purpose: str, size: int) -> int:
+    """What one kind of chance in a training is drawn from: a number of so many bytes, other for another purpose."""
     return int.from_bytes(hashlib.sha256(purpose.encode() + b"\x00" + secret).digest()[:size], "big")

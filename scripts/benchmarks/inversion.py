@@ -15,6 +15,7 @@ direction of the gradient); Jeon et al., Gradient Inversion with Generative Imag
 such pictures).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +35,8 @@ from models.bundle import Facts
 from models.exchange import TrainOrder, Update
 from models.hyperparameters import Hyperparameters
 from models.networks import build
-from models.protection import Protection, Unprotected
+from models.private_training import seed_of
+from models.protection import PatientLevel, Protection, Unprotected
 from models.training import batches, checked, set_weights
 from scripts.benchmarks import federation
 from scripts.benchmarks.federation import Weights
@@ -100,16 +102,17 @@ def attacked(
     positive = np.arange(_CASES) % 2 == 1
     lesson = Lesson(
         lined_up[:_CASES], positive, np.zeros(_CASES, bool), np.ones(_CASES), np.full(_CASES, np.nan),
-        tuple(f"p{number}" for number in range(_CASES)),
+        tuple(f"p{number:02d}" for number in range(_CASES)),
     )  # fmt: skip
     order = TrainOrder(
         retraining="bench", round=1, base=_DIGEST, seed=seed, hyper=hyper, privacy=protection or Unprotected(),
         weights=base, **terms,
     )  # fmt: skip
+    secret = _secret(seed, order)
+    chosen = _drawn(lesson, order, secret)
     # as it crosses: kept to the bound, packed, read back
-    update, _ = learn(facts, base, lesson, order, Kept(), secret=f"hospital {seed}".encode())
+    update, _ = learn(facts, base, lesson, order, Kept(), secret=secret)
     trained = Update.from_record(update.to_record()).trained(base)
-    chosen = _drawn(seed, lesson, hyper)
     step = {name: trained[name] - base[name] for name in base}
     pictures = invert(facts, base, step, positive[chosen], iterations)
     return _compared(pictures, chosen, lined_up)
@@ -185,12 +188,29 @@ def _thoraxes(draws: np.random.Generator, count: int) -> NDArray[np.float32]:
     return standardised(torch.from_numpy(pictures[:, None].astype(np.float32))).numpy()
 
 
-def _drawn(seed: int, lesson: Lesson, hyper: Hyperparameters) -> NDArray[np.int64]:
+def _drawn(lesson: Lesson, order: TrainOrder, secret: bytes) -> NDArray[np.int64]:
     """The cases whose pictures are looked for: those of the only step, or of several steps all."""
-    if hyper.steps > 1:
-        return np.arange(len(lesson.positive))
+    if order.hyper.steps > 1:
+        return np.arange(_CASES)
+    if isinstance(order.privacy, PatientLevel):
+        return _drawn_privately(order.privacy, secret)
     *_, weights = checked(lesson.images, lesson.positive, lesson.weights)
-    return next(batches(weights, hyper, torch.Generator().manual_seed(seed))).numpy()
+    return next(batches(weights, order.hyper, torch.Generator().manual_seed(order.seed))).numpy()
+
+
+def _drawn_privately(protection: PatientLevel, secret: bytes) -> NDArray[np.int64]:
+    """Which patients a protected training has in its first step; nobody outside the hospital knows."""
+    generator = torch.Generator().manual_seed(seed_of(secret, "draw", 7))
+    return np.flatnonzero((torch.rand(_CASES, generator=generator) < protection.share).numpy())
+
+
+def _secret(seed: int, order: TrainOrder) -> bytes:
+    """A hospital's secret; for a protected step, one that draws as many as an unprotected step has."""
+    secrets = (f"hospital {seed} {number}".encode() for number in itertools.count())
+    protection, wanted = order.privacy, order.hyper.batch_size
+    if not isinstance(protection, PatientLevel):
+        return next(secrets)
+    return next(secret for secret in secrets if len(_drawn_privately(protection, secret)) == wanted)
 
 
 def _compared(pictures: NDArray[np.float32], chosen: NDArray[np.int64], lined_up: NDArray[np.float32]) -> Shown:
