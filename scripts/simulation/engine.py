@@ -23,7 +23,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -79,19 +79,20 @@ def run(coordinator: Path, hospitals: Path, retraining: str, at_once: int) -> No
         coordinator_app(grid, context)
 
     with _surroundings(coordinator, hospitals) as scratch:
-        settings = {
+        ray_settings: dict[str, Any] = {
             "num_cpus": at_once,
             "num_gpus": 0,
             "object_store_memory": _STORE,
             "_temp_dir": str(scratch),
             "log_to_driver": False,
         }
+        each: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0.0}
         try:
             run_simulation(
                 conducting,
                 answering,
                 len(names),
-                backend_config={"init_args": settings, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+                backend_config={"init_args": ray_settings, "client_resources": each},
             )
         except VigieError:
             raise
