@@ -1,6 +1,7 @@
 """`vigie retrain …`: what an ML engineer launches and watches."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -156,7 +157,11 @@ def simulate(
     from scripts.simulation.loop import simulate as run
 
     settings = Settings(folder, name, tuple(overrides or ()), hospitals, patients, seed, at_once or allowed().count)
-    found = run(settings, lambda text: print(text, flush=True))
+    try:
+        found = run(settings, lambda text: print(text, flush=True))
+    except KeyboardInterrupt:
+        print("stopped; typed again, it goes on after its last journalled step", file=sys.stderr, flush=True)
+        os._exit(130)  # the thread that conducts it would wait for hospitals that are gone
     print(
         f"{found.making:.0f} s for the hospitals, {found.retraining:.0f} s for the retraining; memory of all processes "
         f"{found.peak_mib / 1024:.1f} GiB at most, shared pages counted once; everything lies in {folder}"
