@@ -188,7 +188,7 @@ def _hospital(folder, number, base, coordinator, bundles, vendor_key, squared, m
         folder,
         SiteConfig(
             name=folder.name, inference_threads=1, training_priority="normal",
-            consent=ConsentConfig(standing="retrainings", fewest_others=0),
+            consent=ConsentConfig(standing="retrainings", fewest_others=0, largest_norm=100.0),
             gate=GateConfig(min_positives=8, min_negatives=8),
         ),
         fold_key=bytes([number + 1]) * 32,
