@@ -71,7 +71,7 @@ def _make(site: Site, offered: Bundle, part: dict[str, NDArray[Any]]) -> Bundle:
     network = build(facts.network, **facts.network_facts)
     set_weights(network, {**offered.read_weights(), **part})
     making = site.versions / f".form-{offered.digest[:16]}"
-    for left in site.versions.glob(f".*{making.name}*"):  # by a crash
+    for left in site.versions.glob(f"*{making.name}*"):  # by a crash
         shutil.rmtree(left)
     made = repack(making, offered, facts, network, _card(facts, offered), countersigning_key(site), SIGNER)
     final = site.versions / made.digest
