@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from registry_in_memory import Kept
 from sqlalchemy import delete
 
-from client.federation import adoption, personal
+from client.federation import adoption, personal, resident
 from client.federation.border import Border
 from client.federation.cases import ReusableCases, labels, tensors
 from client.federation.kept import Memory
@@ -307,12 +307,33 @@ def test_offered_again_it_is_the_same_form_and_the_same_answer(played, apart):
     assert sorted(path.name for path in apart.versions.iterdir()) == before
 
 
-def test_a_crash_while_it_is_made_costs_nothing(played, tmp_path, monkeypatch):
+@pytest.fixture
+def late(played, tmp_path):
+    """A hospital that has layers of its own, and was not offered the version yet."""
     site = Site(Path(shutil.copytree(played.site("gamma").folder, tmp_path / "gamma", symlinks=True)))
-    local = Memory(played.site().retrainings, "spring").last()
-    Memory(site.retrainings, "spring").keep(2, local)
+    Memory(site.retrainings, "spring").keep(2, Memory(played.site().retrainings, "spring").last())
     with site.database.write() as connection:
         connection.execute(delete(version).where(version.c.digest == played.offered.digest))
+    yield site
+    site.database.close()
+
+
+def test_the_resident_trainer_makes_it_within_its_memory(played, late):
+    """The process that judges at a hospital: bounded, without the packages that it does not need."""
+    trainer = resident.Resident(late.folder)
+    trainer.start()
+    try:
+        told = resident.judge(late, played.offer())
+    finally:
+        trainer.stop()
+    form = versions.form_of(late, played.offered.digest)
+    assert form is not None
+    assert told.personal == form.digest
+    assert verified(late, form.digest).facts.label == "residual@2+local"
+
+
+def test_a_crash_while_it_is_made_costs_nothing(played, late, monkeypatch):
+    site = late
     offered = from_archive(to_archive(played.offered), site.versions, load_trust(site.trust))
     versions.receive(site, offered)
     (site.versions / f".form-{offered.digest[:16]}").mkdir()
@@ -325,7 +346,6 @@ def test_a_crash_while_it_is_made_costs_nothing(played, tmp_path, monkeypatch):
     assert made is not None
     assert personal.form_of(site, offered).digest == made.digest
     assert not [path for path in site.versions.iterdir() if "form-" in path.name]
-    site.database.close()
 
 
 # ── Refused at load ──────────────────────────────────────────────────────────────────────────────────────────────────
