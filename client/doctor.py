@@ -521,7 +521,7 @@ def _model(_site: Site, panel: Panel) -> Check:
 def _panel(site: Site) -> Check:
     """What each version's record rests on; nothing to mend while it still gathers one."""
     found, advice = evidence.told(evidence.gathered(site))
-    aside = [f"{one.name}@{one.number}" for one in versions.listed(site) if one.state == "shadow"]
+    aside = [one.label for one in versions.listed(site) if one.state == "shadow"]
     if aside:
         found += f"; in shadow, read along and shown to nobody: {', '.join(aside)}"
     return Check("panel", not advice, found, advice)

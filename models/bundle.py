@@ -38,6 +38,7 @@ from models.errors import BundleRefused
 from models.intended_use import IntendedUse
 from models.novelty import Novelty
 from models.novelty import load as load_novelty
+from models.personal import Personal
 from models.segmentation import Segmentation
 from models.signing import Trusted, holds
 from models.stats.calibration import Calibration
@@ -86,6 +87,9 @@ class Facts(BaseModel):
     parent: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="digest it was made from")
     retraining: str | None = Field(default=None, description="the retraining that made it")
     certified: bool = Field(default=False, description="a certificate for this very digest exists")
+    personal: Personal | None = Field(
+        default=None, description="only of a hospital's own form of a version; it never leaves that hospital"
+    )
     change_plan: ChangePlan | None = Field(
         default=None, description="what a retraining of this version may change; absent: weights alone, of any layer"
     )
@@ -100,7 +104,12 @@ class Facts(BaseModel):
     @property
     def label(self) -> str:
         """NAME@NUMBER, as people and the registry call it."""
-        return f"{self.name}@{self.number}"
+        return label(self.name, self.number, self.personal is not None)
+
+    @property
+    def edition(self) -> str:
+        """The number as results state it; `+local` where a hospital has put layers of its own into the version."""
+        return edition(self.number, self.personal is not None)
 
     @property
     def changes(self) -> ChangePlan:
@@ -171,6 +180,16 @@ class Bundle:
     def device_uid(self) -> str:
         """UID of this version as a device."""
         return device_uid(self.digest)
+
+
+def edition(number: int, personal: bool) -> str:
+    """A version's number; of a hospital's own form of it with `+local`."""
+    return f"{number}+local" if personal else str(number)
+
+
+def label(name: str, number: int, personal: bool = False) -> str:
+    """NAME@NUMBER; of a hospital's own form of the version with `+local`."""
+    return f"{name}@{edition(number, personal)}"
 
 
 def device_uid(digest: str) -> str:

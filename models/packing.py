@@ -1,6 +1,7 @@
 """From a trained network to a signed version on disk."""
 
 import json
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import NOVELTY, VOLUME_NOVELTY, WEIGHTS, Bundle, Facts, seal, verify
+from models.bundle import NOVELTY, SIGNATURE, VOLUME_NOVELTY, WEIGHTS, Bundle, Facts, seal, verify
 from models.errors import ConfigurationError, ExportMismatch
 from models.export import export_onnx, parity, volume_parity
 from models.intended_use import problems
@@ -73,6 +74,35 @@ def _write(
         novelty.save(folder / NOVELTY)
         load(folder / NOVELTY)  # what no hospital could load is not signed
     _describe(folder, facts, preprocessing, card)
+
+
+def repack(
+    folder: Path, version: Bundle, facts: Facts, network: nn.Module, card: str, key: Ed25519PrivateKey, signer: str
+) -> Bundle:
+    """A version that is another one with other weights: what does not follow from those is taken over byte for byte.
+
+    Args:
+        folder: made; must not exist.
+        network: gives logits (N, 1) for the version's input.
+
+    Raises:
+        ConfigurationError: `folder` is there.
+        ExportMismatch: ONNX Runtime's scores differ from PyTorch's by more than 1e-4.
+    """
+    *_, height, width = version.facts.input_shape
+    with _beside(folder) as making:
+        shutil.copytree(version.folder, making, dirs_exist_ok=True)
+        (making / SIGNATURE).unlink()
+        export_onnx(network, (height, width), making / "models" / "model.onnx")
+        reference = np.load(making / "reference" / "input.npy", allow_pickle=False)
+        parity(network, making / "models" / "model.onnx", reference)
+        expected = {"scores": [float(score) for score in scores(network, reference)]}
+        (making / "reference" / "expected.json").write_text(json.dumps(expected))
+        np.savez(making / WEIGHTS, allow_pickle=False, **get_weights(network))
+        (making / "configs" / "metadata.json").write_text(json.dumps(_metadata(facts), indent=2))
+        (making / "docs" / "README.md").write_text(card)
+        seal(making, key, signer)
+    return verify(folder, {signer: key.public_key()})
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def results(
         known = [held for held in versions.listed(site) if device_uid(held.digest) == device]
         if not known:
             raise NotFound(f"no version held here has made {of.name}")
-        print(f"{known[0].name}@{known[0].number}  {known[0].digest}  {known[0].state}")
+        print(f"{known[0].label}  {known[0].digest}  {known[0].state}")
         return
     if version:
         for one in objects(site, named(site, version).digest):
@@ -53,7 +53,7 @@ def results(
         if said := found.get(held.digest):
             numbers = (said.scored, said.refused, said.objects, said.withdrawn)
             days = (_day(said.first), _day(said.last))
-            table.add_row(f"{held.name}@{held.number}", held.digest[:12], held.state, *map(str, numbers), *days)
+            table.add_row(held.label, held.digest[:12], held.state, *map(str, numbers), *days)
     Console().print(table)
 
 

@@ -242,7 +242,7 @@ def versions(
         decision = held.decision or {}
         gate = f"{decision.get('verdict', '')} ({', '.join(decision.get('reasons', []))})" if decision else ""
         threshold = "vendor's" if held.threshold is None else f"{held.threshold:.4f}"
-        table.add_row(f"{held.name}@{held.number}", held.digest[:12], held.state, threshold, gate)
+        table.add_row(held.label, held.digest[:12], held.state, threshold, gate)
     Console().print(table)
 
 
@@ -266,12 +266,12 @@ def adopt(
     held = _one(site, digest, "adopted")
     load(site, held.digest)  # verified and tested before it may read anything
     versions.adopt(site, held.digest, *_person(reason))
-    serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
+    serving = ", ".join(one.label for one in versions.panel(site))
     print(f"adopted; on the panel: {serving}")
     for other in versions.listed(site):
-        if (other.name, other.number) == (held.name, held.number) and other.digest != held.digest:
+        if other.label == held.label and other.digest != held.digest:
             print(
-                f"beware: {other.digest[:12]} ({other.state}) calls itself {held.name}@{held.number} too, and is"
+                f"beware: {other.digest[:12]} ({other.state}) calls itself {held.label} too, and is"
                 " another version: ask the vendor which one is meant; results tell them apart by the digest alone"
             )
 
@@ -281,11 +281,11 @@ def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
     from models.errors import Conflict, NotFound
 
     held = versions.listed(site)
-    found = [one for one in held if digest == f"{one.name}@{one.number}" or one.digest.startswith(digest.lower())]
+    found = [one for one in held if digest == one.label or one.digest.startswith(digest.lower())]
     if len(found) != 1:
         raise NotFound(f"{len(found)} versions are {digest!r}, or begin so: `vigie site versions` lists them")
     if found[0].state in ("refused", "withdrawn"):
-        raise Conflict(f"{found[0].name}@{found[0].number} is {found[0].state} here: it cannot be {become}")
+        raise Conflict(f"{found[0].label} is {found[0].state} here: it cannot be {become}")
     return found[0]
 
 
@@ -308,8 +308,8 @@ def shadow(
     held = _one(site, digest, "put into shadow")
     load(site, held.digest)  # as for adopting: what cannot be loaded would fail on every study
     versions.put(site, held.digest, "shadow", "by-hand")
-    serving = ", ".join(f"{one.name}@{one.number}" for one in versions.panel(site))
-    print(f"{held.name}@{held.number} looks on; on the panel: {serving or 'none'}")
+    serving = ", ".join(one.label for one in versions.panel(site))
+    print(f"{held.label} looks on; on the panel: {serving or 'none'}")
 
 
 @app.command()
@@ -321,7 +321,7 @@ def retire(folder: Folder, name: Annotated[str, typer.Argument(help="of the mode
     from client.store.versions import retire as take_off
 
     found = take_off(_opened(folder), name)
-    print(f"{found.name}@{found.number} reads no further study")
+    print(f"{found.label} reads no further study")
 
 
 @app.command()
@@ -340,7 +340,7 @@ def rollback(
     from client.store.versions import roll_back
 
     found = roll_back(_opened(folder), name, *_person(reason))
-    print(f"serving {found.name}@{found.number} ({found.digest[:12]}…)")
+    print(f"serving {found.label} ({found.digest[:12]}…)")
 
 
 @app.command()
@@ -464,23 +464,33 @@ def recall(
     """
     import getpass
 
-    from client.review.recall import take_back
-    from client.store.versions import panel
+    from client.review.recall import named, take_back
+    from client.store.versions import form_of, panel
 
     def tell(done: int, found: int) -> None:
         print(f"{done} of {found} results", flush=True)
 
     site = _opened(folder)
-    told = take_back(site, version, by or getpass.getuser(), safety=not quality, tell=tell)
-    print(f"{told.label} is suspended: {told.found} results found")
-    print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
-    print(f"{told.to_signer:>8} put before their signer")
-    print(f"{told.already_withdrawn:>8} had been withdrawn before")
-    for one in told.problems:
-        print(f"to look for in the PACS: study {one.study_uid}, revision {one.revision}: {one.why}", file=sys.stderr)
+    # a version takes this hospital's own form of it with it; a form that is recalled leaves the version as it is
+    held = named(site, version)
+    own = form_of(site, held.digest)
+    reports = [
+        take_back(site, one.digest, by or getpass.getuser(), safety=not quality, tell=tell)
+        for one in (held, own)
+        if one is not None
+    ]
+    for told in reports:
+        print(f"{told.label} is suspended: {told.found} results found")
+        print(f"{told.withdrawn:>8} withdrawn, {told.without_document} of them with nothing in the PACS to withdraw")
+        print(f"{told.to_signer:>8} put before their signer")
+        print(f"{told.already_withdrawn:>8} had been withdrawn before")
+        for one in told.problems:
+            print(
+                f"to look for in the PACS: study {one.study_uid}, revision {one.revision}: {one.why}", file=sys.stderr
+            )
     if not panel(site):
-        print(f"nothing serves now: vigie site rollback {told.label.partition('@')[0]} brings back the version before")
-    if not told.exact:
+        print(f"nothing serves now: vigie site rollback {held.name} brings back the version before")
+    if not all(told.exact for told in reports):
         print("THE FIGURES DO NOT AGREE: run it again", file=sys.stderr)
         sys.exit(1)
 

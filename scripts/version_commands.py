@@ -307,17 +307,22 @@ def trace(
 
     Of a file only what names the version is read. Example: vigie version trace --folder coordinator report.dcm
     """
+    from models.errors import NotFound
     from server.lineage import Lineage, lines
     from server.lineage import lineage as of_all
 
     digest, device = _origin(result)
     with registry_of(folder) as registry:
-        found = registry.find_digest(digest) if digest else registry.find_device(device)
+        form = ""
+        try:
+            found = registry.find_digest(digest) if digest else registry.find_device(device)
+        except NotFound:
+            found, site, own = registry.find_form(digest, device)
+            form = f"{found.label}+local, {site}'s own form of it\ndigest {own}\nform of {found.digest}"
         everything = of_all(found.name, registry.known(found.name))
         ancestors = everything.ancestors(found.label)
         rounds = {one.label: registry.rounds(registry.find(one.label)) for one in ancestors if one.made_by}
-    print(f"made by {found.label}")
-    print(f"digest {found.digest}")
+    print(f"made by {form}" if form else f"made by {found.label}\ndigest {found.digest}")
     for one in ancestors:
         for line in lines(Lineage(one.label, (one,))):
             print(line)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 State = Literal["candidate", "released", "blocked", "withdrawn", "registered"]
 ADOPTED_AT: Final = "adopted-at-"
+PERSONAL: Final = "personal."  # and a hospital's name: the digest of its own form of the version
 FOLD: Final = "test"
 
 
@@ -42,6 +43,8 @@ class Hospital:
         after: of the version.
         decision: adopted, refused or shadow, as it told when it was asked; empty: not known.
         reasons: of the decision.
+        personal: digest of its own form of the version, which the figures and the decision are then of; empty: they are
+            of the version as it is.
         adopted: it is the newest version that the hospital has told of adopting; what it did by itself since, going
             back to another one, is not known here.
     """
@@ -53,6 +56,7 @@ class Hospital:
     decision: str
     reasons: str
     adopted: bool
+    personal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,8 @@ def _row(one: Hospital, width: int) -> str:
     cases = "-" if one.cases is None else str(one.cases)
     word = one.decision + (f" ({one.reasons})" if one.reasons else "")
     here = "" if not one.adopted or one.decision == "adopted" else "  adopted before"
-    return f"{one.name:<{width}}  {cases:>6}  {one.before or '-'!s:<22}  {one.after or '-'!s:<22}  {word}{here}"
+    own = f"  in its own form {one.personal[:12]}…" if one.personal else ""
+    return f"{one.name:<{width}}  {cases:>6}  {one.before or '-'!s:<22}  {one.after or '-'!s:<22}  {word}{here}{own}"
 
 
 def _version(known: "Known", labels: Mapping[str, str]) -> Version:
@@ -242,6 +247,7 @@ def _hospitals(known: "Known") -> tuple[Hospital, ...]:
             decision=decided.get(site, ""),
             reasons=tags.get(f"decision.{site}.reasons", ""),
             adopted=site in adopted,
+            personal=tags.get(PERSONAL + site, ""),
         )
         for site in sorted({*learned, *decided, *measured, *adopted})
     )

@@ -45,6 +45,7 @@ from models.bundle import Bundle, device_uid, verify
 from models.errors import Conflict, NotFound
 from models.signing import Trusted
 from server.evaluation import Evaluation
+from server.lineage import PERSONAL
 
 T = TypeVar("T")
 _BUNDLE: Final = "bundle"
@@ -276,6 +277,22 @@ class Registry:
                 if device_uid(version.digest) == uid:
                     return version
         raise NotFound(f"the registry has no version that is the device {uid}")
+
+    def find_form(self, digest: str = "", device: str = "") -> tuple[Registered, str, str]:
+        """The version that a hospital's own form is one of, the hospital, and the form's digest: what it told of it.
+
+        Args:
+            digest, device: one of them, of the form.
+
+        Raises:
+            NotFound: no hospital has told of such a form.
+        """
+        for name in self.names():
+            for version in self.versions(name):
+                for key, form in version.tags.items():
+                    if key.startswith(PERSONAL) and (form == digest or device_uid(form) == device):
+                        return version, key.removeprefix(PERSONAL), form
+        raise NotFound(f"the registry has no version {digest[:12] or device}, and no hospital has told of such a form")
 
     def fetch(self, version: Registered, folder: Path, trusted: Trusted) -> Bundle:
         """Bring a version's bundle to `folder/DIGEST`, verified.

@@ -2,6 +2,10 @@
 
 Evidence from the hospitals may stop a version here; it never adopts one: that is each hospital's own decision. What is
 missing is listed, and not read as good.
+
+Where layers stay at the hospitals, a hospital that trained judges its own form of the version, and "worse at a
+hospital" means: what would serve there is worse than what serves there now. What such evidence does not say is how good
+the version is without anybody's layers; only hospitals that judged it as it is say that (`told_of_forms`).
 """
 
 import math
@@ -114,6 +118,19 @@ def decide(
     elif must_compare:
         reasons.append("no hospital could compare it with what is served: missing evidence is not good evidence")
     return ReleaseDecision(not reasons, tuple(reasons), missing, len(known))
+
+
+def told_of_forms(evidence: Mapping[str, Evidence]) -> str:
+    """What the hospitals judged, in words, where one of them judged its own form of the version; empty where none did.
+
+    Where nobody judged the version as it is, nobody knows how good that is: a hospital that gets it later asks its own
+    gate.
+    """
+    own = sorted(site for site, found in evidence.items() if found.personal is not None)
+    plain = sorted(evidence.keys() - set(own))
+    if not own:
+        return ""
+    return f"in a form of their own: {', '.join(own)}; as it is: {', '.join(plain) or 'nobody'}"
 
 
 def _composition(

@@ -24,11 +24,12 @@ from server.aggregation import Aggregation
 from server.coordinator import Coordinator
 from server.evaluation import evaluations
 from server.journal import Journal, alone, read
+from server.lineage import PERSONAL
 from server.messaging import ABSENT, LOST, SILENT
 from server.participation import contributed, participation
 from server.plan import Plan
 from server.registry import Registered
-from server.release import decide, figures
+from server.release import decide, figures, told_of_forms
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +235,9 @@ def _offer(step: _Retraining, bundle: Bundle, version: Registered) -> dict[str, 
         step.coordinator.registry.record(
             version, {key: float(count) for key, count in changed.items() if count is not None}
         )
+    forms = {PERSONAL + site: found.personal for site, found in evidence.items() if found.personal is not None}
+    if forms:
+        step.coordinator.registry.tag(version, forms)
     measured = [one for site, found in evidence.items() for one in evaluations(site, found)]
     step.coordinator.registry.evaluate(version, measured)
     step.journal.write(
@@ -263,6 +267,7 @@ def _release_gate(step: _Retraining, version: Registered, parent: str | None, ev
             "release": "released" if decision.released else "blocked",
             "release.reasons": "; ".join(decision.reasons) or _good(decision.compared),
             "release.missing": ",".join(decision.missing) or "none",
+            **({"release.judged": judged} if (judged := told_of_forms(evidence)) else {}),
         },
     )
     step.coordinator.registry.alias(version, "released" if decision.released else "blocked")

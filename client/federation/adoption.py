@@ -1,5 +1,9 @@
 """The adoption gate: this hospital's own cases decide whether a version may serve here.
 
+What is judged, adopted or refused is what would read here: the offered version in the form that has this hospital's own
+layers (`client.federation.personal`) where the hospital trained some, else the version as it is. The coordinator calls
+both by the version's digest, and is told the form's.
+
 Gate and test cases are those of patients drawn by a keyed hash before anyone read them, as many of either answer of the
 AI (`client.vigilance.sample`). A candidate has one look, or several that share one error rate; once it is decided on,
 the hospital gives the same answer whoever asks again. What is adopted may have to read beside the served version first
@@ -16,6 +20,7 @@ import numpy as np
 
 from client.federation.cases import ReusableCases, labels, tensors
 from client.federation.leakage import look as look_for_leakage
+from client.federation.personal import form_of
 from client.inference.engine import Engine
 from client.inference.panel import load
 from client.store import versions
@@ -40,10 +45,11 @@ _SHADOW_PERIOD: Final = GateReason.SHADOW_PERIOD.value
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Which version is asked about, and by which retraining."""
+    """Which version is asked about, by which retraining, and in which form of this hospital's own it is judged."""
 
     retraining: str
     digest: str
+    personal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,14 @@ def judge(site: Site, offer: Offer) -> Evidence:
     if bundle.digest != offer.digest:
         raise BundleRefused("the bundle is not the version that was announced")
     known = versions.receive(site, bundle)
+    if (form := form_of(site, bundle)) is not None:
+        bundle, known = form, versions.receive(site, form)
     if known.decision is not None:
         told = evidence_held(site, bundle.digest).model_copy(update={"retraining": offer.retraining})
         # in shadow nothing was decided yet; against another incumbent it is another question
         if told.verdict != "shadow" and _still(site, told):
             return told
-    return _judge(site, _Question(offer.retraining, offer.digest), bundle)
+    return _judge(site, _Question(offer.retraining, offer.digest, form.digest if form else None), bundle)
 
 
 def look_again(site: Site) -> dict[str, Evidence]:
@@ -105,9 +113,9 @@ def look_again(site: Site) -> dict[str, Evidence]:
         bundle = versions.held(site, known.digest)
         if told.verdict != "shadow" or bundle is None:
             continue
-        found[known.digest] = _judge(site, _Question(told.retraining, known.digest), bundle)
+        found[known.digest] = _judge(site, _Question(told.retraining, told.digest, told.personal), bundle)
         # it was released, or it would not be in shadow
-        settle(site, Release(retraining=told.retraining, digest=known.digest, released=True))
+        settle(site, Release(retraining=told.retraining, digest=told.digest, released=True))
     return found
 
 
@@ -125,12 +133,13 @@ def settle(site: Site, release: Release) -> Decision:
     Raises:
         NotFound: the version was never offered here.
     """
-    known = versions.find(site, release.digest)
+    known = versions.form_of(site, release.digest) or versions.find(site, release.digest)
     if known is None or known.decision is None:
         raise NotFound("the version was never offered here")
-    evidence = evidence_held(site, release.digest)
+    evidence = evidence_held(site, known.digest)
     if not release.released:
-        versions.put(site, release.digest, "refused", "not-released")
+        for digest in {release.digest, known.digest}:
+            versions.put(site, digest, "refused", "not-released")
         return Decision(
             retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("not-released",)
         )
@@ -141,23 +150,23 @@ def settle(site: Site, release: Release) -> Decision:
         )
     match evidence.verdict:
         case "adopt" if not _still(site, evidence):
-            versions.put(site, release.digest, "refused", "incumbent-changed")
+            versions.put(site, known.digest, "refused", "incumbent-changed")
             return Decision(
                 retraining=release.retraining, digest=release.digest, outcome="refused", reasons=("incumbent-changed",)
             )
         case "adopt" if known.state != "adopted" and site.config.gate.shadow_cases and evidence.served:
-            versions.put(site, release.digest, "shadow", _SHADOW_PERIOD)
+            versions.put(site, known.digest, "shadow", _SHADOW_PERIOD)
             return Decision(
                 retraining=release.retraining, digest=release.digest, outcome="shadow", reasons=(_SHADOW_PERIOD,)
             )
         case "adopt":
-            versions.adopt(site, release.digest)
+            versions.adopt(site, known.digest)
             outcome = "adopted"
         case "shadow":
-            versions.put(site, release.digest, "shadow", ",".join(evidence.reasons))
+            versions.put(site, known.digest, "shadow", ",".join(evidence.reasons))
             outcome = "shadow"
         case "refuse":
-            versions.put(site, release.digest, "refused", ",".join(evidence.reasons))
+            versions.put(site, known.digest, "refused", ",".join(evidence.reasons))
             outcome = "refused"
     return Decision(retraining=release.retraining, digest=release.digest, outcome=outcome, reasons=evidence.reasons)
 
@@ -165,10 +174,13 @@ def settle(site: Site, release: Release) -> Decision:
 def evidence_held(site: Site, digest: str) -> Evidence:
     """What the gate said of a version, with all counts: for this hospital's own people.
 
+    Args:
+        digest: of what was judged, or of the version whose own form here was.
+
     Raises:
         NotFound: the version was never judged here.
     """
-    known = versions.find(site, digest)
+    known = versions.form_of(site, digest) or versions.find(site, digest)
     if known is None or known.decision is None:
         raise NotFound("the version was never judged here")
     return Evidence.model_validate_json(json.dumps(known.decision))
@@ -252,7 +264,7 @@ def _looked(site: Site, question: _Question, compared: _Compared, cases: Reusabl
         gate.planned_positives,
         gate.planned_negatives,
     )
-    earlier = versions.looks(site, question.digest, compared.against)
+    earlier = versions.looks(site, compared.candidate.digest, compared.against)
     verdict, reasons, look = GateVerdict.SHADOW, (GateReason.LEAKAGE,), None
     if leak == "none" and sample.cases and sample.least < gate.min_validated:
         reasons = (GateReason.TOO_FEW_VALIDATED,)
@@ -270,6 +282,7 @@ def _looked(site: Site, question: _Question, compared: _Compared, cases: Reusabl
     evidence = Evidence(
         retraining=question.retraining,
         digest=question.digest,
+        personal=question.personal,
         served=compared.served.digest,
         verdict=verdict.value,
         reasons=tuple(reason.value for reason in reasons),
@@ -316,7 +329,7 @@ def _still(site: Site, evidence: Evidence) -> bool:
     """Whether what serves now is what the evidence compared with, or the judged version itself."""
     judged = versions.find(site, evidence.digest)
     serving = versions.serving(site, judged.name) if judged else None
-    return (serving.digest if serving else None) in (evidence.served, evidence.digest)
+    return (serving.digest if serving else None) in (evidence.served, evidence.personal or evidence.digest)
 
 
 def _answers(
@@ -368,6 +381,7 @@ def _evidence(
     return Evidence(
         retraining=question.retraining,
         digest=question.digest,
+        personal=question.personal,
         served=incumbent.digest if incumbent else None,
         verdict=verdict.value,
         reasons=tuple(reason.value for reason in reasons),

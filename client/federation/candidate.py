@@ -32,6 +32,8 @@ def check(site: Site, offer: Offer, agreed: Terms) -> None:
     try:
         if bundle.digest != offer.digest:
             raise BundleRefused("the bundle is not the version that was announced")
+        if bundle.facts.personal is not None:
+            raise BundleRefused(f"{bundle.facts.label}: a hospital's own form of a version comes from nowhere else")
         if agreed.rounds:
             base = versions.held(site, agreed.base)
             if base is None:

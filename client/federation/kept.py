@@ -5,8 +5,8 @@ It belongs to one retraining from one base. Without it (a lost disk, a round tha
 the base's layers and rounds anew: slower, never wrong. A round that is asked for again starts from what the round
 before it left, so that the same question has the same answer.
 
-The last layers of its own that a hospital trained are what a personalised version would be made of: the candidate with
-`local` in their place.
+The last layers of its own that a hospital trained are what its personalised version is made of: the candidate with
+`local` in their place (`client/federation/personal.py`).
 """
 
 import logging
@@ -59,6 +59,11 @@ class Memory:
         found = self._read(earlier[-1]) if earlier and round_ > 1 else Kept()
         return found if found.base == base else Kept()
 
+    def last(self) -> Kept:
+        """What the last round that was trained here left."""
+        rounds = self._rounds()
+        return self._read(rounds[-1]) if rounds else Kept()
+
     def keep(self, round_: int, kept: Kept) -> None:
         """Keep what a round left, in place of what no order can ask for any more."""
         stale = [number for number in self._rounds() if number < round_ - 1 or number >= round_ or round_ <= 1]
@@ -77,7 +82,7 @@ class Memory:
     def finish(self) -> None:
         """The retraining has ended: layers of one's own stay, what rounding left behind goes."""
         rounds = self._rounds()
-        kept = self._read(rounds[-1]) if rounds else Kept()
+        kept = self.last()
         if kept.local:
             self.keep(rounds[-1], Kept(kept.base, local=kept.local))
         else:

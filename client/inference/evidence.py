@@ -106,7 +106,7 @@ def gathered(site: Site) -> list[Evidence]:
             ).scalar_one()
             found.append(
                 Evidence(
-                    f"{held.name}@{held.number}",
+                    held.label,
                     held.digest,
                     known.get((held.digest, EVERYBODY), Counts()),
                     kinds.get("scored", 0),

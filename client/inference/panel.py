@@ -19,12 +19,12 @@ from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.volume_engine import VolumeEngine
 from client.inference.workshop import Workshop
 from client.store import versions
+from client.store.countersigned import verified
 from client.store.site import Site
 from client.store.tables import outcome, shadow, study
 from client.vigilance import register
-from models.bundle import Bundle, verify
+from models.bundle import Bundle
 from models.errors import BundleRefused, InvalidPreprocessing, VigieError
-from models.signing import load_trust
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +139,7 @@ def load(site: Site, digest: str, workshop: Workshop | None = None) -> Serving:
         BundleRefused: missing, altered, not signed by someone trusted here, of another digest, failing its test, or
             with declared steps that cannot be done.
     """
-    bundle = verify(site.versions / digest, load_trust(site.trust))
-    if bundle.digest != digest:
-        raise BundleRefused(f"{digest}: the files there have another digest")
+    bundle = verified(site, digest)
     threads, threshold = site.threads, bundle.facts.threshold
     kept = workshop or Workshop(site.engines, site.measured)
     folder, declared = kept.engines / digest, bundle.facts.segmentation

@@ -39,7 +39,7 @@ def author(result: Stated) -> Author:
     """The version that computed it, or would have; this node where none is known."""
     if bundle := result.bundle:
         facts = bundle.facts
-        return Author(facts.title, str(facts.number), facts.vendor, bundle.digest, bundle.device_uid)
+        return Author(facts.title, facts.edition, facts.vendor, bundle.digest, bundle.device_uid)
     node = derive_uid("node", result.institution)
     return Author(MANUFACTURER, _RELEASE, MANUFACTURER, node, node)
 
@@ -79,7 +79,7 @@ def equipment(result: Computed, kind: Kind, series_number: int) -> dict[str, Any
         "instance_number": 1,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": facts.title[:64],
-        "software_versions": str(facts.number),
+        "software_versions": facts.edition,
         "device_serial_number": result.bundle.digest,
         "content_label": "AI_UNVERIFIED",
     }

@@ -124,7 +124,7 @@ def _map(
         voi_lut_transformations=[window],
         plane_positions=places,
         transfer_syntax_uid=RLELossless,
-        content_description=f"{facts.title} v{facts.number}, {UNVERIFIED}"[:64],
+        content_description=f"{facts.title} v{facts.edition}, {UNVERIFIED}"[:64],
         content_qualification=qualified,
         **equipment(result, "pm", 9907),
     )

@@ -40,7 +40,7 @@ def presentation(outlined: Outlined) -> ResultObject:
     made = GrayscaleSoftcopyPresentationState(
         referenced_images=list(headers.values()),
         **equipment(outlined, "gsps", 9905),
-        content_description=f"{facts.title} v{facts.number}"[:64],
+        content_description=f"{facts.title} v{facts.edition}"[:64],
         graphic_annotations=annotations,
         graphic_layers=[layer],
         institution_name=outlined.institution[:64],

@@ -77,10 +77,10 @@ def make(finding: Finding, *, heat_map: bool = False) -> list[ResultObject]:
 
 def _capture(finding: Finding) -> ResultObject:
     facts = finding.bundle.facts
-    text = f"AI · {facts.title} v{facts.number} · {finding.score:.3f} / {finding.threshold:.3f} · {UNVERIFIED}"
+    text = f"AI · {facts.title} v{facts.edition} · {finding.score:.3f} / {finding.threshold:.3f} · {UNVERIFIED}"
     text += f" · {INCOMPLETE}" if finding.partial else ""
     image = heatmap.draw(finding.pixels, finding.cam, text)
-    said = f"Class activation map of {facts.title} v{facts.number} over the image"
+    said = f"Class activation map of {facts.title} v{facts.edition} over the image"
     return secondary_capture(finding, image, "Map", said, text)
 
 
@@ -103,7 +103,7 @@ def _report(finding: Finding, mapped: bool) -> ResultObject:
             finding.bundle.device_uid,
             finding.bundle.digest,
             facts.title,
-            facts.number,
+            facts.edition,
             facts.vendor,
             facts.certified,
             facts.finding,
@@ -145,7 +145,7 @@ class _Constant:
     device_uid: str
     digest: str
     title: str
-    number: int
+    edition: str
     vendor: str
     certified: bool
     finding: Coding
@@ -191,7 +191,7 @@ def _content(constant: _Constant) -> bytes:
         source_images=[SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID)],
         algorithm_id=algorithm(
             constant.title,
-            constant.number,
+            constant.edition,
             constant.threshold,
             constant.digest,
             certified=constant.certified,
@@ -221,7 +221,7 @@ def _content(constant: _Constant) -> bytes:
     cast(Any, group)[0].ContentSequence.extend(visual_explanation(*picture) for picture in pictures)
     cast(Any, group)[0].ContentSequence.extend(referred(constant.standing, STANDS))
     report = MeasurementReport(
-        observation_context=observed_by(constant.device_uid, constant.title, constant.number, constant.vendor),
+        observation_context=observed_by(constant.device_uid, constant.title, constant.edition, constant.vendor),
         procedure_reported=CodedConcept("363680008", "SCT", "Radiographic imaging procedure"),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,

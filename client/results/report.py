@@ -132,7 +132,13 @@ def prediction_set(confidence: Confidence | None) -> list[QualitativeEvaluation]
 
 
 def algorithm(
-    title: str, number: int, threshold: float, digest: str, *, certified: bool, confidence: Confidence | None = None
+    title: str,
+    number: int | str,
+    threshold: float,
+    digest: str,
+    *,
+    certified: bool,
+    confidence: Confidence | None = None,
 ) -> AlgorithmIdentification:
     """Who computed it, and with what (TID 4019)."""
     return AlgorithmIdentification(

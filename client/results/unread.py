@@ -221,7 +221,7 @@ def _group(unread: Unread) -> MeasurementsAndQualitativeEvaluations:
         ],
     )
     head = "Reading this study failed" if unread.failed else "This study was refused"
-    who = f" by {facts.title} v{facts.number}" if facts and not unread.failed else ""
+    who = f" by {facts.title} v{facts.edition}" if facts and not unread.failed else ""
     lines = (
         f"{head}{who}. Nobody has looked for a finding: this is not a negative result.",
         *(f"{words(code)}{f' (accepted: {accepted})' if accepted else ''}" for code, accepted in said),
@@ -249,6 +249,6 @@ def _algorithm(bundle: Bundle) -> AlgorithmIdentification:
     certified = "yes" if bundle.facts.certified else "no, for research"
     return AlgorithmIdentification(
         name=bundle.facts.title,
-        version=str(bundle.facts.number),
+        version=bundle.facts.edition,
         parameters=[f"digest={bundle.digest}", f"certified={certified}"],
     )

@@ -92,9 +92,7 @@ def named(site: Site, text: str) -> versions.HeldVersion:
         Conflict: there are several.
     """
     held = [
-        one
-        for one in versions.listed(site)
-        if text == f"{one.name}@{one.number}" or (len(text) >= 6 and one.digest.startswith(text))
+        one for one in versions.listed(site) if text == one.label or (len(text) >= 6 and one.digest.startswith(text))
     ]
     if not held:
         raise NotFound(f"no version {text!r} here: write name@number, or six digits or more of its digest")
@@ -118,7 +116,7 @@ def take_back(
         NotFound, Conflict: see `named`.
     """
     held = named(site, text)
-    label = f"{held.name}@{held.number}"
+    label = held.label
     versions.put(site, held.digest, "withdrawn", "recall")
     archive = Archive(site.archive)
     found, done = _count(site, held.digest), len(_actions(site, held.digest))
@@ -140,7 +138,7 @@ def reconcile(site: Site, held: versions.HeldVersion) -> Reconciled:
     """Count what became of a version's results."""
     actions = _actions(site, held.digest)
     return Reconciled(
-        label=f"{held.name}@{held.number}",
+        label=held.label,
         found=_count(site, held.digest),
         withdrawn=sum(row.action == "withdrawn" for row in actions),
         without_document=sum(row.action == "withdrawn" and not row.document for row in actions),

@@ -32,6 +32,7 @@ from client.store.archive import Archive
 from client.store.ledger import append
 from client.store.site import Site
 from client.store.tables import delivery, outcome, recall, study, verdict, version
+from models.bundle import label
 from models.errors import Conflict, InvalidVerdict, NotFound
 
 log = logging.getLogger(__name__)
@@ -356,7 +357,7 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
     if row is None:
         raise NotFound("no such study here")
     asked = (
-        select(outcome, version.c.name, version.c.number)
+        select(outcome, version.c.name, version.c.number, version.c.form_of)
         .join(study, study.c.uid == outcome.c.study_uid)
         .outerjoin(version, version.c.digest == outcome.c.version_digest)
         .where(study.c.uid == study_uid, outcome.c.kind == "scored")
@@ -383,7 +384,8 @@ def answerable(connection: Connection, study_uid: str, reader: str) -> list[Answ
 
 
 def _answerable(row: Any, decisions: tuple[Decision, ...], *, earlier: bool = False) -> Answerable:
-    said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({row.name}@{row.number})"
+    by = label(row.name, row.number, row.form_of is not None)
+    said = f"{'positive' if row.positive else 'negative'}, {row.score:.2f} ({by})"
     return Answerable(row.id, row.revision, bool(row.positive), said, decisions, earlier)
 
 

@@ -43,7 +43,7 @@ from client.store.tables import (
     verdict,
     version,
 )
-from models.bundle import Facts
+from models.bundle import Facts, label
 from models.errors import InvalidStudy, NotFound
 
 Status = Literal["receiving", "queued", "refused", "failed", "unverified", "verified", "withdrawn", "prior"]
@@ -401,6 +401,7 @@ def _lines() -> Select[Any]:
             outcome.c.created_at,
             version.c.name,
             version.c.number,
+            version.c.form_of,
             prior_search.c.state.label("search_state"),
             prior_search.c.problem.label("search_problem"),
             select(func.count())
@@ -464,7 +465,7 @@ def _result(row: Any, absent: Iterable[str] = ()) -> Result:
         row.score,
         row.threshold,
         row.positive,
-        f"{row.name}@{row.number}",
+        label(row.name, row.number, row.form_of is not None),
         row.version_digest,
         row.input_digest,
         row.engine,
@@ -485,9 +486,9 @@ def _said_before(connection: Connection, outcomes: Sequence[int]) -> dict[int, t
     for row in connection.execute(select(verdict).where(verdict.c.outcome_id.in_(outcomes))):
         signed.setdefault(row.outcome_id, []).append(read(row, 0))
     bereft = earlier.bereft(outcome).label("bereft")
-    query = select(outcome, outcome.c.id.label("outcome_id"), bereft, version.c.name, version.c.number).outerjoin(
-        version, version.c.digest == outcome.c.version_digest
-    )
+    query = select(
+        outcome, outcome.c.id.label("outcome_id"), bereft, version.c.name, version.c.number, version.c.form_of
+    ).outerjoin(version, version.c.digest == outcome.c.version_digest)
     found: dict[int, tuple[Result, str, str]] = {}
     for row in connection.execute(query.where(outcome.c.id.in_(outcomes))):
         unread = "its image was rejected" if row.bereft else "it was said before later images came"

@@ -154,6 +154,7 @@ version = Table(
     Column("decision", JSON, nullable=True, doc="what the adoption gate said, with its figures"),
     Column("received_at", Float, nullable=False),
     Column("adopted_at", Float, nullable=True),
+    Column("form_of", String(64), nullable=True, doc="of this hospital's own form of a version: that one's digest"),
     CheckConstraint("state in ('offered', 'shadow', 'adopted', 'refused', 'withdrawn', 'retired')", name="state"),
 )
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from client.store import ledger
+from client.store.countersigned import verified
 from client.store.site import Site
 from client.store.tables import version
-from models.bundle import Bundle, Facts, verify
+from models.bundle import Bundle, Facts, label
 from models.errors import Conflict, NotFound
-from models.signing import load_trust
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
 
@@ -33,7 +33,12 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeldVersion:
-    """A version as this hospital keeps it; `threshold` is the site's own, None: the vendor's."""
+    """A version as this hospital keeps it.
+
+    Attributes:
+        threshold: the site's own; None: the vendor's.
+        form_of: of this hospital's own form of a version, that one's digest.
+    """
 
     digest: str
     name: str
@@ -41,12 +46,25 @@ class HeldVersion:
     state: State
     threshold: float | None
     decision: dict[str, Any] | None
+    form_of: str | None = None
+
+    @property
+    def label(self) -> str:
+        """NAME@NUMBER, with `+local` where it is this hospital's own form."""
+        return label(self.name, self.number, self.form_of is not None)
 
 
 def find(site: Site, digest: str) -> HeldVersion | None:
     """What is known here of the version with this digest."""
     with site.database.read() as connection:
         row = connection.execute(select(version).where(version.c.digest == digest)).first()
+    return _held(row) if row else None
+
+
+def form_of(site: Site, digest: str) -> HeldVersion | None:
+    """This hospital's own form of a version, where it has one."""
+    with site.database.read() as connection:
+        row = connection.execute(select(version).where(version.c.form_of == digest)).first()
     return _held(row) if row else None
 
 
@@ -77,7 +95,7 @@ def held(site: Site, digest: str) -> Bundle | None:
     """
     if find(site, digest) is None:
         return None
-    return verify(site.versions / digest, load_trust(site.trust))
+    return verified(site, digest)
 
 
 def facts(site: Site, digest: str) -> Facts | None:
@@ -114,8 +132,12 @@ def looks(site: Site, digest: str, against: Sequence[str]) -> list[dict[str, Any
     return [one for one in found if one["digest"] == digest and one["against"] == ",".join(against)]
 
 
-def receive(site: Site, bundle: Bundle) -> HeldVersion:
-    """Enter a verified bundle; one that is there already keeps its state."""
+def receive(site: Site, bundle: Bundle, form_of: str | None = None) -> HeldVersion:
+    """Enter a verified bundle; one that is there already keeps its state.
+
+    Args:
+        form_of: digest of the version that this is the hospital's own form of.
+    """
     with site.database.write() as connection:
         if not connection.execute(select(version.c.digest).where(version.c.digest == bundle.digest)).first():
             connection.execute(
@@ -125,9 +147,11 @@ def receive(site: Site, bundle: Bundle) -> HeldVersion:
                     number=bundle.facts.number,
                     state="offered",
                     received_at=time.time(),
+                    form_of=form_of,
                 )
             )
-            _trace(connection, "version.received", bundle.digest, {"version": bundle.facts.label})
+            made: dict[str, ledger.Fact] = {} if form_of is None else {"form_of": form_of}
+            _trace(connection, "version.received", bundle.digest, {"version": bundle.facts.label, **made})
     return _known(site, bundle.digest)
 
 
@@ -161,10 +185,13 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         reason: theirs.
 
     Raises:
-        Conflict: it was recalled, perhaps while it was loaded.
+        Conflict: it was recalled, perhaps while it was loaded; or the version was that it is a form of.
     """
     chosen = _known(site, digest)
     with site.database.write() as connection:
+        of = select(version.c.state).where(version.c.digest == chosen.form_of)
+        if connection.execute(of).scalar() == "withdrawn":
+            raise Conflict(f"{chosen.label} is a form of a version that was recalled here, and does not serve")
         changed = connection.execute(
             update(version)
             .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
@@ -172,7 +199,7 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         ).rowcount
         if not changed:
             if connection.execute(select(version.c.state).where(version.c.digest == digest)).scalar() == "withdrawn":
-                raise Conflict(f"{chosen.name}@{chosen.number} was recalled here, and serves no more")
+                raise Conflict(f"{chosen.label} was recalled here, and serves no more")
             return
         connection.execute(
             update(version)
@@ -180,7 +207,7 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
             .values(state="retired")
         )
         said = _said(by, reason)
-        _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}", **said})
+        _trace(connection, "version.adopted", digest, {"version": chosen.label, **said})
 
 
 def retire(site: Site, name: str) -> HeldVersion:
@@ -194,20 +221,31 @@ def retire(site: Site, name: str) -> HeldVersion:
         raise NotFound(f"no version of {name!r} is adopted here")
     with site.database.write() as connection:
         connection.execute(update(version).where(version.c.digest == found.digest).values(state="retired"))
-        _trace(connection, "version.retired", found.digest, {"version": f"{found.name}@{found.number}"})
+        _trace(connection, "version.retired", found.digest, {"version": found.label})
     return _known(site, found.digest)
 
 
 def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
-    """Do not serve this version, and say why; one that was recalled stays so."""
+    """Do not serve this version, and say why; one that was recalled stays so.
+
+    With a version that is withdrawn, this hospital's own form of it is.
+    """
     with site.database.write() as connection:
-        changed = connection.execute(
-            update(version)
-            .where(version.c.digest == digest, version.c.state.not_in((state, "withdrawn")))
-            .values(state=state)
-        ).rowcount
-        if changed:
-            _trace(connection, f"version.{state}", digest, {"reasons": reasons})
+        put_in(connection, digest, state, reasons)
+
+
+def put_in(connection: Connection, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
+    """`put`, in the caller's transaction."""
+    changed = connection.execute(
+        update(version)
+        .where(version.c.digest == digest, version.c.state.not_in((state, "withdrawn")))
+        .values(state=state)
+    ).rowcount
+    if changed:
+        _trace(connection, f"version.{state}", digest, {"reasons": reasons})
+    if state == "withdrawn":
+        for own in connection.execute(select(version.c.digest).where(version.c.form_of == digest)).scalars().all():
+            put_in(connection, own, state, reasons)
 
 
 def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:
@@ -238,7 +276,7 @@ def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) ->
         connection.execute(
             update(version).where(version.c.digest == row.digest).values(state="adopted", adopted_at=time.time())
         )
-        said = {"version": f"{row.name}@{row.number}", "left": left, **_said(by, reason)}
+        said = {"version": _held(row).label, "left": left, **_said(by, reason)}
         _trace(connection, "version.rolled-back", row.digest, said)
     return _known(site, row.digest)
 
@@ -260,7 +298,7 @@ def _trace(connection: Connection, event: str, digest: str, facts: Mapping[str, 
 
 
 def _held(row: Any) -> HeldVersion:
-    return HeldVersion(row.digest, row.name, row.number, row.state, row.threshold, row.decision)
+    return HeldVersion(row.digest, row.name, row.number, row.state, row.threshold, row.decision, row.form_of)
 
 
 @lru_cache(maxsize=64)

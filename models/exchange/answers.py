@@ -180,6 +180,9 @@ class Evidence(Message):
     A fold with too few positives or negatives has no measure; `mended` and `new_errors` are both there or neither.
 
     Attributes:
+        digest: of the offered version.
+        personal: of the hospital's own form of it, which was judged in its place; the figures of the offered version
+            are then this form's. Its layers never leave the hospital.
         validated: share of the random sample whose truth is known.
         brier_change: of the candidate against the served version, on the gate's cases, with its standard error.
     """
@@ -188,6 +191,7 @@ class Evidence(Message):
 
     retraining: Name
     digest: Digest
+    personal: Digest | None = None
     served: Digest | None = None
     verdict: Verdict
     reasons: Annotated[tuple[Reason, ...], Field(max_length=16)] = ()
@@ -202,6 +206,11 @@ class Evidence(Message):
     brier_change: Difference | None = None
     brier_error: Share | None = None
     subgroups: Subgroups | None = None
+
+    @model_validator(mode="after")
+    def _another(self) -> Self:
+        require(self.personal != self.digest, "a form of a version is another version")
+        return self
 
 
 class Decision(Message):

@@ -21,7 +21,7 @@ from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import CoordinatorConfig
-from models.bundle import Bundle, verify
+from models.bundle import Bundle, device_uid, verify
 from models.children import Child, free_port
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Consent, Decision, Evidence, Offer, Order, Proposal, Release, TrainOrder, Update
@@ -195,6 +195,23 @@ def test_a_report_in_a_pacs_leads_to_rounds_and_sites(
     assert made.label in drawn.read_text()
     with pytest.raises(NotFound):
         registry.find_device("2.25.1")
+
+    # of a hospital's own form of it the registry has what the hospital told, and nothing to load
+    form = "c" * 64
+    unknown = CliRunner().invoke(app, ["version", "trace", form, *folder])
+    assert unknown.exit_code != 0
+    registry.tag(made, {"personal.nih": form})
+    own = [CliRunner().invoke(app, ["version", "trace", what, *folder]).output for what in (form, device_uid(form))]
+    assert own[0] == own[1]
+    for told in (
+        f"{made.label}+local, nih's own form",
+        f"digest {form}",
+        f"form of {made.digest}",
+        "own form cccccccc",
+    ):
+        assert told in own[0]
+    with pytest.raises(NotFound):
+        registry.find_digest(form)
 
 
 # ── Cut off anywhere ─────────────────────────────────────────────────────────────────────────────────────────────────
