@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from client.store import ledger
 from client.store.site import Site
-from client.store.tables import version
+from client.store.tables import version, withdrawal
 from models.bundle import Bundle, Facts, verify
 from models.errors import Conflict, NotFound
 from models.signing import load_trust
@@ -161,10 +161,15 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         reason: theirs.
 
     Raises:
-        Conflict: it was recalled, perhaps while it was loaded.
+        Conflict: it was recalled, perhaps while it was loaded; or the coordinator has withdrawn it.
     """
     chosen = _known(site, digest)
     with site.database.write() as connection:
+        standing = connection.execute(
+            select(withdrawal.c.state).where(withdrawal.c.version_digest == digest)
+        ).scalar_one_or_none()
+        if standing == "obeyed" or (standing == "waiting" and not by):
+            raise Conflict(f"{chosen.name}@{chosen.number} was withdrawn by the coordinator: `vigie site withdrawals`")
         changed = connection.execute(
             update(version)
             .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
@@ -201,13 +206,18 @@ def retire(site: Site, name: str) -> HeldVersion:
 def put(site: Site, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
     """Do not serve this version, and say why; one that was recalled stays so."""
     with site.database.write() as connection:
-        changed = connection.execute(
-            update(version)
-            .where(version.c.digest == digest, version.c.state.not_in((state, "withdrawn")))
-            .values(state=state)
-        ).rowcount
-        if changed:
-            _trace(connection, f"version.{state}", digest, {"reasons": reasons})
+        put_in(connection, digest, state, reasons)
+
+
+def put_in(connection: Connection, digest: str, state: Literal["shadow", "refused", "withdrawn"], reasons: str) -> None:
+    """`put`, in the caller's transaction."""
+    changed = connection.execute(
+        update(version)
+        .where(version.c.digest == digest, version.c.state.not_in((state, "withdrawn")))
+        .values(state=state)
+    ).rowcount
+    if changed:
+        _trace(connection, f"version.{state}", digest, {"reasons": reasons})
 
 
 def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:

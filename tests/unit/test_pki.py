@@ -33,7 +33,7 @@ def test_a_hospitals_pair_is_what_flower_reads(tmp_path):
     assert isinstance(private, ec.EllipticCurvePrivateKey)
     assert isinstance(private.curve, ec.SECP384R1)
     assert stat.S_IMODE(files.private.stat().st_mode) == 0o600
-    public = serialization.load_pem_public_key(pki.supernode_public_pem(files.public))
+    public = serialization.load_pem_public_key(pki.supernode_public_pems(files.public)["training"])
     assert public == private.public_key()
 
 
@@ -53,4 +53,4 @@ def test_what_is_not_a_p384_key_is_refused(tmp_path, content):
     path.write_bytes(content)
 
     with pytest.raises(ConfigurationError):
-        pki.supernode_public_pem(path)
+        pki.supernode_public_pems(path)

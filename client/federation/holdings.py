@@ -1,0 +1,69 @@
+"""What the coordinator is told of the versions that it asks for: how each stands here, and by what it came to that.
+
+A hospital adopts, goes back and takes off by itself; nobody outside would know, since a hospital cannot speak first.
+"""
+
+import json
+from collections.abc import Iterable
+
+from client.federation.withdrawal import BY_COORDINATOR
+from client.store import versions
+from client.store.ledger import Entry
+from client.store.site import Site
+from client.store.versions import Why
+from models.exchange import Changed, Holding, Holdings, Inquiry
+
+_WORDS: dict[Why, Changed] = {
+    Why.TRIAL: "trial",
+    Why.QUALITY: "quality",
+    Why.SAFETY: "safety",
+    Why.MISTAKE: "mistake",
+    Why.OTHER: "other",
+}
+
+
+def told(site: Site, inquiry: Inquiry) -> Holdings:
+    """How each of these versions stands here; those that were never here are left out."""
+    states: dict[str, Holding] = {one.digest: one.state for one in versions.listed(site)}
+    found = tuple(digest for digest in inquiry.digests if digest in states)
+    reasons = changes(site.ledger.entries("version."))
+    return Holdings(
+        digests=found,
+        states=tuple(states[digest] for digest in found),
+        changed=tuple(reasons.get(digest, "gate") for digest in found),
+    )
+
+
+def changes(entries: Iterable[Entry]) -> dict[str, Changed]:
+    """By what each version came into the state that it has, from what the ledger says of versions. Pure.
+
+    Args:
+        entries: oldest first.
+    """
+    found: dict[str, Changed] = {}
+    serving: dict[str, str] = {}
+    for entry in entries:
+        facts = json.loads(entry.facts)
+        digest, model = facts.get("digest", ""), str(facts.get("version", "")).partition("@")[0]
+        match entry.event:
+            case "version.adopted" | "version.rolled-back":
+                word = _word(facts.get("reason"))
+                # what had to go for it went for the same reason
+                for other in (facts.get("left", ""), serving.get(model, "")):
+                    if other:
+                        found[other] = word
+                found[digest], serving[model] = word, digest
+            case "version.retired":
+                found[digest] = "other"
+                serving.pop(model, None)
+            case "version.withdrawn":
+                found[digest] = "gate" if facts.get("reasons") == BY_COORDINATOR else "other"
+            case "version.shadow" | "version.refused":
+                found[digest] = "other" if facts.get("reasons") == "by-hand" else "gate"
+            case _:
+                pass
+    return found
+
+
+def _word(reason: object) -> Changed:
+    return _WORDS[Why(reason)] if reason in list(Why) else "gate"
