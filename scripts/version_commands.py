@@ -365,7 +365,6 @@ def withdraw(
             print(f"  {site:<22} not reached yet: told when it calls, while `vigie coordinator run` runs")
 
 
-_TOLD = "withdrawals"
 _MEANS = {
     "withdrawn": "reads no study with it any more",
     "waiting": "a person there has to decide; it goes on until then",

@@ -9,15 +9,16 @@ folder, and it may be killed anywhere and done again.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from models.errors import VigieError
+from models.errors import Conflict, VigieError
 from models.exchange import MAX_ASKED, Holdings, Inquiry, Order, Withdrawn
 from server import withdrawal
 from server.coordinator import Coordinator
-from server.journal import alone, held
+from server.journal import alone
 from server.lineage import ADOPTED_AT
 from server.messaging import ABSENT, LOST, SILENT
 from server.registry import Registered, Registry
@@ -35,7 +36,6 @@ STANDING: Final = "standing-at-"
 """Begins the tags of a version that say how it stands at a hospital."""
 
 _ASKED: Final = "asked"  # in the errands' folder: its time is that of the last inquiry
-_FREE: Final = 5  # looks at a lock that nobody holds, before its run counts as killed
 
 
 class Hospitals(Protocol):
@@ -57,10 +57,10 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
         name: `errand/withdrawals`, or `errand/inquiry`.
 
     Raises:
-        Conflict: another one is under way.
+        Conflict: another one is under way, and does not end.
     """
     coordinator, place = Coordinator(folder), _place(folder)
-    with alone(place):
+    with _in_turn(place):
         tell(hospitals, coordinator)
         if name == f"{ERRAND}inquiry":
             inquire(hospitals, coordinator.registry)
@@ -119,28 +119,19 @@ def keep(registry: Registry, site: str, found: Holdings, versions: Mapping[str, 
 # ── Who makes errands ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(link: SuperLink, what: str, timeout: float = RUN_SECONDS, poll: float = 0.5) -> RunState:
-    """Make an errand and wait for its end; one whose process was killed is given up as soon as that is seen.
-
-    Args:
-        what: withdrawals, or inquiry.
+def run(link: SuperLink, what: Literal["withdrawals", "inquiry"], timeout: float = RUN_SECONDS) -> RunState:
+    """Make an errand and wait for its end.
 
     Raises:
-        SuperLinkRefused: the SuperLink does not answer.
+        SuperLinkRefused: the SuperLink does not answer, or the errand took too long, and is stopped.
     """
-    run_id, place = link.run(ERRAND + what), _place(link.folder)
-    begun, free, deadline = False, 0, time.monotonic() + timeout
-    while (state := link.state(run_id)).progress not in FINISHED:
-        works = held(place)
-        begun, free = begun or works, 0 if works or not begun else free + 1
-        if free >= _FREE or time.monotonic() > deadline:
-            try:
-                link.stop_run(run_id)
-            except SuperLinkRefused as error:  # it has ended meanwhile
-                log.info("errand %d: %s", run_id, error)
-            return RunState(run_id, "failed", "its process was killed, or took too long")
-        time.sleep(poll)
-    return state
+    run_id = link.run(ERRAND + what)
+    try:
+        return link.wait(run_id, timeout)
+    except SuperLinkRefused:
+        if link.state(run_id).progress not in FINISHED:
+            link.stop_run(run_id)
+        raise
 
 
 class Errands:
@@ -180,8 +171,14 @@ class Errands:
         if not waiting and not inquiry:
             return ""
         online = {*self._link.online("control"), *self._link.online()}
-        what = "inquiry" if inquiry and online else "withdrawals" if waiting & online else ""
-        if what and (state := run(self._link, what)).progress != "completed":
+        if inquiry and online:
+            what: Literal["withdrawals", "inquiry"] = "inquiry"
+        elif waiting & online:
+            what = "withdrawals"
+        else:
+            return ""
+        state = run(self._link, what)
+        if state.progress != "completed":
             raise SuperLinkRefused(f"an errand ended as {state.progress}: {state.details or 'see superlink.log'}")
         return what
 
@@ -202,6 +199,22 @@ class Errands:
             except Exception:
                 log.exception("an errand was not made")
                 self._stop.wait(LATER)
+
+
+@contextmanager
+def _in_turn(place: Path) -> Generator[None]:
+    """Alone, once the errand that is under way has ended."""
+    deadline = time.monotonic() + RUN_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(alone(place))
+                break
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _place(folder: Path) -> Path:
