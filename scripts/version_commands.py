@@ -353,9 +353,8 @@ def withdraw(
     print(f"{found.label} is withdrawn; released is {former.label if former else 'no other version'}", flush=True)
     if withdrawal.untold(coordinator.folder, found.digest):
         try:
-            errands.run(
-                SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host), _TOLD
-            )
+            config = coordinator.config
+            errands.run(SuperLink(coordinator.folder, config.superlink_port, config.host), "withdrawals")
         except SuperLinkRefused as error:
             print(f"nobody can be told now: {error}", file=sys.stderr)
     for site, word in withdrawal.said(coordinator.folder, found.digest).items():
