@@ -325,14 +325,18 @@ def shadow(
 
 
 @app.command()
-def retire(folder: Folder, name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")]) -> None:
+def retire(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")],
+    reason: Reason = "other",
+) -> None:
     """Take a model off the panel: its version reads no further study. `vigie site adopt` puts it back.
 
     Example: vigie site retire --folder node chest-radiograph
     """
     from client.store.versions import retire as take_off
 
-    found = take_off(_opened(folder), name)
+    found = take_off(_opened(folder), name, *_person(reason))
     print(f"{found.name}@{found.number} reads no further study")
 
 

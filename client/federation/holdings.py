@@ -10,16 +10,19 @@ from client.federation.withdrawal import BY_COORDINATOR
 from client.store import versions
 from client.store.ledger import Entry
 from client.store.site import Site
+from client.store.versions import RECALLED_FOR_QUALITY as QUALITY
+from client.store.versions import RECALLED_FOR_SAFETY as SAFETY
 from client.store.versions import Why
 from models.exchange import Changed, Holding, Holdings, Inquiry
 
-_WORDS: dict[Why, Changed] = {
+_WORDS: dict[str | None, Changed] = {
     Why.TRIAL: "trial",
     Why.QUALITY: "quality",
     Why.SAFETY: "safety",
     Why.MISTAKE: "mistake",
     Why.OTHER: "other",
 }
+_WITHDRAWN: dict[str, Changed] = {BY_COORDINATOR: "gate", SAFETY: "safety", QUALITY: "quality"}
 
 
 def told(site: Site, inquiry: Inquiry) -> Holdings:
@@ -47,23 +50,19 @@ def changes(entries: Iterable[Entry]) -> dict[str, Changed]:
         digest, model = facts.get("digest", ""), str(facts.get("version", "")).partition("@")[0]
         match entry.event:
             case "version.adopted" | "version.rolled-back":
-                word = _word(facts.get("reason"))
+                word = _WORDS.get(facts.get("reason"), "gate")
                 # what had to go for it went for the same reason
                 for other in (facts.get("left", ""), serving.get(model, "")):
                     if other:
                         found[other] = word
                 found[digest], serving[model] = word, digest
             case "version.retired":
-                found[digest] = "other"
+                found[digest] = _WORDS.get(facts.get("reason"), "other")
                 serving.pop(model, None)
             case "version.withdrawn":
-                found[digest] = "gate" if facts.get("reasons") == BY_COORDINATOR else "other"
+                found[digest] = _WITHDRAWN.get(str(facts.get("reasons")), "other")
             case "version.shadow" | "version.refused":
                 found[digest] = "other" if facts.get("reasons") == "by-hand" else "gate"
             case _:
                 pass
     return found
-
-
-def _word(reason: object) -> Changed:
-    return _WORDS[Why(reason)] if reason in list(Why) else "gate"

@@ -10,7 +10,7 @@ from client.federation.limits import bounds_of
 from client.federation.outbox import Outbox
 from client.federation.resident import judge, settle, train
 from client.store.site import Site
-from client.store.versions import held
+from client.store.versions import barred, held
 from models.errors import NotAllowed
 from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of
 
@@ -38,14 +38,14 @@ def handlers(folder: Path) -> Handlers:
 
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
-        if withdrawal.bars(site, offer.digest):
+        if barred(site, offer.digest):
             raise NotAllowed("the coordinator has withdrawn the version that is offered")
         if agreed is not None:
             candidate.check(site, offer, agreed)
         return judge(site, offer)
 
     def release(order: Release) -> Decision:
-        if withdrawal.bars(site, order.digest):  # it came by the other channel, while the cases were looked at
+        if barred(site, order.digest):  # it came by the other channel, while the cases were looked at
             order = order.model_copy(update={"released": False})
         decision = settle(site, order)
         Outbox(site.retrainings, order.retraining).finish()

@@ -82,12 +82,6 @@ def answer(site: Site, order: Withdrawal) -> Withdrawn:
     return Withdrawn(digest=order.digest, notice=order.sha256, state=taken)
 
 
-def bars(site: Site, digest: str) -> bool:
-    """Whether a version may not be adopted here by anybody's gate, for it was withdrawn and nobody keeps it."""
-    with site.database.read() as connection:
-        return _state(connection, digest) in ("obeyed", "waiting")
-
-
 # ── What people ask ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -189,7 +183,9 @@ def _named(site: Site, name: str) -> Noticed:
         if name == one.notice.label or (len(name) >= 6 and one.notice.version.startswith(name.lower()))
     ]
     if not found:
-        raise NotFound(f"no version {name!r} was withdrawn by the coordinator: `vigie site withdrawals` lists them")
+        raise NotFound(
+            f"no version {name!r} was withdrawn by the coordinator: `vigie site withdrawals list` shows them"
+        )
     if len(found) > 1:
         raise Conflict(f"{len(found)} withdrawn versions are called {name!r}: name one by its digest")
     return found[0]

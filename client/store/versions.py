@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -19,6 +19,11 @@ from models.errors import Conflict, NotFound
 from models.signing import load_trust
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+
+
+RECALLED_FOR_SAFETY: Final = "recall"
+RECALLED_FOR_QUALITY: Final = "recall-quality"
+"""Why a version is withdrawn by a recall, as the ledger has it."""
 
 
 class Why(StrEnum):
@@ -104,6 +109,13 @@ def first_certified(site: Site, name: str) -> HeldVersion | None:
     return None
 
 
+def barred(site: Site, digest: str) -> bool:
+    """Whether no gate may adopt a version, held here or not: the coordinator has withdrawn it, and nobody keeps it."""
+    query = select(withdrawal.c.state).where(withdrawal.c.version_digest == digest)
+    with site.database.read() as connection:
+        return connection.execute(query).scalar_one_or_none() in ("obeyed", "waiting")
+
+
 def looks(site: Site, digest: str, against: Sequence[str]) -> list[dict[str, Any]]:
     """What earlier looks at a version rested on, oldest first; from the ledger, where none can be forgotten.
 
@@ -169,7 +181,9 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
             select(withdrawal.c.state).where(withdrawal.c.version_digest == digest)
         ).scalar_one_or_none()
         if standing == "obeyed" or (standing == "waiting" and not by):
-            raise Conflict(f"{chosen.name}@{chosen.number} was withdrawn by the coordinator: `vigie site withdrawals`")
+            raise Conflict(
+                f"{chosen.name}@{chosen.number} was withdrawn by the coordinator: `vigie site withdrawals list`"
+            )
         changed = connection.execute(
             update(version)
             .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
@@ -188,8 +202,12 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         _trace(connection, "version.adopted", digest, {"version": f"{chosen.name}@{chosen.number}", **said})
 
 
-def retire(site: Site, name: str) -> HeldVersion:
+def retire(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:
     """Let the adopted version of a model read no further study.
+
+    Args:
+        by: the person whose word it is.
+        reason: theirs.
 
     Raises:
         NotFound: no version of it is adopted.
@@ -199,7 +217,8 @@ def retire(site: Site, name: str) -> HeldVersion:
         raise NotFound(f"no version of {name!r} is adopted here")
     with site.database.write() as connection:
         connection.execute(update(version).where(version.c.digest == found.digest).values(state="retired"))
-        _trace(connection, "version.retired", found.digest, {"version": f"{found.name}@{found.number}"})
+        said = {"version": f"{found.name}@{found.number}", **_said(by, reason)}
+        _trace(connection, "version.retired", found.digest, said)
     return _known(site, found.digest)
 
 

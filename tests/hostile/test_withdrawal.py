@@ -4,6 +4,7 @@ Behind the real border of the control channel, whatever comes: forged, twice, ye
 """
 
 import json
+import shutil
 import time
 
 import pytest
@@ -14,6 +15,7 @@ import client.federation.site as served_by
 from client.federation import withdrawal
 from client.federation.border import Border
 from client.federation.holdings import changes
+from client.review import recall
 from client.store import versions
 from client.store.versions import Why
 from configs.schema import save
@@ -253,8 +255,6 @@ def test_the_coordinator_is_told_of_what_it_asks_for_and_of_nothing_else(hospita
 
 def test_a_version_taken_off_for_safety_is_known_to_be_so(hospital, bundles, vendor_key, tmp_path):
     second = bundles.build(tmp_path / "second", vendor_key, number=2)
-    import shutil
-
     shutil.copytree(second.folder, hospital.site.versions / second.digest)
     versions.receive(hospital.site, second)
     versions.adopt(hospital.site, second.digest)
@@ -265,9 +265,11 @@ def test_a_version_taken_off_for_safety_is_known_to_be_so(hospital, bundles, ven
 
     answer = hospital.says(question)
     assert (answer.states, answer.changed) == (("adopted", "retired"), ("safety", "safety"))
-    versions.retire(hospital.site, "brightness")
+    versions.retire(hospital.site, "brightness", "Dr Curie", Why.QUALITY)
     assert hospital.says(question).states == ("retired", "retired")
-    assert changes(hospital.site.ledger.entries("version."))[hospital.digest] == "other"
+    assert changes(hospital.site.ledger.entries("version."))[hospital.digest] == "quality"
+    recall.take_back(hospital.site, second.digest, "Dr Curie")
+    assert hospital.says(question).changed == ("quality", "safety")
 
 
 def test_a_hospital_need_not_tell(hospital):
