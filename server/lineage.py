@@ -42,8 +42,7 @@ class Hospital:
         after: of the version.
         decision: adopted, refused or shadow, as it told when it was asked; empty: not known.
         reasons: of the decision.
-        adopted: it is the newest version that the hospital has told of adopting; what it did by itself since, going
-            back to another one, is not known here.
+        adopted: it serves there, as the hospital has told last: with its decision, or asked since (`errands.py`).
     """
 
     name: str
