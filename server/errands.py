@@ -31,7 +31,7 @@ RUN_SECONDS: Final = 180.0
 LOOK: Final = 5.0
 """Seconds between two looks whether a withdrawal waits; it looks in a folder, and asks the SuperLink only then."""
 LATER: Final = 60.0
-"""Seconds before an errand that failed is tried again."""
+"""Seconds before an errand that failed is tried again, and a hospital that was asked and said nothing."""
 STANDING: Final = "standing-at-"
 """Begins the tags of a version that say how it stands at a hospital."""
 
@@ -146,6 +146,7 @@ class Errands:
         self._folder, self._link = coordinator.folder, link
         self._between = coordinator.config.inquiry_minutes * 60
         self._begun = time.time()
+        self._silent: dict[str, float] = {}  # hospitals that were asked and said nothing, and until when they are left
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="errands", daemon=True)
 
@@ -164,10 +165,7 @@ class Errands:
             SuperLinkRefused: the SuperLink does not answer, or the errand has failed.
         """
         inquiry = time.time() - self._last_inquiry() >= self._between
-        # who waits for a person, or refuses, is asked again with the next inquiry
-        waiting = {
-            site for sites in withdrawal.pending(self._folder).values() for site, word in sites.items() if not word
-        }
+        waiting = self._waiting()
         if not waiting and not inquiry:
             return ""
         online = {*self._link.online("control"), *self._link.online()}
@@ -180,7 +178,20 @@ class Errands:
         state = run(self._link, what)
         if state.progress != "completed":
             raise SuperLinkRefused(f"an errand ended as {state.progress}: {state.details or 'see superlink.log'}")
+        # one connection alone, and a training on it: it answers when that has ended
+        self._silent = dict.fromkeys(self._waiting() & online, time.monotonic() + LATER)
         return what
+
+    def _waiting(self) -> set[str]:
+        """The hospitals that have said nothing of a withdrawal yet, but those that were asked a moment ago.
+
+        Who waits for a person, or refuses, is asked again with the next inquiry.
+        """
+        now = time.monotonic()
+        found = {
+            site for sites in withdrawal.pending(self._folder).values() for site, word in sites.items() if not word
+        }
+        return {site for site in found if self._silent.get(site, 0.0) < now}
 
     def _last_inquiry(self) -> float:
         """When the last one was, or this process began."""
