@@ -39,6 +39,7 @@ from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls, server_tls
 from client.dicom.requestor import associate
+from client.federation import withdrawal
 from client.inference import evidence, specimen
 from client.inference.panel import Panel
 from client.inference.preparation import Preparation
@@ -111,6 +112,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("studies", _studies, data),
         ("images left out", _conflicting, data),
         ("rejections", _rejections, data),
+        ("withdrawals", _withdrawals, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
@@ -197,6 +199,9 @@ def _secrets(site: Site) -> Check:
     if site.config.superlink and not (site.secrets / "supernode.key").exists():
         advice = "restore it, or let `vigie site init` make one and give the coordinator the new supernode.key.pub"
         return Check("secrets", False, "supernode.key missing: the coordinator cannot be called", advice)
+    if site.config.superlink and not (site.secrets / "control.key").exists():
+        advice = "let `vigie site init` make it, and give the coordinator supernode.key.pub anew"
+        return Check("secrets", False, "control.key missing: withdrawals wait for the end of a training", advice)
     open_ = [
         path.name
         for path in (site.secrets, *site.secrets.iterdir())
@@ -464,6 +469,20 @@ def _conflicting(site: Site) -> Check:
         " sends changed ones"
     )
     return Check("images left out", False, found, advice)
+
+
+def _withdrawals(site: Site) -> Check:
+    """What the coordinator withdrew, and a person has not looked at."""
+    found = [one for one in withdrawal.listed(site) if one.pressing]
+    waiting = [one.notice.label for one in found if one.state == "waiting"]
+    if waiting:
+        advice = "vigie site withdrawals list says why; then obey, or keep"
+        return Check("withdrawals", False, f"the coordinator withdrew {', '.join(waiting)}, and it goes on", advice)
+    if found:
+        labels = ", ".join(one.notice.label for one in found)
+        advice = "see vigie site withdrawals list: go back to a version before, recall its results, then take note"
+        return Check("withdrawals", False, f"{labels} served, and reads no more: the coordinator withdrew it", advice)
+    return Check("withdrawals", True, "none that nobody has looked at")
 
 
 def _rejections(site: Site) -> Check:

@@ -254,6 +254,9 @@ class ConsentConfig:
         clip_norm: this hospital's updates are kept to this bound where the terms allow a larger one, whoever agreed to
             them; 0: as the terms say.
         surveys: the coordinator may ask how many errors there are to learn from, and is told in steps of eleven.
+        withdrawals: what becomes of a version that the coordinator withdraws: obey (it reads no further study), or ask
+            (it goes on until a person has decided).
+        holdings: the coordinator may ask which of its versions serve here, or did, and whether safety was why not.
     """
 
     standing: str = "none"
@@ -265,8 +268,12 @@ class ConsentConfig:
     largest_norm: float = 20.0
     clip_norm: float = 0.0
     surveys: bool = False
+    withdrawals: str = "obey"
+    holdings: bool = True
 
     def __post_init__(self) -> None:
+        known = ("obey", "ask")
+        _require(self.withdrawals in known, f"consent.withdrawals {self.withdrawals!r}: {', '.join(known)}")
         known = ("none", "deliveries", "retrainings")
         _require(self.standing in known, f"consent.standing {self.standing!r}: {', '.join(known)}")
         for key in ("most_rounds", "most_retrainings", "fewest_others"):
@@ -364,6 +371,8 @@ class CoordinatorConfig:
         mlflow_artifacts: MLflow's files at `s3://BUCKET/PREFIX`; credentials as boto3 finds them, or in
             `secrets/s3.credentials`. Empty: in the folder.
         s3_endpoint: of a store other than Amazon's.
+        inquiry_minutes: between two questions which versions serve at each hospital; each leaves two entries in a
+            hospital's ledger.
     """
 
     host: str = "127.0.0.1"
@@ -374,8 +383,10 @@ class CoordinatorConfig:
     mlflow_artifacts: str = ""
     s3_endpoint: str = ""
     names: list[str] = field(default_factory=lambda: ["localhost"])
+    inquiry_minutes: float = 10.0
 
     def __post_init__(self) -> None:
+        _require(self.inquiry_minutes > 0, "inquiry_minutes is more than 0")
         _no_secret("mlflow_store", self.mlflow_store, ("postgresql://",))
         _no_secret("mlflow_artifacts", self.mlflow_artifacts, ("s3://",))
         _no_secret("s3_endpoint", self.s3_endpoint, ("https://", "http://"))

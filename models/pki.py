@@ -102,19 +102,52 @@ def make_supernode(private: Path, public: Path | None = None) -> KeyFiles:
     return files
 
 
-def supernode_public_pem(public: Path) -> bytes:
-    """A hospital's public key, read from its OpenSSH file, in the PEM form in which the SuperLink keeps it.
+def join_public(keys: Iterable[tuple[Path, str]], public: Path) -> Path:
+    """Write the public halves of private keys in one file, a line each with its purpose: one thing to send.
+
+    Args:
+        keys: private files, as `make_supernode` writes them, and what each is for.
+        public: written anew.
+    """
+    lines: list[bytes] = []
+    for private, purpose in keys:
+        key = serialization.load_ssh_private_key(private.read_bytes(), None).public_key()
+        line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        lines.append(line + b" " + purpose.encode() + b"\n")
+    draft = public.with_name(public.name + ".new")
+    draft.write_bytes(b"".join(lines))
+    draft.replace(public)
+    return public
+
+
+def supernode_public_pems(public: Path) -> dict[str, bytes]:
+    """A hospital's public keys by purpose, read from its file, in the PEM form in which the SuperLink keeps them.
+
+    A lone line, whatever stands behind its key, is of a hospital that has only one yet: for `training`.
+
+    Args:
+        public: a line each, key and purpose, as `join_public` writes them.
 
     Raises:
-        ConfigurationError: not an ECDSA P-384 public key.
+        ConfigurationError: not ECDSA P-384 public keys, a purpose twice, or one key for two.
     """
+    found: dict[str, bytes] = {}
     try:
-        key = serialization.load_ssh_public_key(public.read_bytes())
+        lines = [line for line in public.read_bytes().splitlines() if line.strip()]
+        for line in lines:
+            key = serialization.load_ssh_public_key(line)
+            purpose = "training" if len(lines) == 1 else b" ".join(line.split()[2:]).decode()
+            if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+                raise ConfigurationError(f"{public.name} is not an ECDSA P-384 public key")
+            pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            if purpose in found or pem in found.values():
+                raise ConfigurationError(f"{public.name} has two keys for {purpose!r}, or one key twice")
+            found[purpose] = pem
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"{public.name} is not an OpenSSH public key") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise ConfigurationError(f"{public.name} is not an ECDSA P-384 public key")
-    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if not found:
+        raise ConfigurationError(f"{public.name} is not an OpenSSH public key: it is empty")
+    return found
 
 
 def write_private(path: Path, content: bytes) -> None:

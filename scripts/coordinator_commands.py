@@ -43,11 +43,15 @@ def init(
 def run(folder: Folder) -> None:
     """Run the SuperLink and MLflow, each started again should it end by itself; stops on Ctrl-C.
 
+    Meanwhile hospitals that were away are told of withdrawals as soon as they call, and all are asked every now and
+    then (inquiry_minutes in coordinator.yaml) which versions serve there.
+
     Example: vigie coordinator run --folder coordinator
     """
     from models.children import Restarted, follow_parent
     from server import tracking
     from server.coordinator import Coordinator
+    from server.errands import Errands
     from server.superlink import SuperLink
 
     follow_parent()
@@ -59,12 +63,15 @@ def run(folder: Folder) -> None:
     )
     try:
         superlink = Restarted(link.start)
+        errands = Errands(coordinator, link)
+        errands.start()
         try:
             print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
             if not wait_for_signal(lambda: not (mlflow.look() and superlink.look())):
                 print("MLflow or the SuperLink ended by itself again and again; see logs/", file=sys.stderr)
                 raise typer.Exit(1)
         finally:
+            errands.stop()
             link.stop()
     finally:
         mlflow.child.stop()
@@ -72,7 +79,9 @@ def run(folder: Folder) -> None:
 
 @app.command()
 def register(folder: Folder, name: str, key: Annotated[Path, typer.Argument(help="supernode.key.pub")]) -> None:
-    """Let a hospital in by its public key; the coordinator has to be running.
+    """Let a hospital in by its public keys, both in one file; the coordinator has to be running.
+
+    A hospital that was let in with one key is given the other one by doing so again with its new file.
 
     Example: vigie coordinator register --folder coordinator nih nih.pub
     """
@@ -82,6 +91,11 @@ def register(folder: Folder, name: str, key: Annotated[Path, typer.Argument(help
     coordinator = Coordinator(folder.resolve())
     site = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host).register(name, key)
     print(f"{site.name} is let in")
+    if site.control is None:
+        print(
+            f"{key.name} has one key: withdrawals wait there for the end of a training; have the hospital run"
+            " `vigie site init` again with this release, and register its new supernode.key.pub"
+        )
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import border_commands, images_commands, site_retraining_commands
+from scripts import border_commands, images_commands, site_retraining_commands, site_withdrawal_commands
 from scripts.hospital_folder import opened as _opened
 from scripts.signals import wait_for_signal
 
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigi
 app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 app.add_typer(images_commands.app, name="images")
+app.add_typer(site_withdrawal_commands.app, name="withdrawals")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
 Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
 
@@ -63,10 +64,10 @@ def init(
 
     Example: vigie site init --folder node --name nih --pacs PACS@10.0.0.5:104 --trust vendor.pub
     """
+    from client.federation.supernode import make_keys
     from client.store.site import create
     from configs.schema import PeerConfig, SiteConfig
     from models.errors import ConfigurationError
-    from models.pki import make_supernode
     from models.signing import load_trust
 
     title, at, address = pacs.partition("@")
@@ -95,10 +96,9 @@ def init(
     load_trust(site.trust)
     if ca is not None:
         shutil.copyfile(ca, site.trust / "ca.crt")
-    if not (site.secrets / "supernode.key").exists():
-        make_supernode(site.secrets / "supernode.key")
+    public = make_keys(site.secrets)
     print(f"made {site.folder}")
-    print(f"give the coordinator {site.secrets / 'supernode.key.pub'}, then: vigie site run --folder {folder}")
+    print(f"give the coordinator {public}, then: vigie site run --folder {folder}")
 
 
 @app.command()
@@ -116,12 +116,14 @@ def run(folder: Folder) -> None:
 
 @app.command()
 def supernode(folder: Folder, runtime_port: int = 0) -> None:
-    """Run the hospital's only outward connection, to the coordinator; stops on Ctrl-C.
+    """Run the hospital's only outward connections, both to the coordinator; stops on Ctrl-C.
+
+    By the one go trainings, by the other what is answered in seconds, so that a withdrawal does not wait for them.
 
     Example: vigie site supernode --folder node
     """
-    from client.federation.supernode import SuperNodeSettings, start
-    from models.children import Restarted, follow_parent, free_port
+    from client.federation.supernode import SuperNodes
+    from models.children import follow_parent
     from models.errors import ConfigurationError
 
     follow_parent()
@@ -130,10 +132,20 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     if not site.config.superlink:
         raise ConfigurationError(f"{folder / 'site.yaml'}: superlink is empty; write the coordinator's HOST:PORT")
     address = site.config.superlink
-    running = Restarted(lambda: start(SuperNodeSettings(site.folder, address, runtime_port or free_port())))
+    running = SuperNodes(site.folder, address, runtime_port)
     print(f"calling {address}", flush=True)
-    stopped = wait_for_signal(lambda: not running.look())
-    running.child.stop()
+    said = ""
+
+    def ended() -> bool:
+        nonlocal said
+        works = running.look()
+        if (why := running.hindered) != said:
+            print(f"beware: {why}" if why else "the control channel is open", flush=True)
+            said = why
+        return not works
+
+    stopped = wait_for_signal(ended)
+    running.stop()
     if not stopped:
         print(f"the SuperNode ended by itself again and again; see {site.logs / 'supernode.log'}", file=sys.stderr)
         sys.exit(1)
@@ -313,14 +325,18 @@ def shadow(
 
 
 @app.command()
-def retire(folder: Folder, name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")]) -> None:
+def retire(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="of the model, e.g. chest-radiograph")],
+    reason: Reason = "other",
+) -> None:
     """Take a model off the panel: its version reads no further study. `vigie site adopt` puts it back.
 
     Example: vigie site retire --folder node chest-radiograph
     """
     from client.store.versions import retire as take_off
 
-    found = take_off(_opened(folder), name)
+    found = take_off(_opened(folder), name, *_person(reason))
     print(f"{found.label} reads no further study")
 
 

@@ -338,29 +338,43 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="for people; nothing of a patient")],
     folder: Folder = DEFAULT_COORDINATOR,
 ) -> None:
-    """Take a version out: it is not offered, released or trained from again.
+    """Take a version out: it is not offered, released or trained from again, and reads no further study at hospitals.
 
-    Hospitals that have adopted it are not told by this: they are named, so that a person calls them.
+    Hospitals that are connected are told at once, also while they train, the others as soon as they call while `vigie
+    coordinator run` runs. Given again, it shows who has confirmed.
 
     Example: vigie version withdraw chest-radiograph@2 --reason "wrong threshold" --folder coordinator
     """
-    from models.errors import ConfigurationError
-    from server.lineage import ADOPTED_AT
+    from server import errands, withdrawal
+    from server.coordinator import Coordinator
+    from server.superlink import SuperLink, SuperLinkRefused
 
-    if not 0 < len(reason.strip()) <= 500 or not reason.isprintable():
-        raise ConfigurationError("--reason: one line of 1 to 500 characters")
+    coordinator = Coordinator(folder.resolve())
+    reason = withdrawal.require_reason(reason)
     with registry_of(folder) as registry:
         found = registry.find(version)
-        former = registry.withdraw(found, reason.strip())
-        aliases = registry.aliases(found.name)
-    adopted = [
-        alias.removeprefix(ADOPTED_AT)
-        for alias, number in sorted(aliases.items())
-        if alias.startswith(ADOPTED_AT) and number == found.number
-    ]
-    print(f"{found.label} is withdrawn; released is {former.label if former else 'no other version'}")
-    if adopted:
-        print(f"adopted at {', '.join(adopted)}: tell them to run `vigie site rollback` or `vigie site recall`")
+        former = registry.withdraw(found, reason)
+    withdrawal.announce(coordinator, found, reason)
+    print(f"{found.label} is withdrawn; released is {former.label if former else 'no other version'}", flush=True)
+    if withdrawal.untold(coordinator.folder, found.digest):
+        try:
+            config = coordinator.config
+            errands.run(SuperLink(coordinator.folder, config.superlink_port, config.host), "withdrawals")
+        except SuperLinkRefused as error:
+            print(f"nobody can be told now: {error}", file=sys.stderr)
+    for site, word in withdrawal.said(coordinator.folder, found.digest).items():
+        print(f"  {site:<22} {_MEANS.get(word, f'{word}: asked again every now and then')}")
+    for site, word in withdrawal.untold(coordinator.folder, found.digest).items():
+        if not word:
+            print(f"  {site:<22} not reached yet: told when it calls, while `vigie coordinator run` runs")
+
+
+_MEANS = {
+    "withdrawn": "reads no study with it any more",
+    "waiting": "a person there has to decide; it goes on until then",
+    "kept": "a person there has decided to keep it",
+    "not-held": "does not have it",
+}
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The coordinator's Flower ServerApp: it opens the folder and hands the retraining over."""
+"""The coordinator's Flower ServerApp: it opens the folder and hands the retraining, or the errand, over."""
 
 import os
 from pathlib import Path
@@ -9,19 +9,24 @@ from flwr.serverapp import Grid, ServerApp
 from models.flower_pace import quicken_pulls
 from server import survey
 from server.messaging import Exchange
-from server.superlink import COORDINATOR
+from server.superlink import COORDINATOR, ERRAND
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Conduct the retraining, or take the survey, whose name the run carries."""
+    """Conduct the retraining, take the survey, or do the errand, whose name the run carries."""
     quicken_pulls()
     folder, name = Path(os.environ[COORDINATOR]), str(context.run_config["retraining"])
     hospitals = Exchange(grid, folder)
     if name.startswith(survey.PREFIX):
         survey.take(hospitals, folder, *name.removeprefix(survey.PREFIX).split("/"))
+        return
+    if name.startswith(ERRAND):
+        from server import errands
+
+        errands.conduct(hospitals, folder, name)
         return
     from server.retraining import conduct
 

@@ -45,8 +45,7 @@ class Hospital:
         reasons: of the decision.
         personal: digest of its own form of the version, which the figures and the decision are then of; empty: they are
             of the version as it is.
-        adopted: it is the newest version that the hospital has told of adopting; what it did by itself since, going
-            back to another one, is not known here.
+        adopted: it serves there, as the hospital has told last: with its decision, or asked since (`errands.py`).
     """
 
     name: str

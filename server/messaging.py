@@ -1,7 +1,9 @@
 """How a retraining speaks with the hospitals: declared messages out, declared messages or a code back.
 
-A hospital is known by its key: the SuperLink binds a node number to the public key that was registered, and only
-nodes whose number and key are in the coordinator's own list are hospitals. Results come in the order of their names.
+A hospital is known by its keys: the SuperLink binds a node number to the public key that was registered, and only
+nodes whose number and key are in the coordinator's own list are hospitals. A hospital has two of them; which one a
+message goes by follows from what it is, and where the one for what is quick is not connected the other takes it.
+Results come in the order of hospitals' names.
 """
 
 import hashlib
@@ -17,8 +19,8 @@ from flwr.serverapp import Grid
 
 from models import exchange
 from models.errors import BorderRefused
-from models.exchange import CODES, Answer, Order, Refusal, TrainOrder
-from server.superlink import RegisteredSite, registered_sites
+from models.exchange import CODES, Answer, Channel, Order, Refusal, TrainOrder
+from server.superlink import CHANNELS, RegisteredNode, RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +69,24 @@ class Exchange:
 
     def sites(self) -> dict[str, int]:
         """Node numbers of the connected hospitals, by name, in order."""
-        return {name: node.number for name, node in self._connected().items()}
+        return {name: nodes["training"].number for name, nodes in self._connected().items() if "training" in nodes}
 
-    def _connected(self) -> dict[str, "_Node"]:
-        known = {site.node_id: site for site in registered_sites(self._folder).values()}
-        found: dict[str, _Node] = {}
+    def reached(self) -> list[str]:
+        """Names of the hospitals that are connected by either channel, in order."""
+        return list(self._connected())
+
+    def _connected(self) -> "dict[str, _Nodes]":
+        known: dict[int, tuple[RegisteredSite, Channel]] = {}
+        for site in registered_sites(self._folder).values():
+            for channel in CHANNELS:
+                known.setdefault(site.node(channel).node_id, (site, channel))
+        found: dict[str, _Nodes] = {}
         for node in self._grid.get_nodes():
-            site = known.get(node.node_id)
-            if site is None or not _is(site, node.public_key):
+            site, channel = known.get(node.node_id, (None, "training"))
+            if site is None or not _is(site.node(channel), node.public_key):
                 log.warning("a connected node is not a registered site and is left out")
                 continue
-            found[site.name] = _Node(node.node_id, node.last_activated_at)
+            found.setdefault(site.name, {})[channel] = _Node(node.node_id, node.last_activated_at)
         return dict(sorted(found.items()))
 
     def wait_for(self, names: list[str], timeout: float) -> dict[str, int]:
@@ -105,10 +114,10 @@ class Exchange:
         waiting: dict[str, str] = {}
         packed: dict[int, RecordDict] = {}
 
-        def ask(nodes: Mapping[str, _Node]) -> None:
+        def ask(nodes: Mapping[str, _Nodes]) -> None:
             for name, asked in list(open_.items()):
-                node, left = nodes.get(name), timeout - (time.monotonic() - started)
-                if asked.activated is not None and node is not None and node.activated != asked.activated:
+                node, left = _by(orders[name], nodes.get(name, {})), timeout - (time.monotonic() - started)
+                if asked.by is not None and node is not None and node != asked.by:
                     asked.lose(LOST)
                 if asked.lost and (asked.times > AGAIN or (node is None and asked.gone())):
                     results[name] = Failure(asked.lost)
@@ -162,27 +171,35 @@ class _Node:
     activated: str
 
 
+_Nodes = dict[Channel, _Node]
+
+
+def _by(order: Order, nodes: _Nodes) -> _Node | None:
+    """The connection that an order goes by; what is quick goes by training's where there is no other."""
+    return nodes.get(exchange.channel_of(order)) or nodes.get("training")
+
+
 @dataclass(slots=True)
 class _Asked:
     """How one hospital's question is doing; `lost` says why it has to be asked (again), empty while it is awaited."""
 
     lost: str = ABSENT
-    activated: str | None = None
+    by: _Node | None = None
     times: int = 0
     since: float = field(default_factory=time.monotonic)
 
     def sent(self, node: _Node) -> None:
-        self.lost, self.activated, self.times = "", node.activated, self.times + 1
+        self.lost, self.by, self.times = "", node, self.times + 1
 
     def lose(self, code: str) -> None:
-        self.lost, self.activated, self.since = code, None, time.monotonic()
+        self.lost, self.by, self.since = code, None, time.monotonic()
 
     def gone(self) -> bool:
         return time.monotonic() - self.since > GRACE
 
 
-def _is(site: RegisteredSite, public_key: bytes) -> bool:
-    return hashlib.sha256(public_key).hexdigest() == site.key_sha256
+def _is(node: RegisteredNode, public_key: bytes) -> bool:
+    return hashlib.sha256(public_key).hexdigest() == node.key_sha256
 
 
 def _group(order: Order) -> str:

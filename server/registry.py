@@ -374,6 +374,10 @@ class Registry:
                 self._client.delete_registered_model_alias(version.name, other)
         self._client.set_registered_model_alias(version.name, alias, str(version.number))
 
+    def unalias(self, name: str, alias: str) -> None:
+        """Let an alias of a model point at no version."""
+        self._client.delete_registered_model_alias(name, alias)
+
     def aliases(self, name: str) -> dict[str, int]:
         """The version that each alias of a model points at."""
         model = self._client.get_registered_model(name)

@@ -18,20 +18,24 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from models import flower_app, pki
 from models.children import Child, follow_parent
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
+from models.exchange.words import Channel
 
 log = logging.getLogger(__name__)
 
 COORDINATOR = "VIGIE_COORDINATOR"
 """Environment variable that holds the coordinator's folder, for the process that runs a retraining."""
 
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+ERRAND = "errand/"
+"""Before the name that a run carries which is no retraining's, see server/errands.py; theirs have no slash."""
 CONTROL_HEADER = "x-vigie-control"
 Progress = Literal["pending", "starting", "running", "completed", "failed", "stopped"]
 FINISHED: frozenset[Progress] = frozenset({"completed", "failed", "stopped"})
@@ -45,12 +49,38 @@ class SuperLinkRefused(VigieError):
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredNode:
+    """A hospital's second SuperNode, for the control channel; see RegisteredSite."""
+
+    node_id: int
+    key_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredSite:
-    """A hospital as the coordinator knows it: the node number is bound to the key by the SuperLink."""
+    """A hospital as the coordinator knows it: a node number is bound to its key by the SuperLink.
+
+    Attributes:
+        node_id, key_sha256: of the SuperNode for training, by which everything may go.
+        control: the one for what is answered in seconds; None: the hospital has given one key only, and withdrawals
+            wait for the end of a training.
+    """
 
     name: str
     node_id: int
     key_sha256: str
+    control: RegisteredNode | None = None
+
+    def node(self, channel: Channel) -> RegisteredNode:
+        """The SuperNode of a channel; training's where there is no other."""
+        if channel == "control" and self.control is not None:
+            return self.control
+        return RegisteredNode(self.node_id, self.key_sha256)
+
+    @property
+    def nodes(self) -> tuple[RegisteredNode, ...]:
+        """All that there are."""
+        return tuple(dict.fromkeys((self.node("training"), self.node("control"))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,34 +168,51 @@ class SuperLink:
     # Hospitals
 
     def register(self, name: str, public_key: Path) -> RegisteredSite:
-        """Let a hospital in.
+        """Let a hospital in; given again with a second key, that is added.
 
         Args:
-            name: the site's name, one per key.
-            public_key: its ECDSA P-384 public key in OpenSSH form.
+            name: the site's name, one per hospital.
+            public_key: its file with one or two ECDSA P-384 public keys in OpenSSH form, see `models.pki`.
 
         Raises:
-            ConfigurationError: a name that no plan could carry.
-            Conflict: the name is taken by another key.
-            SuperLinkRefused: the SuperLink does not take the key.
+            ConfigurationError: a name that no plan could carry, or no such keys.
+            Conflict: the name is taken by another key, or a key by another name.
+            SuperLinkRefused: the SuperLink does not take a key.
         """
-        from flwr.proto.control_pb2 import RegisterNodeRequest
-
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"{name!r} is no name for a hospital: lower case letters, digits and - only")
-        pem = pki.supernode_public_pem(public_key)
-        digest = hashlib.sha256(pem).hexdigest()
+        pems = pki.supernode_public_pems(public_key)
+        if "training" not in pems or not set(pems) <= set(CHANNELS):
+            raise ConfigurationError(
+                f"{public_key.name} is not what `vigie site init` writes: {' and '.join(CHANNELS)}"
+            )
+        digests = {channel: hashlib.sha256(pem).hexdigest() for channel, pem in pems.items()}
         sites = registered_sites(self.folder)
-        for site in sites.values():
-            if (site.name == name) != (site.key_sha256 == digest):
-                raise Conflict(f"site {name} or its key is registered already")
-        if name in sites:
-            return sites[name]
-        with self._control() as control:
-            response = control.RegisterNode(RegisterNodeRequest(public_key=pem, name=name))
-        site = RegisteredSite(name, response.node_id, digest)
-        write_sites(self.folder, {**sites, name: site})
+        site = sites.get(name)
+        others = {node.key_sha256 for one in sites.values() if one.name != name for node in one.nodes}
+        known = {} if site is None else {"training": site.key_sha256}
+        if site is not None and site.control is not None:
+            known["control"] = site.control.key_sha256
+        if others & set(digests.values()) or any(known.get(key, it) != it for key, it in digests.items()):
+            raise Conflict(f"site {name} or a key of its is registered already")
+        if site is None:
+            site = RegisteredSite(name, self._node(name, pems["training"]), digests["training"])
+            write_sites(self.folder, {**sites, name: site})
+        if site.control is None and "control" in pems:
+            node = RegisteredNode(self._node(f"{name}-control", pems["control"]), digests["control"])
+            site = replace(site, control=node)
+            write_sites(self.folder, {**sites, name: site})
         return site
+
+    def _node(self, name: str, pem: bytes) -> int:
+        """The number of the node with this key, made where there is none: a registration may have been cut off."""
+        from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+
+        with self._control() as control:
+            for node in control.ListNodes(ListNodesRequest()).nodes_info:
+                if node.public_key == pem and node.status != "unregistered":
+                    return node.node_id
+            return control.RegisterNode(RegisterNodeRequest(public_key=pem, name=name)).node_id
 
     def unregister(self, name: str) -> None:
         """Shut a hospital out; its key is never accepted again.
@@ -173,20 +220,22 @@ class SuperLink:
         Raises:
             NotFound: no such site.
         """
-        from flwr.proto.control_pb2 import UnregisterNodeRequest
+        from flwr.proto.control_pb2 import ListNodesRequest, UnregisterNodeRequest
 
         sites = registered_sites(self.folder)
         if name not in sites:
             raise NotFound(f"no site {name}")
         with self._control() as control:
-            control.UnregisterNode(UnregisterNodeRequest(node_id=sites[name].node_id))
+            for node in reversed(sites[name].nodes):  # cut off between the two, it can be given again
+                if any(one.node_id == node.node_id for one in control.ListNodes(ListNodesRequest()).nodes_info):
+                    control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
         write_sites(self.folder, {key: site for key, site in sites.items() if key != name})
 
-    def online(self) -> list[str]:
-        """Names of the registered sites that are connected, in order."""
+    def online(self, channel: Channel = "training") -> list[str]:
+        """Names of the registered sites that are connected by this channel, in order."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
-        known = {site.node_id: site for site in registered_sites(self.folder).values()}
+        known = {site.node(channel).node_id: site for site in registered_sites(self.folder).values()}
         with self._control() as control:
             nodes = control.ListNodes(ListNodesRequest()).nodes_info
         return sorted(known[node.node_id].name for node in nodes if node.status == "online" and node.node_id in known)
@@ -194,7 +243,7 @@ class SuperLink:
     # Runs
 
     def run(self, retraining: str, app: bytes | None = None) -> int:
-        """Start the run of a retraining.
+        """Start the run of a retraining, a survey or an errand.
 
         Args:
             retraining: its name.
@@ -324,12 +373,22 @@ def registered_sites(folder: Path) -> dict[str, RegisteredSite]:
     if not path.exists():
         return {}
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    return {name: RegisteredSite(name, int(row["node_id"]), row["key_sha256"]) for name, row in sorted(rows.items())}
+    return {name: _registered(name, row) for name, row in sorted(rows.items())}
+
+
+def _registered(name: str, row: dict[str, Any]) -> RegisteredSite:
+    second = row.get("control")
+    control = None if second is None else RegisteredNode(int(second["node_id"]), second["key_sha256"])
+    return RegisteredSite(name, int(row["node_id"]), row["key_sha256"], control)
 
 
 def write_sites(folder: Path, sites: Mapping[str, RegisteredSite]) -> None:
     """Write the list of hospitals let in, in place of the one there is."""
-    rows = {site.name: {"node_id": site.node_id, "key_sha256": site.key_sha256} for site in sites.values()}
+    rows: dict[str, dict[str, Any]] = {}
+    for site in sites.values():
+        rows[site.name] = {"node_id": site.node_id, "key_sha256": site.key_sha256}
+        if site.control is not None:
+            rows[site.name]["control"] = {"node_id": site.control.node_id, "key_sha256": site.control.key_sha256}
     draft = folder / "sites.json.new"
     draft.write_text(json.dumps(rows, indent=2, sort_keys=True) + "\n")
     draft.replace(folder / "sites.json")

@@ -107,7 +107,7 @@ def look_again(site: Site) -> dict[str, Evidence]:
     """
     found: dict[str, Evidence] = {}
     for known in versions.listed(site):
-        if known.state != "shadow" or known.decision is None:
+        if known.state != "shadow" or known.decision is None or versions.barred(site, known.digest):
             continue
         told = evidence_held(site, known.digest)
         bundle = versions.held(site, known.digest)

@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.federation.border import Border, Handlers
-from client.federation.supernode import SITE
+from client.federation.supernode import SITE, channel
 
 app = ClientApp()
 
@@ -30,4 +30,4 @@ def open_border() -> Border:
 
         return make(site.folder)
 
-    return Border(site.ledger, handlers)
+    return Border(site.ledger, handlers, channel())

@@ -21,6 +21,8 @@ from models.exchange import (
     Crossing,
     Decision,
     Evidence,
+    Holdings,
+    Inquiry,
     Layout,
     Offer,
     Order,
@@ -32,6 +34,8 @@ from models.exchange import (
     Tally,
     TrainOrder,
     Update,
+    Withdrawal,
+    Withdrawn,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +58,14 @@ def _nothing(_: Survey) -> Tally:
     raise NotAllowed("nothing is counted here")
 
 
+def _nobody(_: Withdrawal) -> Withdrawn:
+    raise NotAllowed("nobody withdraws anything here")
+
+
+def _untold(_: Inquiry) -> Holdings:
+    raise NotAllowed("nobody is told what serves here")
+
+
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What a hospital does with each order.
@@ -71,6 +83,8 @@ class Handlers:
         layout: names, shapes and number types of a version's weights, by its digest, or None if the hospital does
             not hold it; an order to train from it is then refused.
         survey: count what could be learned from.
+        withdraw: let a version that the coordinator withdraws read no further study, or ask a person.
+        inquire: say what became of versions.
     """
 
     propose: Callable[[Proposal], Consent]
@@ -80,6 +94,8 @@ class Handlers:
     release: Callable[[Release], Decision]
     layout: Callable[[str], Layout | None]
     survey: Callable[[Survey], Tally] = _nothing
+    withdraw: Callable[[Withdrawal], Withdrawn] = _nobody
+    inquire: Callable[[Inquiry], Holdings] = _untold
 
 
 class _Refused(Exception):
@@ -91,11 +107,19 @@ class _Refused(Exception):
 
 
 class Border:
-    """Answers orders on behalf of one hospital."""
+    """Answers orders on behalf of one hospital.
 
-    def __init__(self, ledger: Ledger, handlers: Callable[[], Handlers]) -> None:
+    Args:
+        channel: the connection that they come by. By `control` comes nothing that takes long, or a coordinator could
+            keep withdrawals waiting, and have two trainings at a time.
+    """
+
+    def __init__(
+        self, ledger: Ledger, handlers: Callable[[], Handlers], channel: exchange.Channel = "training"
+    ) -> None:
         self._ledger = ledger
         self._handlers = handlers
+        self._channel: exchange.Channel = channel
 
     def answer(self, record: "RecordDict") -> "RecordDict":
         """Answer one message.
@@ -134,9 +158,12 @@ class Border:
             log.warning("message refused at the border: %s", error)
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused") from None
-        if not isinstance(message, Proposal | TrainOrder | Offer | Release | Survey):
+        if not isinstance(message, Proposal | TrainOrder | Offer | Release | Survey | Withdrawal | Inquiry):
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused")
+        if self._channel == "control" and exchange.channel_of(message) != "control":
+            self._record("border.refused", "in", came, "not-allowed")
+            raise _Refused("not-allowed")
         self._record("border.crossed", "in", came, None)
         return message
 
@@ -185,6 +212,10 @@ class Border:
                     return handlers.release(order)
                 case Survey():
                     return handlers.survey(order)
+                case Withdrawal():
+                    return handlers.withdraw(order)
+                case Inquiry():
+                    return handlers.inquire(order)
         except Exception as error:  # noqa: BLE001
             raise _Refused(_code(error, "failed")) from None
 
@@ -203,8 +234,8 @@ class Border:
         return packed
 
     def _refusal(self, came: Crossing, code: RefusalCode) -> "RecordDict":
-        to = came.kind if came.kind in ("proposal", "train", "offer", "release", "survey") else "unknown"
-        return Refusal(to=to, code=code).to_record()
+        orders = ("proposal", "train", "offer", "release", "survey", "withdrawal", "inquiry")
+        return Refusal(to=came.kind if came.kind in orders else "unknown", code=code).to_record()
 
     def _leave(self, packed: "RecordDict", came: Crossing, code: RefusalCode | None) -> "RecordDict":
         """Recorded before it is returned; what cannot be recorded does not leave."""

@@ -32,7 +32,7 @@ Network = IPv4Network | IPv6Network
 QUESTION: Final = 8 * 1024
 """Bytes. Flower's questions are under 6 KiB with their headers, and the first carries a TLS handshake."""
 QUESTIONS_PER_SECOND: Final = 30
-"""A SuperNode asks ten times a second at most, a few requests each time."""
+"""A hospital's two SuperNodes ask ten times a second each at most, soon after a message, and mostly far less often."""
 QUESTIONS_PER_MESSAGE: Final = 40
 AROUND_A_RUN: Final = 8 * 1024
 """Bytes around an object that is pushed: the request's headers and its envelope."""

@@ -23,7 +23,18 @@ from client.store.tables import agreement
 from configs.schema import ConsentConfig
 from models import terms as signed
 from models.errors import Conflict, ConsentMissing, NotAllowed, NotFound, VigieError
-from models.exchange import Consent, ConsentReason, Offer, Order, Proposal, Release, Survey, TrainOrder
+from models.exchange import (
+    Consent,
+    ConsentReason,
+    Inquiry,
+    Offer,
+    Order,
+    Proposal,
+    Release,
+    Survey,
+    TrainOrder,
+    Withdrawal,
+)
 from models.hyperparameters import Hyperparameters
 from models.protection import PatientLevel, understates
 from models.signing import load_trust
@@ -97,11 +108,17 @@ def answer(site: Site, proposal: Proposal) -> Consent:
 def require(site: Site, order: Order) -> Terms | None:
     """The terms that an order belongs to; a proposal belongs to none yet, and a survey to none ever.
 
+    A withdrawal is looked at by its signature (`withdrawal.py`), and needs nobody's agreement.
+
     Raises:
         ConsentMissing: this hospital has not agreed, has withdrawn, or its agreement has expired.
         NotAllowed: the order is not what was agreed to.
     """
-    if isinstance(order, Proposal):
+    if isinstance(order, Proposal | Withdrawal):
+        return None
+    if isinstance(order, Inquiry):
+        if not site.config.consent.holdings:
+            raise ConsentMissing("nobody is told which versions serve here (consent.holdings)")
         return None
     try:
         if isinstance(order, Survey):

@@ -27,7 +27,7 @@ from flwr.app import Context, Error, Message
 import client.federation.app as installed
 from client.federation import flower_internals as flower
 from client.federation.resident import Resident
-from client.federation.supernode import COMMAND, SITE
+from client.federation.supernode import COMMAND, SITE, channel
 from client.lean import without_unused
 from models.exchange import RefusalCode
 
@@ -200,7 +200,8 @@ def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> in
         return os.getppid() == options.parent_pid
 
     site = Path(os.environ[SITE])
-    Launcher(options.runtime_api_address, site, alive, Resident(site) if resident else None).serve()
+    trains = resident and channel() == "training"
+    Launcher(options.runtime_api_address, site, alive, Resident(site) if trains else None).serve()
     _end_children()
     return 0
 

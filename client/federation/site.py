@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from client.federation import candidate, consent
+from client.federation import candidate, consent, holdings, withdrawal
 from client.federation.border import Handlers
 from client.federation.kept import Memory
 from client.federation.leakage import new_errors
@@ -10,7 +10,8 @@ from client.federation.limits import bounds_of
 from client.federation.outbox import Outbox
 from client.federation.resident import judge, settle, train
 from client.store.site import Site
-from client.store.versions import held
+from client.store.versions import barred, held
+from models.errors import NotAllowed
 from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of
 
 
@@ -37,11 +38,15 @@ def handlers(folder: Path) -> Handlers:
 
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
+        if barred(site, offer.digest):
+            raise NotAllowed("the coordinator has withdrawn the version that is offered")
         if agreed is not None:
             candidate.check(site, offer, agreed)
         return judge(site, offer)
 
     def release(order: Release) -> Decision:
+        if barred(site, order.digest):  # it came by the other channel, while the cases were looked at
+            order = order.model_copy(update={"released": False})
         decision = settle(site, order)
         Outbox(site.retrainings, order.retraining).finish()
         Memory(site.retrainings, order.retraining).finish()
@@ -55,4 +60,6 @@ def handlers(folder: Path) -> Handlers:
         release=release,
         layout=layout,
         survey=lambda order: Tally(retraining=order.retraining, new_errors=new_errors(site, order.model)),
+        withdraw=lambda order: withdrawal.answer(site, order),
+        inquire=lambda order: holdings.told(site, order),
     )

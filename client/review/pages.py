@@ -17,6 +17,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from client.federation import withdrawal
 from client.inference.outcomes import retry
 from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
@@ -82,6 +83,7 @@ def worklist_page(
         state=state,
         q=q,
         now=time.time(),
+        withdrawals=[one for one in withdrawal.listed(site) if one.pressing],
     )
 
 

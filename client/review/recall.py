@@ -117,7 +117,8 @@ def take_back(
     """
     held = named(site, text)
     label = held.label
-    versions.put(site, held.digest, "withdrawn", "recall")
+    why = versions.RECALLED_FOR_SAFETY if safety else versions.RECALLED_FOR_QUALITY
+    versions.put(site, held.digest, "withdrawn", why)
     archive = Archive(site.archive)
     found, done = _count(site, held.digest), len(_actions(site, held.digest))
     tell(done, found)

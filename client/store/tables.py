@@ -336,6 +336,22 @@ agreement = Table(
     CheckConstraint("basis in ('', 'person', 'policy')", name="basis"),
 )
 
+withdrawal = Table(
+    "withdrawal",
+    metadata,
+    Column("version_digest", String(64), primary_key=True, doc="of the version; held here or not"),
+    Column("notice", String, nullable=False, doc="as it was signed, see models.withdrawal"),
+    Column("signer", String, nullable=False),
+    Column("signature", String(128), nullable=False, doc="hex"),
+    Column("state", String(7), nullable=False, doc="obeyed | waiting | kept"),
+    Column("by", String, nullable=False, default="", doc="the person who decided; empty: the policy"),
+    Column("served", Boolean, nullable=False, doc="whether the version read studies here when it was withdrawn"),
+    Column("received_at", Float, nullable=False),
+    Column("decided_at", Float, nullable=True),
+    Column("seen_by", String, nullable=False, default="", doc="the person who has taken note"),
+    CheckConstraint("state in ('obeyed', 'waiting', 'kept')", name="state"),
+)
+
 privacy_charge = Table(
     "privacy_charge",
     metadata,

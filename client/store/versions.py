@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, insert, select, update
 
 from client.store import ledger
 from client.store.countersigned import verified
 from client.store.site import Site
-from client.store.tables import version
+from client.store.tables import version, withdrawal
 from models.bundle import Bundle, Facts, label
 from models.errors import Conflict, NotFound
 
 State = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+
+
+RECALLED_FOR_SAFETY: Final = "recall"
+RECALLED_FOR_QUALITY: Final = "recall-quality"
+"""Why a version is withdrawn by a recall, as the ledger has it."""
 
 
 class Why(StrEnum):
@@ -122,6 +127,13 @@ def first_certified(site: Site, name: str) -> HeldVersion | None:
     return None
 
 
+def barred(site: Site, digest: str) -> bool:
+    """Whether no gate may adopt a version, held here or not: the coordinator has withdrawn it, and nobody keeps it."""
+    query = select(withdrawal.c.state).where(withdrawal.c.version_digest == digest)
+    with site.database.read() as connection:
+        return connection.execute(query).scalar_one_or_none() in ("obeyed", "waiting")
+
+
 def looks(site: Site, digest: str, against: Sequence[str]) -> list[dict[str, Any]]:
     """What earlier looks at a version rested on, oldest first; from the ledger, where none can be forgotten.
 
@@ -185,13 +197,20 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         reason: theirs.
 
     Raises:
-        Conflict: it was recalled, perhaps while it was loaded; or the version was that it is a form of.
+        Conflict: it was recalled, perhaps while it was loaded; or the coordinator has withdrawn it; or the version that
+            it is a form of.
     """
     chosen = _known(site, digest)
+    whole = [one for one in (digest, chosen.form_of) if one is not None]
     with site.database.write() as connection:
         of = select(version.c.state).where(version.c.digest == chosen.form_of)
         if connection.execute(of).scalar() == "withdrawn":
             raise Conflict(f"{chosen.label} is a form of a version that was recalled here, and does not serve")
+        standing = set(
+            connection.execute(select(withdrawal.c.state).where(withdrawal.c.version_digest.in_(whole))).scalars()
+        )
+        if "obeyed" in standing or ("waiting" in standing and not by):
+            raise Conflict(f"{chosen.label} was withdrawn by the coordinator: `vigie site withdrawals list`")
         changed = connection.execute(
             update(version)
             .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
@@ -210,8 +229,12 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         _trace(connection, "version.adopted", digest, {"version": chosen.label, **said})
 
 
-def retire(site: Site, name: str) -> HeldVersion:
+def retire(site: Site, name: str, by: str = "", reason: Why | None = None) -> HeldVersion:
     """Let the adopted version of a model read no further study.
+
+    Args:
+        by: the person whose word it is.
+        reason: theirs.
 
     Raises:
         NotFound: no version of it is adopted.
@@ -221,7 +244,7 @@ def retire(site: Site, name: str) -> HeldVersion:
         raise NotFound(f"no version of {name!r} is adopted here")
     with site.database.write() as connection:
         connection.execute(update(version).where(version.c.digest == found.digest).values(state="retired"))
-        _trace(connection, "version.retired", found.digest, {"version": found.label})
+        _trace(connection, "version.retired", found.digest, {"version": found.label, **_said(by, reason)})
     return _known(site, found.digest)
 
 

@@ -66,9 +66,13 @@ def advance(site: Site, digest: str) -> Probation | None:
         decision = known.decision | {"verdict": "refuse", "reasons": [found.refuted.value]}
         versions.note_decision(site, digest, decision, known.threshold)
         versions.put(site, digest, "refused", found.refuted.value)
-    elif found.patients >= found.wanted and found.days >= site.config.gate.shadow_days:
+    elif _is_over(site, found) and not versions.barred(site, digest):
         versions.adopt(site, digest)
     return found
+
+
+def _is_over(site: Site, found: Probation) -> bool:
+    return found.patients >= found.wanted and found.days >= site.config.gate.shadow_days
 
 
 def _look(site: Site, digest: str, served: str) -> Probation:

@@ -1,8 +1,10 @@
 """The only messages that may cross a hospital's border.
 
 Into a hospital come the signed terms of a retraining, an order to train, the offer of a version, and the word whether
-it was released. Out of it go, in that order, its consent, an update of the weights, the evidence of how a version did
-on local cases, and the hospital's decision; or, instead of any of them, a refusal that carries one code. What leaves is
+it was released; the signed word that a version is withdrawn, and the question what became of the versions that were
+offered. Out of it go, in that order, its consent, an update of the weights, the evidence of how a version did on local
+cases, and the hospital's decision; what it did with the withdrawal, and the states of its versions; or, instead of any
+of them, a refusal that carries one code. What leaves is
 numbers, words from the closed lists below, digests, and the name of the retraining. There is no field that could hold a
 patient, a study, an image or free text; an update is bounded (models/bounds.py), and no count is small enough to show a
 patient (models/stats/disclosure.py).
@@ -11,35 +13,71 @@ patient (models/stats/disclosure.py).
 `checks` what is looked at before anything leaves, `crossing` what the ledger keeps.
 """
 
-from models.exchange.answers import Consent, Decision, Evidence, Measure, Refusal, Subgroups, Tally, Update, measures
+from models.exchange.answers import (
+    Consent,
+    Decision,
+    Evidence,
+    Holdings,
+    Measure,
+    Refusal,
+    Subgroups,
+    Tally,
+    Update,
+    Withdrawn,
+    measures,
+)
 from models.exchange.checks import (
     ANSWERS,
+    CONTROL,
     Answer,
     Message,
     Order,
     Reply,
     belongs,
+    channel_of,
     check_answer,
     disclosed,
     parse,
     withheld,
 )
 from models.exchange.crossing import Crossing, fingerprint
-from models.exchange.orders import Offer, Proposal, Release, Survey, TrainOrder
+from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
 from models.exchange.weights import Layout, Weights, check_weights, is_in, layout_of
-from models.exchange.words import CODES, KINDS, WIRE, ConsentReason, LayerName, Leakage, Name, Reason, RefusalCode
+from models.exchange.words import (
+    CODES,
+    KINDS,
+    MAX_ASKED,
+    WIRE,
+    Changed,
+    Channel,
+    ConsentReason,
+    Holding,
+    LayerName,
+    Leakage,
+    Name,
+    Reason,
+    RefusalCode,
+    Taken,
+)
 
 __all__ = [
     "ANSWERS",
     "CODES",
+    "CONTROL",
     "KINDS",
+    "MAX_ASKED",
     "WIRE",
     "Answer",
+    "Changed",
+    "Channel",
     "Consent",
     "ConsentReason",
     "Crossing",
     "Decision",
     "Evidence",
+    "Holding",
+    "Holdings",
+    "Inquiry",
     "LayerName",
     "Layout",
     "Leakage",
@@ -56,11 +94,15 @@ __all__ = [
     "Reply",
     "Subgroups",
     "Survey",
+    "Taken",
     "Tally",
     "TrainOrder",
     "Update",
     "Weights",
+    "Withdrawal",
+    "Withdrawn",
     "belongs",
+    "channel_of",
     "check_answer",
     "check_weights",
     "disclosed",

@@ -10,12 +10,15 @@ from models.exchange.message import Declared, Message, Weighted, require
 from models.exchange.orders import TrainOrder
 from models.exchange.weights import Weights
 from models.exchange.words import (
+    MAX_ASKED,
     Agreement,
+    Changed,
     ConsentReason,
     Count,
     Difference,
     Digest,
     Half,
+    Holding,
     Leakage,
     Name,
     Number,
@@ -24,6 +27,7 @@ from models.exchange.words import (
     RefusalCode,
     Score,
     Share,
+    Taken,
     Verdict,
 )
 from models.subgroups import FEWEST, Change, Group, Rate
@@ -238,12 +242,48 @@ class Tally(Message):
     new_errors: Count
 
 
+class Withdrawn(Message):
+    """Site to coordinator: what this hospital did with a withdrawal.
+
+    Attributes:
+        digest: of the version.
+        notice: the digest of what was signed.
+    """
+
+    kind = "withdrawn"
+
+    digest: Digest
+    notice: Digest
+    state: Taken
+
+
+class Holdings(Message):
+    """Site to coordinator: what the versions that were asked for are here, one a place; what is not held is left out.
+
+    Attributes:
+        changed: by what each came into its state: a closed word, so that going back for a safety reason is known to be
+            an incident, and nothing else leaves.
+    """
+
+    kind = "holdings"
+
+    digests: Annotated[tuple[Digest, ...], Field(max_length=MAX_ASKED)] = ()
+    states: Annotated[tuple[Holding, ...], Field(max_length=MAX_ASKED)] = ()
+    changed: Annotated[tuple[Changed, ...], Field(max_length=MAX_ASKED)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        require(len({len(self.digests), len(self.states), len(self.changed)}) == 1, "lists of different lengths")
+        require(len(set(self.digests)) == len(self.digests), "a version twice")
+        return self
+
+
 class Refusal(Message):
     """Site to coordinator, instead of an answer: one code, and nothing of what lies behind it."""
 
     kind = "refusal"
 
-    to: Literal["proposal", "train", "offer", "release", "survey", "unknown"]
+    to: Literal["proposal", "train", "offer", "release", "survey", "withdrawal", "inquiry", "unknown"]
     code: RefusalCode
 
 

@@ -7,19 +7,31 @@ import numpy as np
 
 from models import bounds
 from models.errors import BorderRefused
-from models.exchange.answers import Consent, Decision, Evidence, Measure, Refusal, Tally, Update, classes, measures
+from models.exchange.answers import (
+    Consent,
+    Decision,
+    Evidence,
+    Holdings,
+    Measure,
+    Refusal,
+    Tally,
+    Update,
+    Withdrawn,
+    classes,
+    measures,
+)
 from models.exchange.message import claimed
-from models.exchange.orders import Offer, Proposal, Release, Survey, TrainOrder
+from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
 from models.exchange.weights import Layout, Weights
-from models.exchange.words import Half
+from models.exchange.words import Channel, Half
 from models.protection import Unprotected
 from models.stats import disclosure
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
-Order = Proposal | TrainOrder | Offer | Release | Survey
-Answer = Consent | Update | Evidence | Decision | Tally
+Order = Proposal | TrainOrder | Offer | Release | Survey | Withdrawal | Inquiry
+Answer = Consent | Update | Evidence | Decision | Tally | Withdrawn | Holdings
 Reply = Answer | Refusal
 Message = Order | Reply
 
@@ -29,8 +41,13 @@ ANSWERS: Mapping[type[Order], type[Answer]] = {
     Offer: Evidence,
     Release: Decision,
     Survey: Tally,
+    Withdrawal: Withdrawn,
+    Inquiry: Holdings,
 }
 """Which reply belongs to which order."""
+
+CONTROL: frozenset[type[Order]] = frozenset({Proposal, Survey, Withdrawal, Inquiry})
+"""What is answered in seconds, and needs no network: the orders of the control channel."""
 
 _BY_KIND: Mapping[str, type[Message]] = {model.kind: model for model in (*ANSWERS, *ANSWERS.values(), Refusal)}
 
@@ -48,9 +65,21 @@ def parse(record: "RecordDict", layout: Layout | None = None) -> Message:
     return _BY_KIND[claimed(record)].from_record(record, layout)
 
 
+def channel_of(order: Order) -> Channel:
+    """By which of a hospital's two connections an order goes."""
+    return "control" if type(order) in CONTROL else "training"
+
+
 def belongs(answer: Answer, order: Order) -> bool:
     """Whether an answer is the one to this order, and not to another of its kind."""
-    if not isinstance(answer, ANSWERS[type(order)]) or answer.retraining != order.retraining:
+    if not isinstance(answer, ANSWERS[type(order)]):
+        return False
+    if isinstance(answer, Withdrawn) or isinstance(order, Withdrawal):
+        asked = isinstance(order, Withdrawal) and (order.digest, order.sha256)
+        return isinstance(answer, Withdrawn) and (answer.digest, answer.notice) == asked
+    if isinstance(answer, Holdings) or isinstance(order, Inquiry):
+        return isinstance(answer, Holdings) and isinstance(order, Inquiry) and set(answer.digests) <= set(order.digests)
+    if answer.retraining != order.retraining:
         return False
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
         return answer.answers(order)

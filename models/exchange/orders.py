@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from models import compression, terms
+from models import compression, terms, withdrawal
 from models.bounds import EVERY_LAYER, USUAL_NORM, Bounds
 from models.change_plan import Layer
 from models.compression import Encoding
 from models.errors import BorderRefused
 from models.exchange.message import Message, Weighted, require
 from models.exchange.weights import Layout, Weights, is_in, vector
-from models.exchange.words import MAX_BUNDLE, Count, Digest, LayerNames, Name
+from models.exchange.words import MAX_ASKED, MAX_BUNDLE, Count, Digest, LayerNames, Name
 from models.hyperparameters import Hyperparameters
 from models.protection import Protection, Unprotected
 
@@ -165,3 +165,44 @@ class Survey(Message):
 
     retraining: Name
     model: Name
+
+
+class Withdrawal(Message):
+    """Coordinator to site: a version is withdrawn. It may come more than once, and years later."""
+
+    kind = "withdrawal"
+
+    notice: Annotated[bytes, Field(min_length=1, max_length=withdrawal.MAX_BYTES)]
+    signer: Name
+    signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        withdrawal.read(self.notice)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Of the version."""
+        return withdrawal.read(self.notice).version
+
+    @property
+    def sha256(self) -> str:
+        """Of the notice."""
+        return withdrawal.digest(self.notice)
+
+
+class Inquiry(Message):
+    """Coordinator to site: what has become of these versions? Answered where the site's settings let it.
+
+    See `consent.holdings` of the settings.
+    """
+
+    kind = "inquiry"
+
+    digests: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_ASKED)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        require(len(set(self.digests)) == len(self.digests), "a version twice")
+        return self

@@ -27,7 +27,15 @@ Kind = Literal[
     "decision",
     "survey",
     "tally",
+    "withdrawal",
+    "withdrawn",
+    "inquiry",
+    "holdings",
     "refusal",
+]
+Channel = Literal[
+    "training",  # works for minutes or hours; takes every message
+    "control",  # answers in seconds; takes only what needs no training
 ]
 Agreement = Literal["granted", "waiting", "declined"]
 ConsentReason = Literal[
@@ -50,6 +58,21 @@ ConsentReason = Literal[
 Half = Literal["tp", "fp", "tn", "fn", "vendor_tp", "vendor_fp", "vendor_tn", "vendor_fn"]
 Verdict = Literal["adopt", "refuse", "shadow"]
 Outcome = Literal["adopted", "refused", "shadow"]
+Taken = Literal[
+    "withdrawn",  # it reads no study here, and never will
+    "waiting",  # for a person, by this hospital's policy
+    "kept",  # a person has said that it stays
+    "not-held",
+]
+Holding = Literal["offered", "shadow", "adopted", "refused", "withdrawn", "retired"]
+Changed = Literal[
+    "gate",  # by the hospital's gate, or by the coordinator's word
+    "trial",  # the others: by a person, for this reason
+    "quality",
+    "safety",
+    "mistake",
+    "other",
+]
 Reason = Literal[
     "non-inferior",
     "sensitivity-not-shown",
@@ -104,6 +127,7 @@ WIRE = 3  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096
+MAX_ASKED = 1024  # versions of one inquiry
 
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 CODES: frozenset[str] = frozenset(get_args(RefusalCode))

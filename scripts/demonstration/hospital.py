@@ -26,7 +26,6 @@ from configs.schema import ConsentConfig, PeerConfig, SiteConfig
 from models.children import Child, free_port
 from models.errors import VigieError
 from models.manifest import Row, picture
-from models.pki import make_supernode
 from scripts.demonstration import pacs, studies
 
 READER = "Dr Truth"
@@ -211,7 +210,7 @@ def start(
     for key in keys:
         (site.trust / key.name).write_bytes(key.read_bytes())
     (site.trust / "ca.crt").write_bytes(ca.read_bytes())
-    make_supernode(site.secrets / "supernode.key")
+    supernode.make_keys(site.secrets)
     token = add(site, READER, "clinician")
     write_secret(folder / "reader.token", token.encode())
     archive = pacs.start(folder / "pacs", peer_port, http_port)
@@ -223,9 +222,8 @@ def start(
 
 
 def connect(hospital: Hospital) -> None:
-    """Start its SuperNode: the only outward connection."""
-    settings = supernode.SuperNodeSettings(hospital.site.folder, hospital.site.config.superlink, free_port())
-    hospital.children.append(supernode.start(settings))
+    """Start its SuperNodes: the only outward connections."""
+    hospital.children += supernode.SuperNodes(hospital.site.folder, hospital.site.config.superlink).children
 
 
 def _answers(api: str) -> bool:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from client import doctor
 from client.cores import allowed
 from client.doctor import Check, examine
+from client.federation.supernode import make_keys
 from client.inference import selection
 from client.inference.panel import Panel
 from client.inference.selection import Installed
@@ -274,7 +275,11 @@ def test_the_key_for_the_coordinator_is_looked_for_where_there_is_one(site: Site
     site.config.superlink = "127.0.0.1:1"
     assert "supernode.key" in one(site, "secrets").found
     make_supernode(site.secrets / "supernode.key")
+    assert "control.key" in one(site, "secrets").found  # of an earlier release: it has one key
+    before = (site.secrets / "supernode.key").read_bytes()
+    make_keys(site.secrets)
     assert one(site, "secrets").ok
+    assert (site.secrets / "supernode.key").read_bytes() == before
 
 
 def test_a_port_that_another_program_has_and_those_of_the_running_node(

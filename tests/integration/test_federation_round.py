@@ -1,20 +1,22 @@
 """A whole retraining's messages over a live SuperLink, and what a hospital's ledger says of them."""
 
+import json
 import stat
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from federation_peers import Federation
+from federation_peers import FAKE_HOSPITAL, Federation
 
-from client.federation.supernode import COMMAND
+from client.federation.supernode import CHANNEL, COMMAND, SuperNodes, make_keys
 from configs.schema import CoordinatorConfig
 from configs.schema import save as save_config
 from models.errors import Conflict, NotFound
 from server.coordinator import Coordinator
 from server.launch import stop
 from server.plan import Plan, save
+from server.superlink import SuperLinkRefused, registered_sites
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 FLOWERS_WAIT = 3.0
@@ -173,3 +175,50 @@ def test_a_stopped_site_leaves_no_process_behind(federation, tmp_path):
     assert not left
     federation.superlink.unregister("gamma")
     assert "gamma" not in federation.superlink.online()
+
+
+def test_a_hospital_with_one_key_takes_part_and_gets_its_second_connection_once_that_is_let_in(
+    federation, tmp_path, eventually
+):
+    folder, superlink = tmp_path / "delta", federation.superlink
+    federation.furnish(folder)
+    both = make_keys(folder / "secrets")
+    one = tmp_path / "one.pub"
+    one.write_bytes(both.read_bytes().splitlines()[0])  # as an earlier release wrote it
+    assert superlink.register("delta", one).control is None
+    nodes = SuperNodes(folder, superlink.address, launcher=FAKE_HOSPITAL)
+    try:
+        assert eventually(lambda: nodes.look() and nodes.hindered, 90)
+        assert "delta" in superlink.online()
+        assert superlink.online("control") == superlink.online()  # by the one that there is
+
+        site = superlink.register("delta", both)
+
+        assert site == superlink.register("delta", both) == superlink.register("delta", one)
+        assert site.control is not None
+        with pytest.raises(Conflict):
+            superlink.register("epsilon", both)
+        assert eventually(lambda: nodes.look() and "delta" in superlink.online("control"), 90)
+        assert "delta" in superlink.online()
+        for channel, child in zip(("training", "control"), nodes.children, strict=True):
+            assert psutil.Process(child.pid).environ()[CHANNEL] == channel
+    finally:
+        nodes.stop()
+    superlink.unregister("delta")
+    assert "delta" not in registered_sites(federation.folder)
+    with pytest.raises(SuperLinkRefused):
+        superlink.register("delta", both)  # what was shut out stays out
+
+
+def test_a_registration_that_was_cut_off_is_taken_up_again(federation, tmp_path):
+    public = make_keys(tmp_path / "secrets")
+    first = federation.superlink.register("zeta", public)
+    rows = json.loads((federation.folder / "sites.json").read_text())
+    del rows["zeta"]["control"]
+    (federation.folder / "sites.json").write_text(json.dumps(rows))
+
+    assert federation.superlink.register("zeta", public) == first
+    del rows["zeta"]
+    (federation.folder / "sites.json").write_text(json.dumps(rows))
+    assert federation.superlink.register("zeta", public) == first
+    federation.superlink.unregister("zeta")

@@ -121,7 +121,7 @@ def exchanges(played: Played, summary: Summary) -> list[wire.Exchange]:
 
 @pytest.fixture(scope="module")
 def crossed(played: Played, exchanges: list[wire.Exchange]) -> wire.Wire:
-    names = {site.node_id: site.name for site in registered_sites(played.coordinator).values()}
+    names = {one.node_id: site.name for site in registered_sites(played.coordinator).values() for one in site.nodes}
     return wire.Wire(exchanges, names)
 
 

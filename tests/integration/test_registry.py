@@ -26,9 +26,11 @@ from models.children import Child, free_port
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Consent, Decision, Evidence, Offer, Order, Proposal, Release, TrainOrder, Update
 from models.signing import load_trust
+from models.withdrawal import read
+from models.withdrawal import verify as verify_notice
 from scripts.vigie import app
 from server import plan as plans
-from server import retraining, tracking
+from server import retraining, tracking, withdrawal
 from server.coordinator import Coordinator, create
 from server.evaluation import evaluations
 from server.journal import Journal
@@ -147,9 +149,17 @@ def test_a_withdrawn_version_is_released_and_trained_from_no_more(
     said = CliRunner().invoke(app, [*command, "--reason", "saturates on bright films"])
     assert said.exit_code == 0, said.output
     assert "released is taken-back@1" in said.output
-    assert "adopted at nih" in said.output
+    (order,) = withdrawal.orders(running.coordinator)  # what hospitals are told, signed
+    notice = read(order.notice)
+    assert (notice.version, notice.label, notice.reason) == (
+        made[1].digest,
+        "taken-back@2",
+        "saturates on bright films",
+    )
+    verify_notice(order.notice, order.signature, order.signer, running.coordinator.trusted)
     assert registry.aliases("taken-back") == {"released": 1, "withdrawn": 2, "adopted-at-nih": 2}
     assert CliRunner().invoke(app, [*command, "--reason", "saturates on bright films"]).exit_code == 0
+    assert withdrawal.orders(running.coordinator) == [order]  # the very same, however often it is said
     with pytest.raises(Conflict, match="before"):
         registry.withdraw(registry.find("taken-back@2"), "another reason")
     with pytest.raises(Conflict, match="bright films"):

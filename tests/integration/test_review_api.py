@@ -7,11 +7,16 @@ from typing import Any
 import httpx
 import pytest
 from cost import relative
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, update
 
+from client.federation import withdrawal
 from client.review import readers
+from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, study
+from models.exchange import Withdrawal
+from models.withdrawal import Notice, sign
 
 Scored = Callable[..., str]
 AGREE = {"revision": 1, "decision": "agree", "answer": "positive", "tier": "ai_visible"}
@@ -291,6 +296,30 @@ def test_what_came_with_an_image_is_shown_as_text(http: httpx.Client, site: Site
         assert "<script>alert" not in page.text
         assert '"><img>' not in page.text
         assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_who_opens_the_worklist_is_told_what_the_coordinator_withdrew(
+    http: httpx.Client, site: Site, bundles: Any
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    bundles.trust(site.trust, key, "coordinator")
+    digest = versions.panel(site)[0].digest
+    notice = Notice(version=digest, label="brightness@1", reason="<b>films</b> of children", at=1.0).to_bytes()
+    order = Withdrawal(notice=notice, signer="coordinator", signature=sign(notice, key))
+    sign_in(http, site)
+    assert "withdrawn it" not in http.get("/").text
+
+    site.config.consent.withdrawals = "ask"
+    withdrawal.answer(site, order)
+    assert "goes on here until a person decides" in http.get("/").text
+    withdrawal.decide(site, "brightness@1", "kept", "Dr Curie")
+    assert "brightness@1" not in http.get("/").text
+    withdrawal.decide(site, "brightness@1", "obeyed", "")
+    page = http.get("/").text
+    assert "brightness@1 reads no study" in page
+    assert "&lt;b&gt;films&lt;/b&gt; of children" in page
+    withdrawal.see(site, "brightness@1", "Dr Curie")
+    assert "brightness@1 reads no study" not in http.get("/").text
 
 
 def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role: Any, scored: Scored) -> None:

@@ -20,7 +20,7 @@ import psutil
 from pydicom.uid import generate_uid
 from sqlalchemy import insert
 
-from client.federation import trainer
+from client.federation import supernode, trainer
 from client.review import readers
 from client.store import versions
 from client.store.archive import Archive
@@ -219,7 +219,7 @@ class Crashing:
         shutil.copy(self.coordinator.folder / "pki" / "ca.crt", site.trust / "ca.crt")
         shutil.copy(self.coordinator.folder / "trust" / "coordinator.pub", site.trust / "coordinator.pub")
         bundles.trust(site.trust, vendor_key)
-        pki.make_supernode(site.secrets / "supernode.key")
+        supernode.make_keys(site.secrets)
         shutil.copytree(self.base.folder, site.versions / self.base.digest)
         versions.receive(site, self.base)
         versions.adopt(site, self.base.digest)

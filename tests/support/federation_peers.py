@@ -57,12 +57,7 @@ class Federation:
 
     def add(self, folder: Path, name: str, register: bool = True, address: str = "") -> Hospital:
         """A hospital that calls the SuperLink, or another address from which one gets there."""
-        folder.mkdir()
-        Database(folder / "site.db").migrate()
-        (folder / "behaviour").write_text("honest")
-        (folder / "trust").mkdir()
-        (folder / "trust" / "ca.crt").write_bytes((self.folder / "pki" / "ca.crt").read_bytes())
-        approve(folder, flower_app.digest())
+        self.furnish(folder)
         keys = pki.make_supernode(folder / "secrets" / "supernode.key")
         if register:
             self.superlink.register(name, keys.public)
@@ -71,6 +66,15 @@ class Federation:
         )
         self.hospitals[name] = Hospital(name, folder, child)
         return self.hospitals[name]
+
+    def furnish(self, folder: Path) -> None:
+        """A hospital's folder without keys."""
+        folder.mkdir()
+        Database(folder / "site.db").migrate()
+        (folder / "behaviour").write_text("honest")
+        (folder / "trust").mkdir()
+        (folder / "trust" / "ca.crt").write_bytes((self.folder / "pki" / "ca.crt").read_bytes())
+        approve(folder, flower_app.digest())
 
     def run(self, name: str, timeout: float = 120.0, app: bytes | None = None) -> tuple[RunState, dict | None]:
         for site in registered_sites(self.superlink.folder).values():

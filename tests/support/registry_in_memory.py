@@ -37,6 +37,9 @@ class Kept:
     def alias(self, version, alias):
         pass
 
+    def unalias(self, name, alias):
+        pass
+
     def evaluate(self, version, evaluations):
         pass
 

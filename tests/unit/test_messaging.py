@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models.exchange import Consent, Refusal, Release
+from models.exchange import Consent, Inquiry, Refusal, Release
 from server import messaging
 from server.messaging import AGAIN, Exchange, Failure
 
@@ -136,3 +136,72 @@ def test_who_is_away_is_waited_for_a_little(ask, monkeypatch) -> None:
 def test_an_answer_of_another_kind_is_none(ask) -> None:
     wrong = Consent(retraining="r", digest="a" * 64, state="granted").to_record()
     assert ask(Grid([wrong])) == Failure("malformed")
+
+
+# ── Two connections of one hospital ──────────────────────────────────────────────────────────────────────────────────
+
+QUICK = Inquiry(digests=("a" * 64,))
+SECOND = b"second key"
+
+
+class TwoNodes(Grid):
+    """A hospital with both connections; `connected` says which are there."""
+
+    def __init__(self, answers: list[Any], *connected: str) -> None:
+        super().__init__(answers)
+        self.connected, self.went = set(connected), []
+        self.nodes = {"training": (7, KEY), "control": (8, SECOND)}
+
+    def get_nodes(self) -> list[Any]:
+        return [
+            SimpleNamespace(node_id=number, public_key=key, last_activated_at="1")
+            for channel, (number, key) in self.nodes.items()
+            if channel in self.connected
+        ]
+
+    def push_messages(self, messages: list[Any]) -> list[str]:
+        self.went += [message["dst_node_id"] for message in messages]
+        return super().push_messages(messages)
+
+
+@pytest.fixture
+def ask_two(ask, tmp_path: Path) -> Callable[..., Any]:
+    def row(number: int, key: bytes) -> dict[str, Any]:
+        return {"node_id": number, "key_sha256": hashlib.sha256(key).hexdigest()}
+
+    (tmp_path / "sites.json").write_text(json.dumps({"alpha": row(7, KEY) | {"control": row(8, SECOND)}}))
+
+    def go(grid: Grid, order: Any) -> Any:
+        return Exchange(grid, tmp_path).send_and_receive({"alpha": order}, 0.5).results["alpha"]  # type: ignore[arg-type]
+
+    return go
+
+
+def test_what_is_quick_goes_by_the_control_channel_and_what_trains_by_the_other(ask_two) -> None:
+    for order, number in ((QUICK, 8), (ORDER, 7)):
+        grid = TwoNodes([refusal("failed")], "training", "control")
+        assert ask_two(grid, order) == Failure("failed")
+        assert grid.went == [number]
+
+
+def test_without_a_control_channel_the_other_one_takes_it_and_never_the_other_way_round(ask_two) -> None:
+    grid = TwoNodes([refusal("failed")], "training")
+    assert ask_two(grid, QUICK) == Failure("failed")
+    assert grid.went == [7]
+    grid = TwoNodes([refusal("failed")], "control")
+    assert ask_two(grid, ORDER) == Failure("absent")
+    assert grid.went == []
+
+
+def test_what_waits_behind_a_training_is_asked_again_once_the_control_channel_is_there(ask_two) -> None:
+    grid = TwoNodes([None, refusal("failed")], "training")
+    grid.on_push = lambda: grid.connected.add("control")
+    assert ask_two(grid, QUICK) == Failure("failed")
+    assert grid.went == [7, 8]
+
+
+def test_a_control_channel_with_another_key_is_nobodys(ask_two) -> None:
+    grid = TwoNodes([refusal("failed")], "training", "control")
+    grid.nodes["control"] = (8, b"a stranger's")
+    assert ask_two(grid, QUICK) == Failure("failed")
+    assert grid.went == [7]

@@ -7,6 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.federation.supernode import make_keys
 from models import pki
 from models.errors import ConfigurationError
 
@@ -33,7 +34,7 @@ def test_a_hospitals_pair_is_what_flower_reads(tmp_path):
     assert isinstance(private, ec.EllipticCurvePrivateKey)
     assert isinstance(private.curve, ec.SECP384R1)
     assert stat.S_IMODE(files.private.stat().st_mode) == 0o600
-    public = serialization.load_pem_public_key(pki.supernode_public_pem(files.public))
+    public = serialization.load_pem_public_key(pki.supernode_public_pems(files.public)["training"])
     assert public == private.public_key()
 
 
@@ -53,4 +54,34 @@ def test_what_is_not_a_p384_key_is_refused(tmp_path, content):
     path.write_bytes(content)
 
     with pytest.raises(ConfigurationError):
-        pki.supernode_public_pem(path)
+        pki.supernode_public_pems(path)
+
+
+def test_both_keys_of_a_hospital_are_one_file_to_send(tmp_path):
+    public = make_keys(tmp_path)
+    private = {name: (tmp_path / name).read_bytes() for name in ("supernode.key", "control.key")}
+
+    pems = pki.supernode_public_pems(public)
+
+    assert list(pems) == ["training", "control"]
+    for (name, content), pem in zip(private.items(), pems.values(), strict=True):
+        key = serialization.load_ssh_private_key(content, None).public_key()
+        assert serialization.load_pem_public_key(pem) == key, name
+    assert [path.name for path in tmp_path.glob("*.pub")] == ["supernode.key.pub"]
+    # of an earlier release: the key that the coordinator knows stays, and a second one is added
+    (tmp_path / "control.key").unlink()
+    make_keys(tmp_path)
+    assert (tmp_path / "supernode.key").read_bytes() == private["supernode.key"]
+    assert pki.supernode_public_pems(public)["training"] == pems["training"]
+    assert pki.supernode_public_pems(public)["control"] != pems["control"]
+
+
+def test_a_lone_key_is_the_one_for_training_whatever_stands_behind_it(tmp_path):
+    files = pki.make_supernode(tmp_path / "supernode.key")
+    files.public.write_bytes(files.public.read_bytes().strip() + b" root@pacs\n")
+
+    assert list(pki.supernode_public_pems(files.public)) == ["training"]
+    line = files.public.read_bytes()
+    files.public.write_bytes(line.replace(b"root@pacs", b"training") + line.replace(b"root@pacs", b"control"))
+    with pytest.raises(ConfigurationError, match="one key twice"):
+        pki.supernode_public_pems(files.public)

@@ -13,7 +13,7 @@ from client.federation.cases import ReusableCases
 from client.review import readers
 from client.store import versions
 from client.store.site import Site
-from client.store.tables import outcome, patient, shadow, verdict, version
+from client.store.tables import outcome, patient, shadow, verdict, version, withdrawal
 from client.vigilance import probation
 from client.vigilance.sample import drawn, patients
 from configs.schema import GateConfig
@@ -165,6 +165,21 @@ def test_a_shadow_period_ends_with_adoption_when_enough_patients_show_nothing_el
     assert (found.patients, found.refuted) == (40, None)
     assert [one.digest for one in versions.panel(site)] == ["c" * 64]
     assert probation.advance(site, "c" * 64) is None
+
+
+def test_a_shadow_period_does_not_end_with_the_adoption_of_what_the_coordinator_withdrew(
+    on_probation: Callable[..., Site],
+) -> None:
+    site = on_probation(0.05)
+    facts = {"version_digest": "c" * 64, "notice": "", "signer": "", "signature": "", "served": False}
+    with site.database.write() as connection:
+        connection.execute(insert(withdrawal).values(**facts, state="waiting", received_at=time.time()))
+    assert probation.advance(site, "c" * 64) is not None
+    assert "c" * 64 not in [one.digest for one in versions.panel(site)]
+    with site.database.write() as connection:
+        connection.execute(update(withdrawal).values(state="kept"))
+    assert probation.advance(site, "c" * 64) is not None
+    assert [one.digest for one in versions.panel(site)] == ["c" * 64]
 
 
 def test_a_version_that_answers_otherwise_too_often_in_shadow_is_refused_for_good(
