@@ -16,6 +16,7 @@ Floats = NDArray[np.float32]
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)  # of a batch on a GPU: what does not fill one is padded, so that shapes are fixed
 LARGEST: Final = SIZES[-1]
+_SPIN_MICROSECONDS: Final = "30"
 
 
 class Computation(Protocol):
@@ -62,6 +63,10 @@ def open_session(path: Path, providers: Sequence[Named], threads: int) -> onnxru
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Left to itself the pool spins on for some 35 ms of a core after each run, and within one for as long as another
+    # thread of it has no core: the node has other work for both. The pauses between operators are shorter than this.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # with its fallback on, the Python layer prints to stdout and goes on with another provider, even in a later run
     return onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)

@@ -202,5 +202,9 @@ def _stages(folder: Path, version: Path, pacs: Pacs, options: argparse.Namespace
     command = [sys.executable, "-m", "scripts.benchmarks.stages", str(folder / "alone"), str(version)]
     command += [str(folder / "hospital" / "site" / "trust"), str(pacs.port)]
     command += [str(options.side), str(options.threads), str(min(options.studies, 50))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_SECONDS)
+    # as the node starts its worker: OpenBLAS' other threads would spin through what follows each resize
+    environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_SECONDS, env=environment
+    )
     return json.loads(done.stdout.splitlines()[-1])
