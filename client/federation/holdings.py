@@ -26,16 +26,17 @@ _WITHDRAWN: dict[str, Changed] = {BY_COORDINATOR: "gate", SAFETY: "safety", QUAL
 
 
 def told(site: Site, inquiry: Inquiry) -> Holdings:
-    """How each of these versions stands here; those that were never here are left out."""
+    """How each of these versions stands here; those that were never here are left out.
+
+    A version of which this hospital's own form is adopted is adopted: that is how it serves here.
+    """
     held = versions.listed(site)
     states: dict[str, Holding] = {one.digest: one.state for one in held}
-    found = tuple(digest for digest in inquiry.digests if digest in states)
     reasons = changes(site.ledger.entries("version."))
-    for own in held:  # a version stands as this hospital's own form of it does, once that has served
-        if own.form_of is not None and own.state not in ("offered", "shadow"):
-            states[own.form_of] = own.state
-            if own.digest in reasons:
-                reasons[own.form_of] = reasons[own.digest]
+    for own in held:
+        if own.form_of is not None and own.state == "adopted":
+            states[own.form_of], reasons[own.form_of] = "adopted", reasons.get(own.digest, "gate")
+    found = tuple(digest for digest in inquiry.digests if digest in states)
     return Holdings(
         digests=found,
         states=tuple(states[digest] for digest in found),

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from client.store import ledger
 from client.store.countersigned import verified
@@ -128,10 +128,16 @@ def first_certified(site: Site, name: str) -> HeldVersion | None:
 
 
 def barred(site: Site, digest: str) -> bool:
-    """Whether no gate may adopt a version, held here or not: the coordinator has withdrawn it, and nobody keeps it."""
-    query = select(withdrawal.c.state).where(withdrawal.c.version_digest == digest)
+    """Whether no gate may adopt a version, held here or not: the coordinator has withdrawn it, and nobody keeps it.
+
+    With a version, this hospital's own form of it.
+    """
+    of = select(version.c.form_of).where(version.c.digest == digest).scalar_subquery()
+    query = select(withdrawal.c.state).where(
+        or_(withdrawal.c.version_digest == digest, withdrawal.c.version_digest == of)
+    )
     with site.database.read() as connection:
-        return connection.execute(query).scalar_one_or_none() in ("obeyed", "waiting")
+        return not {"obeyed", "waiting"}.isdisjoint(connection.execute(query).scalars())
 
 
 def looks(site: Site, digest: str, against: Sequence[str]) -> list[dict[str, Any]]:
@@ -197,20 +203,18 @@ def adopt(site: Site, digest: str, by: str = "", reason: Why | None = None) -> N
         reason: theirs.
 
     Raises:
-        Conflict: it was recalled, perhaps while it was loaded; or the coordinator has withdrawn it; or the version that
-            it is a form of.
+        Conflict: it was recalled, perhaps while it was loaded; or the version was that it is a form of; or the
+            coordinator has withdrawn either.
     """
     chosen = _known(site, digest)
-    whole = [one for one in (digest, chosen.form_of) if one is not None]
     with site.database.write() as connection:
         of = select(version.c.state).where(version.c.digest == chosen.form_of)
         if connection.execute(of).scalar() == "withdrawn":
             raise Conflict(f"{chosen.label} is a form of a version that was recalled here, and does not serve")
-        standing = set(
-            connection.execute(select(withdrawal.c.state).where(withdrawal.c.version_digest.in_(whole))).scalars()
-        )
-        if "obeyed" in standing or ("waiting" in standing and not by):
-            raise Conflict(f"{chosen.label} was withdrawn by the coordinator: `vigie site withdrawals list`")
+        standing = select(withdrawal.c.state).where(withdrawal.c.version_digest.in_((digest, chosen.form_of)))
+        stands = set(connection.execute(standing).scalars())
+        if "obeyed" in stands or ("waiting" in stands and not by):
+            raise Conflict(f"{chosen.label} was withdrawn by the coordinator: see `vigie site withdrawals list`")
         changed = connection.execute(
             update(version)
             .where(version.c.digest == digest, version.c.state.not_in(("adopted", "withdrawn")))
@@ -244,7 +248,8 @@ def retire(site: Site, name: str, by: str = "", reason: Why | None = None) -> He
         raise NotFound(f"no version of {name!r} is adopted here")
     with site.database.write() as connection:
         connection.execute(update(version).where(version.c.digest == found.digest).values(state="retired"))
-        _trace(connection, "version.retired", found.digest, {"version": found.label, **_said(by, reason)})
+        said = {"version": found.label, **_said(by, reason)}
+        _trace(connection, "version.retired", found.digest, said)
     return _known(site, found.digest)
 
 
