@@ -130,15 +130,21 @@ class PrivacyConfig:
         epsilon: the cap; 0: no training that costs of it is agreed to.
         delta: at which epsilon is counted; well below one over the number of patients.
         required: a retraining whose updates are not differentially private per patient is refused.
+        summed: a retraining whose updates are not hidden in sums (secure aggregation) is refused.
     """
 
     epsilon: float = 0.0
     delta: float = 1e-5
     required: bool = False
+    summed: bool = False
 
     def __post_init__(self) -> None:
         _require(0 <= self.epsilon <= 100, f"privacy.epsilon is {self.epsilon}: 0 to 100; beyond, it protects nobody")
         _require(0 < self.delta <= 1e-2, f"privacy.delta is {self.delta}: above 0 and at most 0.01")
+        _require(
+            not (self.required and self.summed),
+            "privacy: required and summed together refuse everything, for no retraining is protected in both ways",
+        )
 
 
 @dataclass

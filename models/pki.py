@@ -150,6 +150,43 @@ def supernode_public_pems(public: Path) -> dict[str, bytes]:
     return found
 
 
+def load_supernode(private: Path) -> ec.EllipticCurvePrivateKey:
+    """A hospital's private key.
+
+    Raises:
+        ConfigurationError: missing, or not ECDSA P-384.
+    """
+    try:
+        key = serialization.load_ssh_private_key(private.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(f"{private} is not a readable key: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ConfigurationError(f"{private} is not an ECDSA P-384 key")
+    return key
+
+
+def supernode_point(public: Path) -> str:
+    """A hospital's public key, read from its OpenSSH file, as terms name it: a compressed point in hexadecimal.
+
+    Raises:
+        ConfigurationError: not an ECDSA P-384 public key.
+    """
+    pems = supernode_public_pems(public)
+    if "training" not in pems:
+        raise ConfigurationError(f"{public.name} has no key for training")
+    key = serialization.load_pem_public_key(pems["training"])
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint).hex()
+
+
+def write_supernode_public(public: Path, point: str) -> None:
+    """Write a public key that terms name, as the OpenSSH file that the hospital itself has of it."""
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), bytes.fromhex(point))
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public.parent.mkdir(parents=True, exist_ok=True)
+    public.write_bytes(line + b"\n")
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a secret that only its owner may read, never over another.
 

@@ -5,6 +5,9 @@
                  depends on one patient by more than epsilon
     dp_central   each hospital clips, the coordinator adds noise to the mean: whoever sees the weights of a round, but
                  not the coordinator, learns of one hospital, and so of each of its patients, no more than epsilon
+    secure_aggregation
+                 each hospital hides its update from everybody, and the coordinator learns the sum alone; what the sum
+                 says of a patient is not counted
 
 Only declared here; the accounting loads what it needs when it is asked.
 """
@@ -14,6 +17,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.privacy import MOST_NOISE, Mechanism, epsilon
+from models.summand import Weighting
 
 Noise = Annotated[float, Field(gt=0, le=MOST_NOISE)]
 Epsilon = Annotated[float, Field(gt=0, le=100)]
@@ -81,7 +85,22 @@ class SiteLevel(_Declared):
         return Mechanism(self.noise, 1.0, rounds)
 
 
-Protection = Annotated[Unprotected | PatientLevel | SiteLevel, Field(discriminator="mechanism")]
+class SecureAggregation(_Declared):
+    """Updates leave masked, and only their sum is ever seen; see `models.masks` and `models.group`.
+
+    Attributes:
+        weighting: how much a hospital counts, by its number of cases.
+    """
+
+    mechanism: Literal["secure_aggregation"] = "secure_aggregation"
+    weighting: Weighting
+
+    def spends(self, steps: int, rounds: int = 1) -> None:
+        """Nothing is counted."""
+        return None
+
+
+Protection = Annotated[Unprotected | PatientLevel | SiteLevel | SecureAggregation, Field(discriminator="mechanism")]
 
 
 def understates(protection: Protection, steps: int, rounds: int) -> float | None:
@@ -90,7 +109,7 @@ def understates(protection: Protection, steps: int, rounds: int) -> float | None
     Args:
         steps: of one round at one hospital.
     """
-    if isinstance(protection, Unprotected):
+    if isinstance(protection, Unprotected | SecureAggregation):
         return None
     counted = epsilon([protection.spends(steps, rounds)], protection.delta)
     return counted if counted > protection.epsilon * (1 + SLACK) else None

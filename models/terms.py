@@ -11,19 +11,21 @@ from typing import Annotated, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from models import group
 from models.bounds import Bounds
 from models.change_plan import Layer
 from models.compression import Encoding
 from models.errors import NotAllowed
 from models.hyperparameters import Hyperparameters
-from models.protection import Protection, Unprotected
+from models.protection import Protection, SecureAggregation, Unprotected
 from models.signing import Trusted, holds
 from models.validation import told
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Leaves = Literal["update", "evidence", "decision"]
+Identity = Annotated[str, StringConstraints(pattern=r"^0[23][0-9a-f]{96}$")]
+Leaves = Literal["update", "masked-update", "evidence", "decision"]
 
 MAX_BYTES = 64 * 1024
 
@@ -44,6 +46,7 @@ class Terms(BaseModel):
         controls: an update comes with the hospital's control variate, its mean gradient.
         norm: the largest L2 norm of what one round at one hospital may change.
         privacy: how the updates are protected, and what that costs.
+        keys: under secure aggregation, who each of the hospitals is: its SuperNode's public key, in hexadecimal.
         leaves: the messages that leave a hospital.
         expires_at: seconds since the epoch; no order counts afterwards.
     """
@@ -66,6 +69,7 @@ class Terms(BaseModel):
     controls: bool = False
     norm: float = Field(gt=0, le=1e9)
     privacy: Protection = Unprotected()
+    keys: tuple[Identity, ...] = Field(default=(), max_length=group.MOST)
     leaves: tuple[Leaves, ...]
     deadline_seconds: float = Field(gt=0)
     created_at: float = Field(ge=0)
@@ -73,12 +77,19 @@ class Terms(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> "Terms":
-        if set(self.leaves) != set(leaving(self.rounds)):
+        if set(self.leaves) != set(leaving(self.rounds, self.privacy)):
             raise ValueError("what is said to leave is not what such a retraining sends")
         if self.controls and not isinstance(self.privacy, Unprotected):
             raise ValueError("a control variate has no noise")
         if self.quorum > len(self.hospitals) or len(set(self.hospitals)) < len(self.hospitals):
             raise ValueError("quorum and hospitals do not fit each other")
+        if isinstance(self.privacy, SecureAggregation):
+            if len(self.hospitals) < group.FEWEST or self.encoding != "plain":
+                raise ValueError("such updates cannot be summed")
+            if len(self.keys) != len(self.hospitals) or len(set(self.keys)) < len(self.keys):
+                raise ValueError("each hospital has a key of its own")
+        elif self.keys:
+            raise ValueError("keys that are for nothing")
         return self
 
     @property
@@ -86,14 +97,22 @@ class Terms(BaseModel):
         """What one round at one hospital may change."""
         return Bounds(self.norm, self.layers)
 
+    @property
+    def identities(self) -> dict[str, bytes]:
+        """The public key of each hospital, under secure aggregation."""
+        return {site: bytes.fromhex(key) for site, key in zip(self.hospitals, self.keys, strict=False)}
+
     def to_bytes(self) -> bytes:
         """What is signed, and travels."""
         return self.model_dump_json().encode()
 
 
-def leaving(rounds: int) -> tuple[Leaves, ...]:
+def leaving(rounds: int, privacy: Protection | None = None) -> tuple[Leaves, ...]:
     """Which messages leave a hospital in a retraining of so many rounds."""
-    return ("update", "evidence", "decision") if rounds else ("evidence", "decision")
+    if not rounds:
+        return ("evidence", "decision")
+    update: Leaves = "masked-update" if isinstance(privacy, SecureAggregation) else "update"
+    return (update, "evidence", "decision")
 
 
 def read(content: bytes) -> Terms:

@@ -223,12 +223,19 @@ def told(line: dict[str, Any]) -> str:
                 f"{site} late, of round {facts['late']}, on {facts['cases']}"
                 if facts.get("late")
                 else f"{site} AUC {facts['auc_received']:.3f} on {facts['cases']} ({_errors(facts['errors'])})"
-                if facts["auc_received"] is not None
+                if facts.get("auc_received") is not None
                 else f"{site} on {facts['cases']}"
                 for site, facts in line["sites"].items()
             )
             missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
-            return f"round {line['round']} in {line['seconds']:.1f} s  training patients: {sites}{missing}"
+            mean = f", all together AUC {together['auc_received']:.3f}" if (together := line.get("together")) else ""
+            return f"round {line['round']} in {line['seconds']:.1f} s  training patients: {sites}{mean}{missing}"
+        case "group":
+            return f"their updates are summed, and never seen by themselves: {', '.join(line['sites'])}"
+        case "attempt":
+            return f"round {line['round']}, attempt {line['attempt']}: the hospitals train"
+        case "masked":
+            return f"round {line['round']}: masked updates of {', '.join(line['sites'])}"
         case "candidate":
             return f"candidate {line['label']} ({line['digest'][:12]}…) is packed, signed and registered"
         case "evidence":

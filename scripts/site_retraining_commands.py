@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from client.federation.consent import Agreement
     from client.store.site import Site
     from models.protection import Protection
+    from models.terms import Terms
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,7 +107,6 @@ def _show(site: "Site", name: str) -> None:
     from client.federation.consent import find, stands
     from client.store import versions
     from models.errors import NotFound
-    from models.protection import Unprotected
 
     found = find(site, name)
     if found is None:
@@ -118,13 +118,15 @@ def _show(site: "Site", name: str) -> None:
         print(f"  {what:<18} {value}")
     if base is not None and base.change_plan is not None:
         print(f"  {'change plan':<18} {base.change_plan.statement or base.change_plan.model_dump_json()}")
-    if not isinstance(found.terms.privacy, Unprotected):
-        now, whole = account(site), found.terms.privacy.spends(found.terms.hyper.steps, found.terms.rounds)
+    if (whole := found.terms.privacy.spends(found.terms.hyper.steps, found.terms.rounds)) is not None:
+        now = account(site)
         then = after(site, name, whole)
         print(
             f"  {'budget':<18} epsilon {now.spent:.2f} of {now.cap:g} is spent here, at delta {now.delta:g};"
             f" {then:.2f} with the whole of this"
         )
+    for other, key in found.terms.identities.items():
+        print(f"  {'key of ' + other:<18} {_told_of(site, found.terms, other, key.hex())}")
     if site.config.consent.clip_norm:
         print(f"  {'kept here to':<18} a norm of {site.config.consent.clip_norm:g} (site.yaml)")
 
@@ -154,7 +156,7 @@ def _lines(found: "Agreement") -> list[tuple[str, str]]:
 
 
 def _protection(found: "Protection") -> str:
-    from models.protection import PatientLevel, SiteLevel
+    from models.protection import PatientLevel, SecureAggregation, SiteLevel
 
     match found:
         case PatientLevel():
@@ -168,8 +170,27 @@ def _protection(found: "Protection") -> str:
                 f"{found.mechanism}: epsilon {found.epsilon:g} at delta {found.delta:g} for each hospital, but not"
                 f" from the coordinator, which adds noise of {found.noise:g} times the norm bound"
             )
+        case SecureAggregation():
+            return (
+                f"{found.mechanism}: this hospital's update leaves masked, and the coordinator learns the sum over at"
+                " least three hospitals alone, as long as no third of them helps it; the keys below have to be theirs"
+            )
         case _:
             return "none: updates leave as they are, within the norm bound"
+
+
+def _told_of(site: "Site", terms: "Terms", name: str, key: str) -> str:
+    from client.federation.hospitals import changed, fingerprint, strangers
+
+    if name in changed(site, terms):
+        what = "NOT the one that is trusted here"
+    elif name == site.config.name:
+        what = "this hospital's own"
+    elif name in strangers(site, terms):
+        what = "not known here: compare it with them; to approve is to trust it"
+    else:
+        what = "trusted here"
+    return f"{fingerprint(key)}  ({what})"
 
 
 def _day(at: float) -> str:

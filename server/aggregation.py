@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from models import compression
+from models import compression, summand
 from models.bounds import Bounds, keep
 from models.bundle import Facts
-from models.exchange import TrainOrder, Update, is_in
+from models.exchange import GroupOrder, TrainOrder, Update, is_in
+from models.group import Group
 from models.protection import SiteLevel, Unprotected
+from models.summand import Figures
 from server.plan import Plan
 from server.privacy import noised
 from server.strategies import Contribution
@@ -54,28 +57,43 @@ class Aggregation:
         Args:
             late: an earlier round whose update is still waited for.
         """
+        return TrainOrder(**self._ordered(number, site, late))
+
+    def group_order(
+        self, number: int, site: str, attempt: int, members: Group, signatures: tuple[bytes, ...]
+    ) -> GroupOrder:
+        """The order to one hospital for a round whose updates are summed.
+
+        Args:
+            attempt: at this round, from 1.
+            signatures: of each member under its key.
+        """
+        ordered = self._ordered(number, site, 0)
+        return GroupOrder(**ordered, attempt=attempt, sites=members.sites, keys=members.keys, signatures=signatures)
+
+    def _ordered(self, number: int, site: str, late: int) -> dict[str, Any]:
         plan = self._plan
         encoding = plan.compression.orders
         correction = plan.strategy.correction(site, plan.sites, self.state)
-        return TrainOrder(
-            retraining=plan.name,
-            round=number,
-            base=self._digest,
-            seed=plan.draw(number, site),
-            hyper=plan.strategy.ordered(plan.hyper.at_round(number, plan.rounds)),
-            encoding=encoding,
-            reply=plan.compression.updates,
-            stochastic=plan.compression.stochastic,
-            local=self._staying.local,
-            frozen=self._staying.frozen,
-            controls=plan.strategy.controls,
-            privacy=plan.privacy,
-            late=late if self._waits else 0,
-            norm=plan.norm,
-            layers=plan.layers,
-            weights=self._shown(encoding),
-            control=None if correction is None else compression.rounded(correction, encoding),
-        )
+        return {
+            "retraining": plan.name,
+            "round": number,
+            "base": self._digest,
+            "seed": plan.draw(number, site),
+            "hyper": plan.strategy.ordered(plan.hyper.at_round(number, plan.rounds)),
+            "encoding": encoding,
+            "reply": plan.compression.updates,
+            "stochastic": plan.compression.stochastic,
+            "local": self._staying.local,
+            "frozen": self._staying.frozen,
+            "controls": plan.strategy.controls,
+            "privacy": plan.privacy,
+            "late": late if self._waits else 0,
+            "norm": plan.norm,
+            "layers": plan.layers,
+            "weights": self._shown(encoding),
+            "control": None if correction is None else compression.rounded(correction, encoding),
+        }
 
     def take(self, updates: Mapping[str, Update]) -> None:
         """Make the next weights of a round's updates, by site.
@@ -83,13 +101,46 @@ class Aggregation:
         Raises:
             BorderRefused: an update's weights are not finite.
         """
-        received = {name: self.weights[name] for name in self._moving}
+        received = self.moving
         # A hospital's difference is added to our own weights and not to what it was shown of them: so what the
         # broadcast left out is still there, and is shown in the next round.
         contributions = [
             Contribution(site, found.trained(received), found.n_cases, found.loss_received, found.control)
             for site, found in updates.items()
         ]
+        self._go_on(received, contributions)
+
+    def take_sum(self, total: NDArray[np.float64], summed: int, inexact: float, cases: int) -> Figures:
+        """Make the next weights of the sum of a round's updates.
+
+        Args:
+            total: what `models.summand` says a hospital adds, over all of them.
+            summed: how many they are.
+            inexact: by how much each number may be wrong for each hospital.
+            cases: on how many cases all of it rests, at least.
+
+        Returns:
+            How the received weights did at those hospitals, on average.
+
+        Raises:
+            BorderRefused: this is no sum of what hospitals may add.
+        """
+        received = self.moving
+        found = summand.mean(total, summed, received, self.bounds, inexact)
+        self._go_on(received, [Contribution("all", found.weights, cases)])
+        return found.figures
+
+    @property
+    def moving(self) -> Weights:
+        """The layers that cross."""
+        return {name: self.weights[name] for name in self._moving}
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one round at one hospital may change."""
+        return Bounds(self._plan.norm, self._plan.layers)
+
+    def _go_on(self, received: Weights, contributions: list[Contribution]) -> None:
         following = self._plan.strategy.next(received, contributions, self.state)
         weights = following.weights
         if isinstance(self._plan.privacy, SiteLevel):
@@ -100,7 +151,7 @@ class Aggregation:
         self.state = following.state
 
     def _shown(self, encoding: compression.Encoding) -> Weights:
-        moving = {name: self.weights[name] for name in self._moving}
+        moving = self.moving
         if encoding == "plain":
             return moving
         return compression.rounded(compression.difference(moving, self._base), encoding)

@@ -15,7 +15,7 @@ from server import journal
 from server.consent import within_change_plan
 from server.coordinator import Coordinator
 from server.plan import Plan, load, save
-from server.privacy import protection_of, require_mean
+from server.privacy import protection_of, require_mean, require_sum
 from server.superlink import FINISHED, RunState, SuperLink, SuperLinkRefused, registered_sites
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,11 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
     if unknown := sorted(set(sites) - set(known)):
         raise ConfigurationError(f"{unknown[0]!r} is not a registered hospital; there are {', '.join(known)}")
     try:
-        require_mean(str(config.privacy.get("mechanism", "none")), str(config.strategy.get("name", "")))
+        mechanism, strategy = str(config.privacy.get("mechanism", "none")), str(config.strategy.get("name", ""))
+        require_mean(mechanism, strategy)
+        if mechanism == "secure_aggregation":
+            require_sum(strategy)
+        weighting = str(config.strategy.get("weighting", "root"))
         hyper = Hyperparameters.model_validate(config.hyper)
         return Plan.model_validate(
             {
@@ -66,7 +70,7 @@ def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:
                 "compression": config.compression,
                 "seed": config.seed,
                 "hyper": hyper,
-                "privacy": protection_of(config.privacy, hyper.steps, config.rounds),
+                "privacy": protection_of(config.privacy, hyper.steps, config.rounds, weighting),
                 "deadline_seconds": config.deadline_seconds,
                 "connect_seconds": config.connect_seconds,
                 "consent_seconds": config.consent_seconds,

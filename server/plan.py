@@ -12,15 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.bounds import EVERY_LAYER, USUAL_NORM
 from models.change_plan import Layer
 from models.compression import Encoding
-from models.errors import ConfigurationError, Conflict, NotFound
+from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.exchange import Name
+from models.group import FEWEST, MOST
 from models.hyperparameters import Hyperparameters
-from models.protection import Protection, Unprotected
+from models.protection import Protection, SecureAggregation, Unprotected
 from models.validation import told
 from server.privacy import require_fitting
 from server.strategies import AnyStrategy, FedAvg
 
 PLAN = "plan.json"
+
+
+class QuorumMissed(VigieError):
+    """Too few hospitals answered; the retraining can be resumed."""
+
+    code = "quorum-missed"
 
 
 class Compression(BaseModel):
@@ -94,6 +101,16 @@ class Plan(BaseModel):
         if self.rounds:
             self.strategy.require(self.quorum)
         require_fitting(self.privacy, self.strategy, self.hyper)
+        if isinstance(self.privacy, SecureAggregation):
+            self._require_sum()
+
+    def _require_sum(self) -> None:
+        if not FEWEST <= len(self.sites) <= MOST:
+            raise ConfigurationError(
+                f"privacy=secure_aggregation sums the updates of {FEWEST} to {MOST} hospitals, not of {len(self.sites)}"
+            )
+        if self.compression.updates != "plain":
+            raise ConfigurationError("privacy=secure_aggregation sums whole numbers: compression=none")
 
     def lacks(self, cases: Mapping[str, int]) -> str:
         """What these hospitals lack of a round's quorum, in words; empty where it is met.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,16 @@ from models.bundle import Facts
 from models.errors import ConfigurationError
 from models.hyperparameters import Hyperparameters
 from models.privacy import epsilon, noise_for
-from models.protection import PatientLevel, Protection, SiteLevel, Unprotected
+from models.protection import PatientLevel, Protection, SecureAggregation, SiteLevel, Unprotected
+from models.summand import Weighting
 from server.strategies import AnyStrategy
 
 _MEANS = ("fedavg", "fedprox", "fedbn", "partial")
 """Strategies whose next weights are nothing but the mean of the updates."""
+_SUMS = (
+    "privacy=secure_aggregation shows the coordinator a sum and no hospital's update: strategy is one of"
+    f" {', '.join(_MEANS)}, fedadam"
+)
 
 
 class Wanted(BaseModel):
@@ -36,15 +41,17 @@ class Wanted(BaseModel):
     noise: float = Field(default=0.0, ge=0)
 
 
-def protection_of(asked: Mapping[str, Any], steps: int, rounds: int) -> Protection:
+def protection_of(asked: Mapping[str, Any], steps: int, rounds: int, weighting: str = "") -> Protection:
     """The protection that a configuration asks for, with its noise or its epsilon worked out.
 
     Args:
         asked: of configs/privacy; empty: none.
         steps: of one round at one hospital.
+        weighting: the strategy's, where it takes a mean.
 
     Raises:
-        ConfigurationError: no such mechanism, or an epsilon that no noise keeps to.
+        ConfigurationError: no such mechanism, a strategy that needs more than a sum, or an epsilon that no noise keeps
+            to.
     """
     wanted = Wanted.model_validate(dict(asked))
     match wanted.mechanism:
@@ -54,8 +61,12 @@ def protection_of(asked: Mapping[str, Any], steps: int, rounds: int) -> Protecti
             share, count = wanted.share, steps * rounds
         case "dp_central":
             share, count = 1.0, rounds
+        case "secure_aggregation":
+            if weighting not in get_args(Weighting):
+                raise ConfigurationError(_SUMS)
+            return SecureAggregation(weighting=cast(Weighting, weighting)) if rounds else Unprotected()
         case other:
-            raise ConfigurationError(f"privacy.mechanism {other!r}: none, dp_patient or dp_central")
+            raise ConfigurationError(f"privacy.mechanism {other!r}: none, dp_patient, dp_central or secure_aggregation")
     if not rounds:
         return Unprotected()  # a delivery sends no update
     noise = wanted.noise or math.ceil(1e4 * noise_for(wanted.epsilon, wanted.delta, share, count)) / 1e4
@@ -78,6 +89,16 @@ def require_fitting(protection: Protection, strategy: AnyStrategy, hyper: Hyperp
     """
     if isinstance(protection, Unprotected):
         return
+    if isinstance(protection, SecureAggregation):
+        require_sum(strategy.name)
+        if strategy.norm_bound:
+            raise ConfigurationError(
+                "strategy.norm_bound holds updates against each other, and privacy=secure_aggregation shows nobody two"
+                " of them: hospitals keep to norm"
+            )
+        if getattr(strategy, "weighting", "") != protection.weighting:
+            raise ConfigurationError("hospitals weigh their updates themselves, and by the strategy's rule")
+        return
     if strategy.controls:
         raise ConfigurationError(f"{strategy.name} sends control variates, which have no noise: privacy=none")
     if strategy.name == "qfair":
@@ -91,6 +112,16 @@ def require_fitting(protection: Protection, strategy: AnyStrategy, hyper: Hyperp
                 "privacy=dp_central adds noise to a mean in which every hospital counts once: strategy.weighting=site,"
                 " without strategy.norm_bound"
             )
+
+
+def require_sum(strategy: str) -> None:
+    """Refuse secure aggregation of anything but a mean.
+
+    Raises:
+        ConfigurationError: with the strategies that need no more.
+    """
+    if strategy not in (*_MEANS, "fedadam"):
+        raise ConfigurationError(f"{_SUMS}, not {strategy}")
 
 
 def require_mean(mechanism: str, strategy: str) -> None:

@@ -15,10 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models import terms as signed
 from models.bundle import Bundle, to_archive
 from models.errors import VigieError
-from models.exchange import Decision, Evidence, Offer, Order, Release, Update
-from server import consent
+from models.exchange import Decision, Evidence, Offer, Order, Proposal, Release, Update
+from models.protection import SecureAggregation
+from server import consent, summing
 from server import plan as plans
 from server.aggregation import Aggregation
 from server.coordinator import Coordinator
@@ -27,7 +29,7 @@ from server.journal import Journal, alone, read
 from server.lineage import PERSONAL
 from server.messaging import ABSENT, LOST, SILENT
 from server.participation import contributed, participation
-from server.plan import Plan
+from server.plan import Plan, QuorumMissed
 from server.registry import Registered
 from server.release import decide, figures, told_of_forms
 
@@ -35,12 +37,6 @@ log = logging.getLogger(__name__)
 
 Weights = dict[str, NDArray[Any]]
 _LATER = frozenset({ABSENT, SILENT, LOST, "interrupted"})  # why a hospital may have an answer that did not come
-
-
-class QuorumMissed(VigieError):
-    """Too few hospitals answered; the retraining can be resumed."""
-
-    code = "quorum-missed"
 
 
 class Hospitals(Protocol):
@@ -102,7 +98,7 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     agreed = consent.agreed(hospitals, proposal, plan, step.journal)
     _require_quorum(step, "agreed", len(agreed))
     step = replace(step, plan=plan.model_copy(update={"sites": agreed}))
-    offered = _candidate(step, base, _rounds(step, base)) if plan.rounds else base
+    offered = _candidate(step, base, _rounds(step, base, proposal)) if plan.rounds else base
     version = coordinator.registry.find_digest(offered.digest)
     evidence = _offer(step, offered, version)
     released = _release_gate(step, version, offered.facts.parent, evidence)
@@ -110,7 +106,7 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     step.journal.write("finished", {"released": released})
 
 
-def _rounds(step: _Retraining, base: Bundle) -> Weights:
+def _rounds(step: _Retraining, base: Bundle, proposal: Proposal) -> Weights:
     done = step.journal.last("round")
     number = int(done["round"]) if done else 0
     aggregation = Aggregation(
@@ -121,42 +117,67 @@ def _rounds(step: _Retraining, base: Bundle) -> Weights:
         step.journal.load_weights(number) if done else None,
         step.journal.load_state(number) if done else None,
     )
+    members = None
+    if isinstance(step.plan.privacy, SecureAggregation):
+        terms = signed.read(proposal.terms)
+        members = summing.members(step.journal, step.plan, proposal.digest, terms.identities)
     missing = {site: code for site, code in done["failures"].items() if code in _LATER} if done else {}
     while number < step.plan.rounds:
         number += 1
-        orders: dict[str, Order] = {
-            site: aggregation.order(number, site, number - 1 if site in missing else 0) for site in step.plan.sites
-        }
-        answered = step.hospitals.send_and_receive(orders, step.plan.deadline_seconds)
-        updates = {site: found for site, found in answered.results.items() if isinstance(found, Update)}
-        failures = {site: found.code for site, found in answered.results.items() if site not in updates}
-        if lacks := step.plan.lacks({site: found.n_cases for site, found in updates.items()}):
-            step.journal.write("quorum-missed", {"round": number, "failures": failures, "why": lacks})
-            raise QuorumMissed(f"round {number}: {lacks}")
-        missing = {site: code for site, code in failures.items() if code in _LATER}
-        aggregation.take(updates)
+        line = (
+            _round(step, aggregation, number, missing)
+            if members is None
+            else _summed_round(step, aggregation, number, members)
+        )
+        missing = {site: code for site, code in line["failures"].items() if code in _LATER}
         step.journal.save_state(number, aggregation.state)
         step.journal.save_weights(number, aggregation.weights)
-        step.journal.write(
-            "round",
-            {
-                "round": number,
-                "seconds": round(answered.seconds, 3),
-                "failures": failures,
-                "sites": {
-                    site: {
-                        "cases": found.n_cases,
-                        "errors": found.n_errors,
-                        "loss": found.train_loss,
-                        "auc_received": found.auc_received,
-                        "threshold_received": found.threshold_received,
-                        **({"late": found.late} if found.late else {}),
-                    }
-                    for site, found in updates.items()
-                },
-            },
-        )
+        step.journal.write("round", {"round": number, **line})
     return aggregation.weights
+
+
+def _round(step: _Retraining, aggregation: Aggregation, number: int, missing: Mapping[str, str]) -> dict[str, Any]:
+    """One round, each hospital's update by itself; returns what the journal keeps of it."""
+    orders: dict[str, Order] = {
+        site: aggregation.order(number, site, number - 1 if site in missing else 0) for site in step.plan.sites
+    }
+    answered = step.hospitals.send_and_receive(orders, step.plan.deadline_seconds)
+    updates = {site: found for site, found in answered.results.items() if isinstance(found, Update)}
+    failures = {site: found.code for site, found in answered.results.items() if site not in updates}
+    if lacks := step.plan.lacks({site: found.n_cases for site, found in updates.items()}):
+        step.journal.write("quorum-missed", {"round": number, "failures": failures, "why": lacks})
+        raise QuorumMissed(f"round {number}: {lacks}")
+    aggregation.take(updates)
+    return {
+        "seconds": round(answered.seconds, 3),
+        "failures": failures,
+        "sites": {
+            site: {
+                "cases": found.n_cases,
+                "errors": found.n_errors,
+                "loss": found.train_loss,
+                "auc_received": found.auc_received,
+                "threshold_received": found.threshold_received,
+                **({"late": found.late} if found.late else {}),
+            }
+            for site, found in updates.items()
+        },
+    }
+
+
+def _summed_round(step: _Retraining, aggregation: Aggregation, number: int, members: summing.Members) -> dict[str, Any]:
+    """One round of which only the sum is known, and means over it."""
+    found = summing.conduct(step.hospitals, step.journal, step.plan, aggregation, members, number)
+    return {
+        "seconds": round(found.seconds, 3),
+        "failures": found.failures,
+        "sites": {site: {"cases": cases} for site, cases in found.cases.items()},
+        "together": {
+            "auc_received": found.figures.auc,
+            "threshold_received": found.figures.threshold,
+            "loss_received": found.figures.loss,
+        },
+    }
 
 
 def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
@@ -168,7 +189,9 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
 
     rounds = [line for line in read(step.journal.folder) if line["step"] == "round"]
     last = rounds[-1]["sites"]
-    known = [site["threshold_received"] for site in last.values() if site["threshold_received"] is not None]
+    known = [site["threshold_received"] for site in last.values() if site.get("threshold_received") is not None]
+    if together := rounds[-1].get("together"):
+        known = [together["threshold_received"]]
     threshold = float(np.mean(known)) if known else base.facts.threshold
     contributions = {site: int(facts["cases"]) for site, facts in last.items()}
     # registered before a crash, and not journalled: another one would be packed with the number after it
@@ -203,9 +226,10 @@ def _candidate(step: _Retraining, base: Bundle, weights: Weights) -> Bundle:
         figures_of_round |= {
             f"rounds/{site}/took_part": float(site in line["sites"]) for site in (*line["sites"], *line["failures"])
         }
+        figures_of_round |= {f"rounds/{key}": value for key, value in line.get("together", {}).items()}
         registry.record(version, figures_of_round, step=int(line["round"]))
-    told_of_round = ("round", "seconds", "failures", "sites")
-    registry.keep_rounds(version, [{key: line[key] for key in told_of_round} for line in rounds])
+    told_of_round = ("round", "seconds", "failures", "sites", "together")
+    registry.keep_rounds(version, [{key: line[key] for key in told_of_round if key in line} for line in rounds])
     registry.alias(version, "candidate")
     told = {"digest": bundle.digest, "label": version.label, "threshold": bundle.facts.threshold}
     step.journal.write("candidate", told)

@@ -64,12 +64,14 @@ class RegisteredSite:
         node_id, key_sha256: of the SuperNode for training, by which everything may go.
         control: the one for what is answered in seconds; None: the hospital has given one key only, and withdrawals
             wait for the end of a training.
+        point: training's key, as terms name it; empty where it was registered before keys were kept.
     """
 
     name: str
     node_id: int
     key_sha256: str
     control: RegisteredNode | None = None
+    point: str = ""
 
     def node(self, channel: Channel) -> RegisteredNode:
         """The SuperNode of a channel; training's where there is no other."""
@@ -201,6 +203,9 @@ class SuperLink:
         if site.control is None and "control" in pems:
             node = RegisteredNode(self._node(f"{name}-control", pems["control"]), digests["control"])
             site = replace(site, control=node)
+            write_sites(self.folder, {**sites, name: site})
+        if site.point != (point := pki.supernode_point(public_key)):
+            site = replace(site, point=point)
             write_sites(self.folder, {**sites, name: site})
         return site
 
@@ -379,14 +384,14 @@ def registered_sites(folder: Path) -> dict[str, RegisteredSite]:
 def _registered(name: str, row: dict[str, Any]) -> RegisteredSite:
     second = row.get("control")
     control = None if second is None else RegisteredNode(int(second["node_id"]), second["key_sha256"])
-    return RegisteredSite(name, int(row["node_id"]), row["key_sha256"], control)
+    return RegisteredSite(name, int(row["node_id"]), row["key_sha256"], control, row.get("point", ""))
 
 
 def write_sites(folder: Path, sites: Mapping[str, RegisteredSite]) -> None:
     """Write the list of hospitals let in, in place of the one there is."""
     rows: dict[str, dict[str, Any]] = {}
     for site in sites.values():
-        rows[site.name] = {"node_id": site.node_id, "key_sha256": site.key_sha256}
+        rows[site.name] = {"node_id": site.node_id, "key_sha256": site.key_sha256, "point": site.point}
         if site.control is not None:
             rows[site.name]["control"] = {"node_id": site.control.node_id, "key_sha256": site.control.key_sha256}
     draft = folder / "sites.json.new"

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from models import exchange
 from models.errors import BorderRefused, NotAllowed, VigieError
@@ -21,21 +21,28 @@ from models.exchange import (
     Crossing,
     Decision,
     Evidence,
+    GroupOrder,
     Holdings,
     Inquiry,
     Layout,
+    Masked,
+    MaskOrder,
     Offer,
     Order,
     Proposal,
     Refusal,
     RefusalCode,
     Release,
+    Sealed,
     Survey,
     Tally,
     TrainOrder,
+    Unmasked,
+    UnmaskOrder,
     Update,
     Withdrawal,
     Withdrawn,
+    asked,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +73,10 @@ def _untold(_: Inquiry) -> Holdings:
     raise NotAllowed("nobody is told what serves here")
 
 
+def _unsummed(_: Order) -> NoReturn:
+    raise NotAllowed("nothing is summed here")
+
+
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What a hospital does with each order.
@@ -85,6 +96,7 @@ class Handlers:
         survey: count what could be learned from.
         withdraw: let a version that the coordinator withdraws read no further study, or ask a person.
         inquire: say what became of versions.
+        seal, mask, unmask: the steps of a round whose updates are summed; the first one trains.
     """
 
     propose: Callable[[Proposal], Consent]
@@ -96,6 +108,9 @@ class Handlers:
     survey: Callable[[Survey], Tally] = _nothing
     withdraw: Callable[[Withdrawal], Withdrawn] = _nobody
     inquire: Callable[[Inquiry], Holdings] = _untold
+    seal: Callable[[GroupOrder], Sealed] = _unsummed
+    mask: Callable[[MaskOrder], Masked] = _unsummed
+    unmask: Callable[[UnmaskOrder], Unmasked] = _unsummed
 
 
 class _Refused(Exception):
@@ -158,7 +173,7 @@ class Border:
             log.warning("message refused at the border: %s", error)
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused") from None
-        if not isinstance(message, Proposal | TrainOrder | Offer | Release | Survey | Withdrawal | Inquiry):
+        if not isinstance(message, Order):
             self._record("border.refused", "in", came, "border-refused")
             raise _Refused("border-refused")
         if self._channel == "control" and exchange.channel_of(message) != "control":
@@ -204,8 +219,14 @@ class Border:
             match order:
                 case Proposal():
                     return handlers.propose(order)
+                case GroupOrder():
+                    return handlers.seal(order)
                 case TrainOrder():
                     return handlers.train(order)
+                case MaskOrder():
+                    return handlers.mask(order)
+                case UnmaskOrder():
+                    return handlers.unmask(order)
                 case Offer():
                     return handlers.offer(order)
                 case Release():
@@ -234,8 +255,7 @@ class Border:
         return packed
 
     def _refusal(self, came: Crossing, code: RefusalCode) -> "RecordDict":
-        orders = ("proposal", "train", "offer", "release", "survey", "withdrawal", "inquiry")
-        return Refusal(to=came.kind if came.kind in orders else "unknown", code=code).to_record()
+        return Refusal(to=asked(came.kind), code=code).to_record()
 
     def _leave(self, packed: "RecordDict", came: Crossing, code: RefusalCode | None) -> "RecordDict":
         """Recorded before it is returned; what cannot be recorded does not leave."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from client.federation import hospitals
 from client.federation.budget import after
 from client.store import ledger, versions
 from client.store.site import Site
@@ -27,16 +28,18 @@ from models.exchange import (
     Consent,
     ConsentReason,
     Inquiry,
+    MaskOrder,
     Offer,
     Order,
     Proposal,
     Release,
     Survey,
     TrainOrder,
+    UnmaskOrder,
     Withdrawal,
 )
 from models.hyperparameters import Hyperparameters
-from models.protection import PatientLevel, understates
+from models.protection import PatientLevel, SecureAggregation, understates
 from models.signing import load_trust
 from models.terms import Terms
 
@@ -93,7 +96,7 @@ def answer(site: Site, proposal: Proposal) -> Consent:
             _require_honest(signed.read(proposal.terms))
         found = _note(site, proposal)
     except VigieError as error:
-        _refused(site, proposal.retraining, "proposal", error.code, str(error))
+        refused(site, proposal.retraining, "proposal", error.code, str(error))
         raise
     standing = stands(site, found)
     if standing.state == "granted" and found.state == "waiting":
@@ -134,7 +137,7 @@ def require(site: Site, order: Order) -> Terms | None:
         if why := _departs(site, order, found.terms):
             raise NotAllowed(why)
     except (ConsentMissing, NotAllowed) as error:
-        _refused(site, order.retraining, order.kind, error.code, str(error))
+        refused(site, order.retraining, order.kind, error.code, str(error))
         raise
     return found.terms
 
@@ -157,7 +160,7 @@ def begin(site: Site, order: TrainOrder) -> None:
             )
             return
     why = f"round {order.round} was asked for {ATTEMPTS} times already"
-    _refused(site, order.retraining, order.kind, NotAllowed.code, why)
+    refused(site, order.retraining, order.kind, NotAllowed.code, why)
     raise NotAllowed(why)
 
 
@@ -195,6 +198,7 @@ def approve(site: Site, retraining: str, by: str) -> Agreement:
             f"{retraining!r} costs more privacy than is left here: see `vigie site privacy`; site.yaml says how much"
             " may be spent (privacy.epsilon)"
         )
+    hospitals.trust(site, found.terms, by)
     if found.state != "granted" or found.basis != "person":  # a person's word outlasts the policy
         _decide(site, retraining, ("waiting", "declined", "granted"), "granted", "person", by)
     return _known(site, retraining)
@@ -239,6 +243,8 @@ def stands(site: Site, found: Agreement) -> Standing:
     if found.state == "granted" and found.basis == "person":
         return Standing("granted", ("person",))
     problems = unfit(site.config.consent, found.terms, _by_policy(site, found.retraining))
+    if hospitals.strangers(site, found.terms):
+        problems = (*problems, "hospital-unknown")
     return Standing("waiting", problems) if problems else Standing("granted", ("policy",))
 
 
@@ -257,6 +263,10 @@ def hindrances(site: Site, asked: Terms) -> tuple[ConsentReason, ...]:
             found.append("change-plan")
         if site.config.privacy.required and not isinstance(asked.privacy, PatientLevel):
             found.append("not-private")
+        if site.config.privacy.summed and not isinstance(asked.privacy, SecureAggregation):
+            found.append("not-summed")
+        if hospitals.changed(site, asked):
+            found.append("hospital-changed")
     return tuple(found)
 
 
@@ -301,6 +311,11 @@ def refusals(site: Site) -> Counter[tuple[str, str]]:
     return found
 
 
+def refused(site: Site, retraining: str, kind: str, code: str, why: str) -> None:
+    """Tell this hospital's own people that an order was refused, and why."""
+    site.ledger.append("retraining.refused", {"retraining": retraining, "kind": kind, "code": code, "why": why})
+
+
 # ── Inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -338,7 +353,7 @@ def _note(site: Site, proposal: Proposal) -> Agreement:
     return _known(site, proposal.retraining)
 
 
-def _departs(site: Site, order: TrainOrder | Offer | Release, asked: Terms) -> str:
+def _departs(site: Site, order: TrainOrder | MaskOrder | UnmaskOrder | Offer | Release, asked: Terms) -> str:
     """How an order differs from what was agreed to; empty where it does not."""
     if isinstance(order, TrainOrder):
         expected = asked.hyper.at_round(order.round, asked.rounds)
@@ -356,6 +371,10 @@ def _departs(site: Site, order: TrainOrder | Offer | Release, asked: Terms) -> s
             if wrong:
                 return what
         return ""
+    if isinstance(order, MaskOrder | UnmaskOrder):
+        if not isinstance(asked.privacy, SecureAggregation):
+            return "a sum that was not agreed to"
+        return "" if 1 <= order.round <= asked.rounds else f"round {order.round} of {asked.rounds}"
     if not asked.rounds:
         return "" if order.digest == asked.base else "another version than the one to deliver"
     if isinstance(order, Release):
@@ -394,10 +413,6 @@ def _decide(site: Site, retraining: str, before: Sequence[State], state: State, 
         ).rowcount
         if changed:
             _trace(connection, state, retraining, {"basis": basis, "by": by})
-
-
-def _refused(site: Site, retraining: str, kind: str, code: str, why: str) -> None:
-    site.ledger.append("retraining.refused", {"retraining": retraining, "kind": kind, "code": code, "why": why})
 
 
 def _trace(connection: Connection, what: str, retraining: str, facts: dict[str, ledger.Fact]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client.federation.budget import Charge, charge
 from client.store.site import Site
 from models.exchange import TrainOrder, fingerprint
-from models.protection import SiteLevel, Unprotected
+from models.protection import SecureAggregation, SiteLevel, Unprotected
 
 
 def pay(site: Site, order: TrainOrder, arrays: Mapping[str, NDArray[Any]], patients: tuple[str, ...]) -> bytes:
@@ -32,7 +32,7 @@ def pay(site: Site, order: TrainOrder, arrays: Mapping[str, NDArray[Any]], patie
     Raises:
         BudgetExhausted: more than is left here.
     """
-    if isinstance(order.privacy, Unprotected):
+    if isinstance(order.privacy, Unprotected | SecureAggregation):
         return b""
     spent, unit = order.privacy.spends(order.hyper.steps), order.privacy.unit
     asked = fingerprint(order.to_record()).sha256

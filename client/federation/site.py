@@ -1,8 +1,10 @@
 """What this hospital does with each order that its border let through."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from client.federation import candidate, consent, holdings, withdrawal
+from client.federation import candidate, consent, group, holdings, withdrawal
 from client.federation.border import Handlers
 from client.federation.kept import Memory
 from client.federation.leakage import new_errors
@@ -12,7 +14,24 @@ from client.federation.resident import judge, settle, train
 from client.store.site import Site
 from client.store.versions import barred, held
 from models.errors import NotAllowed
-from models.exchange import Decision, Evidence, Layout, Offer, Release, Tally, TrainOrder, Update, layout_of
+from models.exchange import (
+    Decision,
+    Evidence,
+    GroupOrder,
+    Layout,
+    MaskOrder,
+    Offer,
+    Release,
+    Sealed,
+    Tally,
+    TrainOrder,
+    UnmaskOrder,
+    Update,
+    layout_of,
+)
+
+Asked = TypeVar("Asked", GroupOrder, MaskOrder, UnmaskOrder)
+Given = TypeVar("Given")
 
 
 def handlers(folder: Path) -> Handlers:
@@ -36,6 +55,21 @@ def handlers(folder: Path) -> Handlers:
         outbox.put(order, update, within)
         return update
 
+    def seal_agreed(site: Site, order: GroupOrder) -> Sealed:
+        # a round that is begun anew asks for the update that was trained for its first attempt
+        update = train_agreed(order.model_copy(update={"attempt": 1}))
+        return group.seal(site, order, update, bounds_of(site, order))
+
+    def told(step: Callable[[Site, Asked], Given]) -> Callable[[Asked], Given]:
+        def answered(order: Asked) -> Given:
+            try:
+                return step(site, order)
+            except NotAllowed as error:
+                consent.refused(site, order.retraining, order.kind, error.code, str(error))
+                raise
+
+        return answered
+
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
         if barred(site, offer.digest):
@@ -50,15 +84,19 @@ def handlers(folder: Path) -> Handlers:
         decision = settle(site, order)
         Outbox(site.retrainings, order.retraining).finish()
         Memory(site.retrainings, order.retraining).finish()
+        group.finish(site, order.retraining)
         return decision
 
     return Handlers(
-        propose=lambda order: consent.answer(site, order),
+        propose=lambda order: group.consented(site, consent.answer(site, order)),
         allows=lambda order: consent.require(site, order),
         train=train_agreed,
         offer=judge_agreed,
         release=release,
         layout=layout,
+        seal=told(seal_agreed),
+        mask=told(group.mask),
+        unmask=told(group.unmask),
         survey=lambda order: Tally(retraining=order.retraining, new_errors=new_errors(site, order.model)),
         withdraw=lambda order: withdrawal.answer(site, order),
         inquire=lambda order: holdings.told(site, order),

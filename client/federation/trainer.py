@@ -25,7 +25,7 @@ from models.exchange import TrainOrder, Update, is_in, withheld
 from models.hyperparameters import Hyperparameters
 from models.networks import build
 from models.private_training import fit_privately
-from models.protection import PatientLevel, Unprotected
+from models.protection import PatientLevel, SecureAggregation, Unprotected
 from models.stats.disclosure import LEAST
 from models.stats.intervals import Bools, Floats, auc
 from models.stats.threshold import balanced
@@ -160,7 +160,8 @@ def learn(
         weights=sent,
         control=compression.rounded(variate.mean(received), order.reply) if variate else None,
     )
-    if not isinstance(order.privacy, Unprotected):
+    # one that is to be summed says nothing of itself: what it says of the cases stays here until it is masked
+    if not isinstance(order.privacy, Unprotected | SecureAggregation):
         update = withheld(update)
         if update.n_cases < LEAST:
             raise TooFewCases(f"fewer than {2 * LEAST} training cases are too few to be told by a power of two")

@@ -352,6 +352,15 @@ withdrawal = Table(
     CheckConstraint("state in ('obeyed', 'waiting', 'kept')", name="state"),
 )
 
+summed = Table(
+    "summed",
+    metadata,
+    Column("retraining", String(63), primary_key=True),
+    Column("round", Integer, primary_key=True, doc="0: with whom this hospital's updates are summed"),
+    Column("digest", String(64), nullable=False, doc="of what was decided, once and for good; see federation/group.py"),
+    Column("at", Float, nullable=False),
+)
+
 privacy_charge = Table(
     "privacy_charge",
     metadata,

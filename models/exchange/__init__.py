@@ -2,9 +2,10 @@
 
 Into a hospital come the signed terms of a retraining, an order to train, the offer of a version, and the word whether
 it was released; the signed word that a version is withdrawn, and the question what became of the versions that were
-offered. Out of it go, in that order, its consent, an update of the weights, the evidence of how a version did on local
-cases, and the hospital's decision; what it did with the withdrawal, and the states of its versions; or, instead of any
-of them, a refusal that carries one code. What leaves is
+offered. Out of it go, in that order, its consent, an update of the weights (or, where updates are only summed, a key, a
+masked update and parts of what takes masks off a sum), the evidence of how a version did on local cases, and the
+hospital's decision; what it did with the withdrawal, and the states of its versions; or, instead of any of them, a
+refusal that carries one code. What leaves is
 numbers, words from the closed lists below, digests, and the name of the retraining. There is no field that could hold a
 patient, a study, an image or free text; an update is bounded (models/bounds.py), and no count is small enough to show a
 patient (models/stats/disclosure.py).
@@ -24,6 +25,7 @@ from models.exchange.answers import (
     Tally,
     Update,
     Withdrawn,
+    asked,
     measures,
 )
 from models.exchange.checks import (
@@ -41,8 +43,9 @@ from models.exchange.checks import (
     withheld,
 )
 from models.exchange.crossing import Crossing, fingerprint
+from models.exchange.grouped import GroupOrder, Masked, MaskOrder, Sealed, Unmasked, UnmaskOrder
 from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
-from models.exchange.weights import Layout, Weights, check_weights, is_in, layout_of
+from models.exchange.weights import Layout, Weights, check_weights, digest, is_in, layout_of
 from models.exchange.words import (
     CODES,
     KINDS,
@@ -75,12 +78,15 @@ __all__ = [
     "Crossing",
     "Decision",
     "Evidence",
+    "GroupOrder",
     "Holding",
     "Holdings",
     "Inquiry",
     "LayerName",
     "Layout",
     "Leakage",
+    "MaskOrder",
+    "Masked",
     "Measure",
     "Message",
     "Name",
@@ -92,19 +98,24 @@ __all__ = [
     "RefusalCode",
     "Release",
     "Reply",
+    "Sealed",
     "Subgroups",
     "Survey",
     "Taken",
     "Tally",
     "TrainOrder",
+    "UnmaskOrder",
+    "Unmasked",
     "Update",
     "Weights",
     "Withdrawal",
     "Withdrawn",
+    "asked",
     "belongs",
     "channel_of",
     "check_answer",
     "check_weights",
+    "digest",
     "disclosed",
     "fingerprint",
     "is_in",

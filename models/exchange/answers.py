@@ -1,7 +1,7 @@
 """What may leave a hospital, each in answer to an order."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field, model_validator
 
@@ -30,11 +30,26 @@ from models.exchange.words import (
     Taken,
     Verdict,
 )
+from models.group import POINT
 from models.subgroups import FEWEST, Change, Group, Rate
+
+Asked = Literal[
+    "proposal", "train", "group-train", "mask", "unmask", "offer", "release", "survey", "withdrawal", "inquiry",
+    "unknown",
+]  # fmt: skip
+
+
+def asked(kind: str) -> Asked:
+    """The kind of an order, as a refusal names it."""
+    return cast(Asked, kind) if kind in get_args(Asked) else "unknown"
 
 
 class Consent(Message):
-    """Site to coordinator: whether the hospital agrees to the terms with this digest."""
+    """Site to coordinator: whether the hospital agrees to the terms with this digest.
+
+    Attributes:
+        key, signature: under secure aggregation, with the agreement: the hospital's key for this retraining, signed.
+    """
 
     kind = "consent"
 
@@ -42,6 +57,14 @@ class Consent(Message):
     digest: Digest
     state: Agreement
     reasons: Annotated[tuple[ConsentReason, ...], Field(max_length=16)] = ()
+    key: Annotated[bytes, Field(min_length=POINT, max_length=POINT)] | None = None
+    signature: Annotated[bytes, Field(min_length=64, max_length=112)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        require((self.key is None) == (self.signature is None), "a key comes with its signature")
+        require(self.key is None or self.state == "granted", "a key without an agreement")
+        return self
 
 
 class Update(Weighted):
@@ -283,7 +306,7 @@ class Refusal(Message):
 
     kind = "refusal"
 
-    to: Literal["proposal", "train", "offer", "release", "survey", "withdrawal", "inquiry", "unknown"]
+    to: Asked
     code: RefusalCode
 
 

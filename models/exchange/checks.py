@@ -20,6 +20,7 @@ from models.exchange.answers import (
     classes,
     measures,
 )
+from models.exchange.grouped import GroupOrder, Masked, MaskOrder, Sealed, Unmasked, UnmaskOrder, follows
 from models.exchange.message import claimed
 from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
 from models.exchange.weights import Layout, Weights
@@ -30,14 +31,17 @@ from models.stats import disclosure
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
-Order = Proposal | TrainOrder | Offer | Release | Survey | Withdrawal | Inquiry
-Answer = Consent | Update | Evidence | Decision | Tally | Withdrawn | Holdings
+Order = Proposal | TrainOrder | MaskOrder | UnmaskOrder | Offer | Release | Survey | Withdrawal | Inquiry
+Answer = Consent | Update | Sealed | Masked | Unmasked | Evidence | Decision | Tally | Withdrawn | Holdings
 Reply = Answer | Refusal
 Message = Order | Reply
 
 ANSWERS: Mapping[type[Order], type[Answer]] = {
     Proposal: Consent,
     TrainOrder: Update,
+    GroupOrder: Sealed,
+    MaskOrder: Masked,
+    UnmaskOrder: Unmasked,
     Offer: Evidence,
     Release: Decision,
     Survey: Tally,
@@ -81,11 +85,19 @@ def belongs(answer: Answer, order: Order) -> bool:
         return isinstance(answer, Holdings) and isinstance(order, Inquiry) and set(answer.digests) <= set(order.digests)
     if answer.retraining != order.retraining:
         return False
-    if isinstance(answer, Update) and isinstance(order, TrainOrder):
-        return answer.answers(order)
-    if isinstance(answer, Update | Tally) or isinstance(order, TrainOrder | Survey):
-        return isinstance(answer, Tally) and isinstance(order, Survey)
-    return answer.digest == order.digest
+    match answer, order:
+        case Update(), TrainOrder():
+            return answer.answers(order)
+        case Sealed(), GroupOrder():
+            return answer.answers(order)
+        case Masked() | Unmasked(), MaskOrder() | UnmaskOrder():
+            return follows(answer, order)
+        case Tally(), Survey():
+            return True
+        case Consent() | Evidence() | Decision(), Proposal() | Offer() | Release():
+            return answer.digest == order.digest
+        case _:
+            return False
 
 
 def check_answer(answer: Answer, order: Order) -> None:
@@ -101,6 +113,10 @@ def check_answer(answer: Answer, order: Order) -> None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
         if not isinstance(order.privacy, Unprotected) and not _is_withheld(answer):
             raise BorderRefused("a protected update that says something of its cases")
+    if isinstance(answer, Sealed):
+        _require_large(answer.n_cases)
+        if answer.n_cases != disclosure.coarse(answer.n_cases):
+            raise BorderRefused("an update that is to be summed, and an exact number of its cases")
     if isinstance(answer, Tally) and answer.new_errors % disclosure.LEAST:
         raise BorderRefused("a count whose change could show a patient")
     if isinstance(answer, Evidence):

@@ -1,7 +1,7 @@
 """What the coordinator may send into a hospital."""
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from models.exchange.message import Message, Weighted, require
 from models.exchange.weights import Layout, Weights, is_in, vector
 from models.exchange.words import MAX_ASKED, MAX_BUNDLE, Count, Digest, LayerNames, Name
 from models.hyperparameters import Hyperparameters
-from models.protection import Protection, Unprotected
+from models.protection import Protection, SecureAggregation, Unprotected
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -61,6 +61,8 @@ class TrainOrder(Weighted):
     """
 
     kind = "train"
+    grouped: ClassVar[bool] = False
+    """Whether the answer is a part of a sum (`models.exchange.grouped`)."""
 
     retraining: Name
     round: Count
@@ -81,6 +83,8 @@ class TrainOrder(Weighted):
     def _consistent(self) -> Self:
         require(not self.controls or isinstance(self.privacy, Unprotected), "a control variate has no noise")
         require(self.controls or self.control is None, "a control variate that was not asked for")
+        # or an update that is to be summed could be asked for by itself
+        require(self.grouped == isinstance(self.privacy, SecureAggregation), "an order unlike its protection")
         require(not self.late or (self.late < self.round and not self.controls), "no earlier round to wait for")
         require(not self.late or isinstance(self.privacy, Unprotected), "a protected update is paid for round by round")
         # the bound of an answer is looked at without the base that differences begin at

@@ -3,7 +3,9 @@
 Flower moves every array in requests of its own, and a network has hundreds.
 """
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -67,6 +69,14 @@ def packed(weights: Weights, encoding: Encoding) -> NDArray[np.uint8]:
         return compression.pack(weights, encoding)
     parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8) for name in _order(weights)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+
+
+def digest(weights: Weights) -> str:
+    """Of names, forms and numbers: equal for whoever has the same weights."""
+    found = hashlib.sha256(json.dumps(lines(weights)).encode())
+    for name in _order(weights):
+        found.update(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def forms(lines: object) -> dict[str, tuple[tuple[int, ...], str]]:

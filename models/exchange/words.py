@@ -21,6 +21,12 @@ Kind = Literal[
     "consent",
     "train",
     "update",
+    "group-train",
+    "sealed",
+    "mask",
+    "masked",
+    "unmask",
+    "unmasked",
     "offer",
     "evidence",
     "release",
@@ -54,6 +60,9 @@ ConsentReason = Literal[
     "norm-too-large",
     "not-private",  # this hospital asks for updates that are differentially private
     "budget-exhausted",  # what is left of its privacy budget is less than the whole of it would cost
+    "not-summed",  # this hospital asks for secure aggregation
+    "hospital-unknown",  # secure aggregation with a hospital whose key is not trusted here: a person has to look
+    "hospital-changed",  # secure aggregation with a hospital that has another key than the one trusted here
 ]
 Half = Literal["tp", "fp", "tn", "fn", "vendor_tp", "vendor_fp", "vendor_tn", "vendor_fn"]
 Verdict = Literal["adopt", "refuse", "shadow"]
@@ -123,7 +132,7 @@ RefusalCode = Literal[
     "failed",  # anything else; the hospital's log says what
 ]
 
-WIRE = 3  # version of this file's messages; both sides must speak the same
+WIRE = 4  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096

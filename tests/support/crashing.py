@@ -68,10 +68,11 @@ class Command:
 
 @dataclass
 class Crashing:
-    """A coordinator and two hospitals that agree to everything, on free ports."""
+    """A coordinator and two hospitals, or more, that agree to everything and know each other, on free ports."""
 
     folder: Path
     base: object
+    names: tuple = SITES
     sites: dict = field(default_factory=dict)
     commands: dict = field(default_factory=dict)
 
@@ -86,8 +87,12 @@ class Crashing:
         )
         pki.make_server(self.coordinator.folder / "pki", ["localhost"])
         bundles.trust(self.coordinator.folder / "trust", vendor_key)
-        for number, name in enumerate(SITES):
+        for number, name in enumerate(self.names):
             self.sites[name] = self._hospital(name, number, radiograph, vendor_key, bundles)
+        for name, site in self.sites.items():
+            for other in self.sites.keys() - {name}:
+                key = pki.supernode_point(self.sites[other].secrets / "supernode.key.pub")
+                pki.write_supernode_public(site.trust / "hospitals" / f"{other}.pub", key)
         self._run("coordinator", "coordinator", "run", "--folder", self.coordinator.folder)
         self._ready("coordinator", "ready", 180)
         link = SuperLink(self.coordinator.folder, self.coordinator.config.superlink_port)

@@ -55,24 +55,29 @@ class Federation:
             self.stop()
             raise
 
-    def add(self, folder: Path, name: str, register: bool = True, address: str = "") -> Hospital:
+    def add(
+        self,
+        folder: Path,
+        name: str,
+        register: bool = True,
+        address: str = "",
+        program: tuple[str, ...] = FAKE_HOSPITAL,
+    ) -> Hospital:
         """A hospital that calls the SuperLink, or another address from which one gets there."""
         self.furnish(folder)
         keys = pki.make_supernode(folder / "secrets" / "supernode.key")
         if register:
             self.superlink.register(name, keys.public)
-        child = supernode.start(
-            SuperNodeSettings(folder, address or self.superlink.address, free_port()), FAKE_HOSPITAL
-        )
+        child = supernode.start(SuperNodeSettings(folder, address or self.superlink.address, free_port()), program)
         self.hospitals[name] = Hospital(name, folder, child)
         return self.hospitals[name]
 
     def furnish(self, folder: Path) -> None:
         """A hospital's folder without keys."""
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         Database(folder / "site.db").migrate()
         (folder / "behaviour").write_text("honest")
-        (folder / "trust").mkdir()
+        (folder / "trust").mkdir(exist_ok=True)
         (folder / "trust" / "ca.crt").write_bytes((self.folder / "pki" / "ca.crt").read_bytes())
         approve(folder, flower_app.digest())
 

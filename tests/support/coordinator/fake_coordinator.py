@@ -31,6 +31,7 @@ def conduct(exchange, folder, name):
         "late": late,
         "small": small,
         "several": several,
+        "summed": summed,
     }[name.split("-")[0]](exchange, name, report)
     path = folder / "retrainings" / name / "report.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,12 @@ def several(exchange, name, report):
     """As many rounds as the end of the name says."""
     for number in range(int(name.split("-")[-1])):
         ask(exchange, order(name, number), report)
+
+
+def summed(exchange, name, report):
+    import summed_rounds
+
+    summed_rounds.conduct(exchange, exchange._folder, name, report)
 
 
 def late(exchange, name, report):
