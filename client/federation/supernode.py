@@ -209,6 +209,7 @@ def _write_program(path: Path, command: Sequence[str]) -> None:
 def main() -> None:
     """Be the SuperNode: Flower's, followed closely and gone with its parent."""
     from client.federation import flower_internals
+    from client.federation.bell import Bell
 
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -216,7 +217,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     follow_parent()
     _follow_launcher()
-    flower_internals.quicken()
+    flower_internals.quicken(Bell(Path(os.environ[SITE])).ring)
     flower_internals.end_with(_end)
     flower_internals.flower_supernode()
 
