@@ -3,6 +3,7 @@
 Flower documents none of it; `tests/unit/test_flower_internals.py` holds the names against the installed Flower.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,8 @@ def tell_of_the_end(tell: Callable[[], None]) -> None:
     handle = uvicorn.Server.handle_exit
 
     def told(self: Any, sig: int, frame: Any) -> None:
-        tell()
+        # this interrupts whatever the main thread does, which may hold what `tell` waits for
+        threading.Thread(target=tell, name="tell-of-the-end", daemon=True).start()
         handle(self, sig, frame)
 
     uvicorn.Server.handle_exit = told

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
+from models.bodies import body_of, given
+
 SECONDS: Final[Mapping[str, float]] = {"/v1/fleet/pull-messages": 10.0, "/v1/runtime/pull-messages": 1.0}
 """How long an answer is kept back, by path: well below the 30 s after which Flower's clients give a request up, and
 for the process that runs a retraining, which has other things to look at, shorter."""
@@ -86,10 +88,11 @@ class Held:
         if seconds is None:
             await self._app(scope, receive, send)
             return
-        asked = await _body(receive)
+        asked = await body_of(receive)
         if asked is None:
-            await send({"type": "http.response.start", "status": 413, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+            return
+        if len(asked) > _LARGEST:
+            await self._app(scope, given(asked, receive), send)
             return
         node = _asks(scope["path"], asked)
         known = self._news.count(node)
@@ -111,35 +114,14 @@ class Held:
 
     async def _answer(self, scope: Any, asked: bytes, receive: Any) -> list[Any]:
         """What the application answers, whole."""
-        given, answer = False, list[Any]()
-
-        async def again() -> Any:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": asked, "more_body": False}
+        answer = list[Any]()
 
         async def keep(message: Any) -> None:
             answer.append(message)
 
         state = dict(scope.get("state", {}))  # what the first answer left there is no matter of the second one's
-        await self._app({**scope, "state": state}, again, keep)
+        await self._app({**scope, "state": state}, given(asked, receive), keep)
         return answer
-
-
-async def _body(receive: Any) -> bytes | None:
-    """The question; None where it is too long to be one."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return body
-        body += message.get("body", b"")
-        if len(body) > _LARGEST:
-            return None
-        if not message.get("more_body", False):
-            return body
 
 
 def _asks(path: str, asked: bytes) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from models import flower_app, pki
-from models.children import Child, follow_parent
+from models.children import HUGE_PAGES, Child, follow_parent
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.exchange.words import Channel
 
@@ -136,6 +136,7 @@ class SuperLink:
             COORDINATOR: str(self.folder),
             "FORWARDED_ALLOW_IPS": "127.0.0.1",  # who may say on whose behalf it calls; the guard goes by it
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL,
+            **HUGE_PAGES,
         }
         files = self.folder / "pki"
         command = [
@@ -425,6 +426,7 @@ def main() -> None:
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
+    from models.bodies import Whole
     from server import flower_internals
     from server.held import Held, News
 
@@ -435,7 +437,11 @@ def main() -> None:
     flower_internals.let_back_in()
     flower_internals.tell_of_messages(news.tell)
     flower_internals.tell_of_the_end(news.end)
-    extensions.get_middleware = lambda: (Middleware(Guard, token=token), Middleware(Held, news=news))
+    extensions.get_middleware = lambda: (
+        Middleware(Guard, token=token),
+        Middleware(Whole),
+        Middleware(Held, news=news),
+    )
     flower_superlink()
 
 

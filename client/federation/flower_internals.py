@@ -7,7 +7,7 @@ that an upgrade which moves one fails there and not in a hospital.
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -20,6 +20,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from models.bodies import Whole
 from models.flower_pace import quicken_pulls
 
 VERSION = "1.41.0"
@@ -131,6 +132,14 @@ def quicken(fetched: Callable[[], None]) -> None:
         return run
 
     loop._pull_and_store_message = pulling
+
+
+def take_bodies_whole() -> None:
+    """Have the SuperNode's own web server in this process give what the launcher sends to Flower in one piece."""
+    from flwr.supernode import main
+
+    create = main.create_app
+    main.create_app = lambda **given: cast(Any, Whole(create(**given)))
 
 
 def end_with(broken: Callable[[str], None]) -> None:

@@ -218,6 +218,7 @@ def main() -> None:
     follow_parent()
     _follow_launcher()
     flower_internals.quicken(Bell(Path(os.environ[SITE])).ring)
+    flower_internals.take_bodies_whole()
     flower_internals.end_with(_end)
     flower_internals.flower_supernode()
 
