@@ -31,9 +31,6 @@ QUIET = {
     "DO_NOT_TRACK": "true",
 }
 """A hospital's node and the coordinator never call home."""
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""For processes that pass weights on: memory in pages of 2 MiB, where the kernel has them (malloc, glibc 2.35). Weights
-are copied at every hop, and a copy into pages of 4 KiB takes longer to get the pages than to copy."""
 
 _given: set[int] = set()
 

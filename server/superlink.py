@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from models import flower_app, pki
-from models.children import HUGE_PAGES, Child, follow_parent
+from models.children import Child, follow_parent
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.exchange.words import Channel
 
@@ -136,7 +136,6 @@ class SuperLink:
             COORDINATOR: str(self.folder),
             "FORWARDED_ALLOW_IPS": "127.0.0.1",  # who may say on whose behalf it calls; the guard goes by it
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL,
-            **HUGE_PAGES,
         }
         files = self.folder / "pki"
         command = [

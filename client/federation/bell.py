@@ -1,4 +1,4 @@
-"""How the SuperNode wakes the launcher: a named pipe in the hospital's folder.
+"""How a SuperNode wakes its launcher: a named pipe in the folder that the two have to themselves.
 
 The launcher would else have to ask dozens of times a second whether there is a message, a request over HTTP each,
 which at four hospitals of one machine takes as much of the processor as a round's own work. A ring that gets lost costs
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 class Bell:
-    """The pipe of one hospital, at one end or the other.
+    """The pipe of one channel of a hospital, at one end or the other.
 
     Args:
-        site: the hospital's folder.
+        home: the channel's folder; a pipe for both channels would wake the wrong launcher.
     """
 
-    def __init__(self, site: Path) -> None:
-        path = site / "flower" / "bell"
+    def __init__(self, home: Path) -> None:
+        path = home / "bell"
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)

@@ -30,7 +30,7 @@ import client.federation.app as installed
 from client.federation import flower_internals as flower
 from client.federation.bell import Bell
 from client.federation.resident import Resident
-from client.federation.supernode import COMMAND, SITE, channel
+from client.federation.supernode import COMMAND, SITE, channel, home_of
 from client.lean import without_unused
 from models.exchange import RefusalCode
 
@@ -71,7 +71,7 @@ class Launcher:
 
     def __init__(self, address: str, site: Path, alive: Callable[[], bool], resident: Resident | None = None) -> None:
         self._alive = alive
-        self._bell = Bell(site)
+        self._bell = Bell(home_of(site, channel()))
         self._resident = resident
         self._address = address
         self._site = site

@@ -32,5 +32,5 @@ def test_ringing_where_nobody_listens_neither_waits_nor_fails(tmp_path):
     for _ in range(100_000):  # more than a pipe holds
         bell.ring()
 
-    assert stat.S_IMODE((tmp_path / "flower" / "bell").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "bell").stat().st_mode) == 0o600
     bell.close()
