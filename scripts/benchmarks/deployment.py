@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, insert
 
+from client.federation.supernode import make_keys
 from client.review import readers
 from client.store import versions
 from client.store.archive import Archive
@@ -150,7 +151,7 @@ class Deployment:
         shutil.copy(self.coordinator.folder / "pki" / "ca.crt", site.trust / "ca.crt")
         shutil.copy(self.coordinator.folder / "trust" / "coordinator.pub", site.trust / "coordinator.pub")
         _trust(site.trust, key)
-        pki.make_supernode(site.secrets / "supernode.key")
+        make_keys(site.secrets)
         readers.add(site, _READER, "clinician")
         for base in self._bases:
             shutil.copytree(base.folder, site.versions / base.digest)

@@ -4,9 +4,9 @@ Four sites on this machine, random weights of 0.05 and of 32 MB. Contenders take
 deployment is started, runs one job of each size and is stopped. The first round of a job is shown apart: it loads
 what stays. Of the others the median counts, and of the turns' medians the median.
 
-- Vigie: `vigie coordinator run`, four times `vigie site supernode`, `vigie retrain launch`, as installed, with FedAvg's
-  weighting by root of cases, no privacy, no compression. A round is from one round's durable line in the journal to the
-  next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger, outbox, the forks of
+- Vigie: `vigie coordinator run`, four times `vigie site supernode` with both channels, `vigie retrain launch`, with
+  FedAvg's weighting by root of cases, no privacy, no compression. A round is from one round's durable line in the
+  journal to the next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger, outbox, the forks of
   the ClientApp and of the trainer, journal. The network is a residual network of that size for pictures of 32 x 32,
   and the training one step on two of the hospital's two dozen training cases, after the received weights have judged
   them: the trainer is the product's own, so that what it takes to put weights into a network, score, train and check
