@@ -3,8 +3,11 @@
 Flower documents none of it; `tests/unit/test_flower_internals.py` holds the names against the installed Flower.
 """
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import uvicorn
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
 
@@ -22,3 +25,30 @@ def let_back_in() -> None:
         return activate(self, node_id, heartbeat_interval)
 
     SqlLinkState.activate_node = again
+
+
+def tell_of_messages(tell: Callable[[int], None]) -> None:
+    """Have this process' SuperLink say for which node it has stored a message, once it can be fetched.
+
+    A reply is for the SuperLink itself (`SUPERLINK_NODE_ID`).
+    """
+    store = SqlLinkState.store_message_and_object_tree
+
+    def told(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
+        stored = store(self, message, object_tree, session_id)
+        tell(message.metadata.dst_node_id)
+        return stored
+
+    SqlLinkState.store_message_and_object_tree = told
+
+
+def tell_of_the_end(tell: Callable[[], None]) -> None:
+    """Have this process' web server say that it was told to end: it waits for every answer that is on its way."""
+    handle = uvicorn.Server.handle_exit
+
+    def told(self: Any, sig: int, frame: Any) -> None:
+        # this interrupts whatever the main thread does, which may hold what `tell` waits for
+        threading.Thread(target=tell, name="tell-of-the-end", daemon=True).start()
+        handle(self, sig, frame)
+
+    uvicorn.Server.handle_exit = told

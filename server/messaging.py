@@ -143,7 +143,9 @@ class Exchange:
         ask(self._connected())
         looked = time.monotonic()
         while open_ and time.monotonic() - started < timeout:
-            for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+            asked_at = time.monotonic()
+            replies = list(self._grid.pull_messages(list(waiting))) if waiting else []
+            for reply in replies:
                 name = waiting.pop(reply.metadata.reply_to_message_id, "")
                 if name not in open_:
                     continue  # answered already, to the question asked again
@@ -156,9 +158,11 @@ class Exchange:
             if any(asked.lost for asked in open_.values()) or time.monotonic() - looked > LOOK:
                 ask(self._connected())
                 looked = time.monotonic()
-            if open_:
-                # The longer the hospitals train, the less a moment more matters.
-                time.sleep(min(max((time.monotonic() - started) / 20, POLL[0]), POLL[1]))
+            if open_ and not replies:
+                # The longer the hospitals train, the less a moment more matters; our SuperLink keeps an answer without
+                # a message back for so long, so that there is nothing to wait for here.
+                pause = min(max((time.monotonic() - started) / 20, POLL[0]), POLL[1])
+                time.sleep(max(0.0, pause - (time.monotonic() - asked_at)))
         results.update({name: Failure(asked.lost or SILENT) for name, asked in open_.items()})
         return Answered(dict(sorted(results.items())), time.monotonic() - started)
 

@@ -430,13 +430,22 @@ def main() -> None:
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
-    from server.flower_internals import let_back_in
+    from models.bodies import Whole
+    from server import flower_internals
+    from server.held import Held, News
 
     os.umask(0o077)
     follow_parent()
     token = control_token(Path(os.environ[COORDINATOR]))
-    let_back_in()
-    extensions.get_middleware = lambda: (Middleware(Guard, token=token),)
+    news = News()
+    flower_internals.let_back_in()
+    flower_internals.tell_of_messages(news.tell)
+    flower_internals.tell_of_the_end(news.end)
+    extensions.get_middleware = lambda: (
+        Middleware(Guard, token=token),
+        Middleware(Whole),
+        Middleware(Held, news=news),
+    )
     flower_superlink()
 
 

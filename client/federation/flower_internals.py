@@ -4,9 +4,10 @@ Flower documents none of these; `tests/unit/test_flower_internals.py` holds them
 that an upgrade which moves one fails there and not in a hospital.
 """
 
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -19,6 +20,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from models.bodies import Whole
 from models.flower_pace import quicken_pulls
 
 VERSION = "1.41.0"
@@ -71,34 +73,73 @@ def runtime_client(address: str, token: str | None) -> RuntimeHttpClient:
 class _Pace:
     """Stands for the module `time` in the SuperNode's loop, which only ever sleeps.
 
-    The loop sleeps 3 s when there was nothing to fetch and 0.5 s while a reply is awaited; during a retraining both
-    are the larger part of a round. Here it looks soon after a message and ever less often as time passes, so that
-    hospitals that wait for a slower one do not keep the coordinator busy.
+    The loop sleeps 3 s when there was nothing to fetch and 0.5 s while a reply, or a part of one, is awaited; during a
+    retraining both are the larger part of a round. Here a reply is gone on with as soon as it is there. Our SuperLink
+    keeps an answer back until there is a message, and is asked again at once; one that does not is asked soon after a
+    message and ever less often as time passes, so that hospitals that wait for a slower one do not keep it busy.
     """
 
-    REPLY, QUICK, WATCHFUL, IDLE, LONG = 0.03, 0.1, 1.0, 3.0, 600.0
+    QUICK, WATCHFUL, IDLE, LONG = 0.1, 1.0, 3.0, 600.0
+    HELD = 0.9  # seconds; an answer that took longer was kept back
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self.arrived = threading.Event()
+        self._last = self._slept = time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         now = time.monotonic()
-        since = now - self._last
         if seconds < 1.0:
             self._last = now
-            time.sleep(self.REPLY)
-        elif since > self.LONG:
-            time.sleep(self.IDLE)
-        else:
-            time.sleep(min(max(since / 10, self.QUICK), self.WATCHFUL))
+            self.arrived.wait(seconds)
+            self.arrived.clear()
+        elif now - self._slept < self.HELD:
+            since = now - self._last
+            time.sleep(self.IDLE if since > self.LONG else min(max(since / 10, self.QUICK), self.WATCHFUL))
+        self._slept = time.monotonic()
 
 
-def quicken() -> None:
-    """Let the SuperNode's loop in this process follow a retraining closely."""
+def quicken(fetched: Callable[[], None]) -> None:
+    """Let the SuperNode's loop in this process follow a retraining closely.
+
+    Args:
+        fetched: told that a message is there, whole, for the launcher to answer.
+    """
+    from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
     from flwr.supernode import start_client_internal
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
     quicken_pulls()
-    start_client_internal.time = _Pace()  # pyright: ignore[reportAttributeAccessIssue]
+    loop: Any = start_client_internal
+    pace = _Pace()
+    loop.time = pace
+
+    def then(method: Callable[..., Any], tell: Callable[[], None]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            found = method(*arguments, **named)
+            tell()
+            return found
+
+        return call
+
+    for owner, name in ((InMemoryNodeState, "store_message_and_object_tree"), (InMemoryObjectStore, "put")):
+        setattr(owner, name, then(getattr(owner, name), pace.arrived.set))
+    pull = loop._pull_and_store_message
+
+    def pulling(**given: Any) -> int | None:
+        run = pull(**given)
+        if run is not None:
+            fetched()
+        return run
+
+    loop._pull_and_store_message = pulling
+
+
+def take_bodies_whole() -> None:
+    """Have the SuperNode's own web server in this process give what the launcher sends to Flower in one piece."""
+    from flwr.supernode import main
+
+    create = main.create_app
+    main.create_app = lambda **given: cast(Any, Whole(create(**given)))
 
 
 def end_with(broken: Callable[[str], None]) -> None:

@@ -13,8 +13,10 @@ done by another process that stays, the trainer (`resident.py`).
 import argparse
 import hashlib
 import hmac
+import importlib
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -26,15 +28,16 @@ from flwr.app import Context, Error, Message
 
 import client.federation.app as installed
 from client.federation import flower_internals as flower
+from client.federation.bell import Bell
 from client.federation.resident import Resident
-from client.federation.supernode import COMMAND, SITE, channel
+from client.federation.supernode import COMMAND, SITE, channel, home_of
 from client.lean import without_unused
 from models.exchange import RefusalCode
 
 log = logging.getLogger(__name__)
 
-POLL = (0.03, 0.2)  # seconds between two looks for a task, soon after the last one and later; a loopback request
-SOON = 5.0  # seconds
+LOOK = 1.0  # seconds between two looks for a task that nobody rang for
+ALIVE = 0.5  # seconds between two looks whether the SuperNode still is, while a message is answered
 _HALF_SENT = 3  # status of a child whose reply had begun to go out: its run was stopped, for instance
 ERROR = 200  # Flower lets applications number their errors as they like
 APPROVED = Path("trust/app.sha256")
@@ -68,6 +71,7 @@ class Launcher:
 
     def __init__(self, address: str, site: Path, alive: Callable[[], bool], resident: Resident | None = None) -> None:
         self._alive = alive
+        self._bell = Bell(home_of(site, channel()))
         self._resident = resident
         self._address = address
         self._site = site
@@ -75,7 +79,6 @@ class Launcher:
 
     def serve(self) -> None:
         """Answer tasks until the SuperNode is gone."""
-        last = time.monotonic()
         while self._alive():
             try:
                 busy = self.step()
@@ -86,10 +89,8 @@ class Launcher:
                 log.error("a task was given up: %s", type(error).__name__)
                 busy = False
                 time.sleep(0.5)
-            if busy:
-                last = time.monotonic()
-            else:
-                time.sleep(POLL[time.monotonic() - last > SOON])
+            if not busy:
+                self._bell.wait(LOOK)
 
     def step(self) -> bool:
         """Take and answer one task; False when there was none."""
@@ -143,9 +144,13 @@ class Launcher:
         if child == 0:
             os._exit(self._child(message, context, token))
         status: int | None = None
+        watched = os.pidfd_open(child)
         try:
             beat = time.monotonic() + flower.HEARTBEAT
+            ended = select.poll()
+            ended.register(watched, select.POLLIN)
             while self._alive():
+                ended.poll(1000 * ALIVE)
                 pid, code = os.waitpid(child, os.WNOHANG)
                 if pid:
                     status = os.waitstatus_to_exitcode(code)
@@ -153,9 +158,9 @@ class Launcher:
                 if time.monotonic() > beat:
                     client.SendTaskHeartbeat(flower.SendTaskHeartbeatRequest())
                     beat = time.monotonic() + flower.HEARTBEAT
-                time.sleep(0.01)
             raise RuntimeError("the SuperNode is gone")
         finally:
+            os.close(watched)
             # Never two messages at a time, and nothing goes on for a task that was given up.
             if status is None:
                 os.kill(child, signal.SIGKILL)
@@ -195,6 +200,9 @@ def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> in
     logging.raiseExceptions = False  # as in client.logs
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("flwr").propagate = False  # it writes its own lines
+
+    # what every message that is not refused needs; no torch, and nothing that is open
+    importlib.import_module("client.federation.site")
 
     def alive() -> bool:
         return os.getppid() == options.parent_pid

@@ -11,11 +11,11 @@ import importlib
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, Literal, cast
@@ -35,6 +35,7 @@ Order = TrainOrder | Offer | Release
 _MIB: Final = 1 << 20
 _SHARE: Final = 4  # of the machine's memory, a quarter
 _LEAST: Final = 2048 * _MIB  # what torch and the hospital's libraries need of it in any case
+_ALIVE: Final = 0.5  # seconds between two looks whether the launcher still is, while an order is worked on
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG, prctl(2)
 
 
@@ -195,13 +196,19 @@ def _worked(connection: Connection, folder: Path, work: Work, order: Order, laun
     child = os.fork()
     if child == 0:
         os._exit(_child(connection, folder, work, order))
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status == 0
-        if os.getppid() != launcher:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
+    watched = os.pidfd_open(child)
+    ended = select.poll()
+    ended.register(watched, select.POLLIN)
+    try:
+        while True:
+            ended.poll(1000 * _ALIVE)
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status == 0
+            if os.getppid() != launcher:
+                os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(watched)
 
 
 def _child(connection: Connection, folder: Path, work: Work, order: Order) -> int:

@@ -85,6 +85,11 @@ def make_keys(secrets: Path) -> Path:
     return pki.join_public([(secrets / name, channel) for channel, name in KEYS.items()], secrets / "supernode.key.pub")
 
 
+def home_of(site: Path, channel: Channel) -> Path:
+    """Where a channel's Flower has its files."""
+    return site / ("flower" if channel == "training" else "flower-control")
+
+
 def channel() -> Channel:
     """Which of the two this process belongs to, as `start` has said."""
     said = os.environ.get(CHANNEL, "training")
@@ -182,7 +187,7 @@ def start(settings: SuperNodeSettings, launcher: Sequence[str] = LAUNCHER) -> Ch
         launcher: the program that answers messages; only tests give another.
     """
     site = settings.site.resolve()
-    home = site / ("flower" if settings.channel == "training" else "flower-control")
+    home = home_of(site, settings.channel)
     programs = home / "bin"
     programs.mkdir(parents=True, exist_ok=True)
     _write_program(programs / COMMAND, launcher)
@@ -209,6 +214,7 @@ def _write_program(path: Path, command: Sequence[str]) -> None:
 def main() -> None:
     """Be the SuperNode: Flower's, followed closely and gone with its parent."""
     from client.federation import flower_internals
+    from client.federation.bell import Bell
 
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -216,7 +222,8 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     follow_parent()
     _follow_launcher()
-    flower_internals.quicken()
+    flower_internals.quicken(Bell(home_of(Path(os.environ[SITE]), channel())).ring)
+    flower_internals.take_bodies_whole()
     flower_internals.end_with(_end)
     flower_internals.flower_supernode()
 

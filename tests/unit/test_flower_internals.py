@@ -1,6 +1,7 @@
 """The names of Flower's inside that we stand on are still there, and still mean what they meant."""
 
 import ast
+import importlib
 import inspect
 import time
 import types
@@ -67,18 +68,119 @@ def test_heartbeats_come_often_enough():
 
 def test_quickening_changes_what_it_names_and_nothing_else(monkeypatch):
     from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
     from flwr.supernode import start_client_internal
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
     before = dict(pull_objects.__kwdefaults__)
     monkeypatch.setattr(start_client_internal, "time", time)
+    monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda *, receive: receive())
+    monkeypatch.setattr(InMemoryNodeState, "store_message_and_object_tree", lambda *_: (True, ["object"]))
+    monkeypatch.setattr(InMemoryObjectStore, "put", lambda *_: None)
+    fetched = []
     try:
-        flower.quicken()
+        flower.quicken(lambda: fetched.append("rung"))
 
         assert start_client_internal.time is not time
         changed = {key for key, value in pull_objects.__kwdefaults__.items() if value != before[key]}
         assert changed == {"initial_backoff", "backoff_cap"}
+        assert start_client_internal._pull_and_store_message(receive=lambda: None) is None
+        assert fetched == []
+        assert start_client_internal._pull_and_store_message(receive=lambda: 7) == 7
+        assert fetched == ["rung"]
+        arrived = start_client_internal.time.arrived
+        for store, answer in (
+            (InMemoryNodeState.store_message_and_object_tree, (True, ["object"])),
+            (InMemoryObjectStore.put, None),
+        ):
+            assert not arrived.is_set()
+            assert store(None, None, None) == answer
+            assert arrived.is_set()
+            arrived.clear()
     finally:
         pull_objects.__kwdefaults__.update(before)
+
+
+def test_a_reply_is_gone_on_with_when_it_is_there_and_an_answer_that_was_held_back_is_asked_for_again_at_once(
+    monkeypatch,
+):
+    slept, clock = [], [0.0]
+    monkeypatch.setattr(flower.time, "sleep", slept.append)
+    monkeypatch.setattr(flower.time, "monotonic", lambda: clock[0])
+    pace = flower._Pace()
+
+    pace.arrived.set()
+    pace.sleep(0.5)
+
+    assert not pace.arrived.is_set()
+    pace.sleep(3)
+    assert slept == [pace.QUICK]
+    clock[0] += 10  # the SuperLink kept its answer back
+    pace.sleep(3)
+    assert len(slept) == 1
+    pace.sleep(3)  # it does so no more
+    assert slept[1:] == [1.0]
+    clock[0] += pace.LONG + 1
+    pace.sleep(3)
+    pace.sleep(3)
+    assert slept[2:] == [pace.IDLE]
+
+
+def test_what_is_told_of_messages_and_replies_stands_where_the_supernode_and_the_superlink_keep_them():
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+    from flwr.supernode import start_client_internal
+    from flwr.supernode.nodestate import nodestate_factory
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+    from flwr.supernode.servicer.runtime import runtime_handlers
+
+    assert "InMemoryNodeState(" in inspect.getsource(nodestate_factory)
+    assert "store_message_and_object_tree(" in inspect.getsource(runtime_handlers)
+    assert list(inspect.signature(InMemoryObjectStore.put).parameters) == ["self", "object_id", "object_content"]
+    assert "_pull_and_store_message(\n" in inspect.getsource(start_client_internal.start_client_internal)
+    stored = ["self", "message", "object_tree", "session_id"]
+    for state in (SqlLinkState, InMemoryNodeState):
+        assert list(inspect.signature(state.store_message_and_object_tree).parameters) == stored
+
+
+def test_the_supernodes_web_server_is_made_where_its_bodies_are_made_whole(monkeypatch):
+    from flwr.supernode import main
+
+    program = importlib.import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of that name
+    source = inspect.getsource(program._start_supernode_http_api)
+    assert "from flwr.supernode.main import" in source
+    assert "app=create_app(\n                state_factory=state_factory," in source
+    monkeypatch.setattr(main, "create_app", lambda **given: given["state_factory"])
+    flower.take_bodies_whole()
+
+    made = main.create_app(state_factory="app")
+
+    assert isinstance(made, flower.Whole)
+    assert made._app == "app"
+
+
+def test_the_superlink_tells_of_a_message_once_it_is_stored_and_of_its_end():
+    import subprocess
+    import sys
+
+    script = """
+import inspect, threading, types, uvicorn
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from server.flower_internals import tell_of_messages, tell_of_the_end
+assert list(inspect.signature(uvicorn.Server.handle_exit).parameters) == ["self", "sig", "frame"]
+assert "self.handle_exit" in inspect.getsource(uvicorn.Server.capture_signals)
+seen, over = [], threading.Event()
+SqlLinkState.store_message_and_object_tree = lambda self, message, tree, session: seen.append("stored") or (True, [])
+tell_of_messages(seen.append)
+message = types.SimpleNamespace(metadata=types.SimpleNamespace(dst_node_id=7))
+assert SqlLinkState.store_message_and_object_tree(None, message, None, "session") == (True, [])
+assert seen == ["stored", 7]
+tell_of_the_end(over.set)
+server = uvicorn.Server(uvicorn.Config("none:none"))
+server.handle_exit(15, None)
+assert server.should_exit and over.wait(20)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
 def test_another_flower_is_noticed(monkeypatch):

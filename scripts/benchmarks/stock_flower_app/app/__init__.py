@@ -1,0 +1,1 @@
+"""FedAvg with nothing to compute."""
