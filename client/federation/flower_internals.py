@@ -139,7 +139,11 @@ def take_bodies_whole() -> None:
     from flwr.supernode import main
 
     create = main.create_app
-    main.create_app = lambda **given: cast(Any, Whole(create(**given)))
+
+    def whole(**given: Any) -> Any:
+        return Whole(create(**given))
+
+    main.create_app = whole
 
 
 def end_with(broken: Callable[[str], None]) -> None:

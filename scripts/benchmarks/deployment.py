@@ -77,6 +77,7 @@ class Deployment:
         running = self._run("coordinator", "coordinator", "run", "--folder", coordinator)
         running.wait_ready(lambda: "ready" in running.log_file.read_text(), _READY)
         link = SuperLink(coordinator, self.coordinator.config.superlink_port)
+        last = running
         for name, site in self.sites.items():
             link.register(name, site.secrets / "supernode.key.pub")
             last = self._run(name, "site", "supernode", "--folder", site.folder)
