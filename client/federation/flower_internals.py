@@ -7,7 +7,7 @@ that an upgrade which moves one fails there and not in a hospital.
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,

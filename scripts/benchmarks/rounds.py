@@ -6,12 +6,12 @@ what stays. Of the others the median counts, and of the turns' medians the media
 
 - Vigie: `vigie coordinator run`, four times `vigie site supernode` with both channels, `vigie retrain launch`, with
   FedAvg's weighting by root of cases, no privacy, no compression. A round is from one round's durable line in the
-  journal to the next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger, outbox,
-  the forks of the ClientApp and of the trainer, journal. The network is a residual network of that size for pictures of
-  32 x 32, and the training one step on twelve of the hospital's two dozen training cases (a hospital trains on no
-  fewer than eleven), after the received weights have judged them: the trainer is the product's own, so that what it takes to put weights into a network, score, train and check
-  an update is in the figure, and images to speak of are not. Candidate, offer and release, which follow the last round,
-  are not.
+  journal to the next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger,
+  outbox, the forks of the ClientApp and of the trainer, journal. The network is a residual network of that size for
+  pictures of 32 x 32, and the training one step on twelve of the hospital's two dozen training cases (a hospital
+  trains on no fewer than eleven), after the received weights have judged them: the trainer is the product's own, so
+  that what it takes to put weights into a network, score, train and check an update is in the figure, and images to
+  speak of are not. Candidate, offer and release, which follow the last round, are not.
 - NVFLARE 2.9.0 in its POC mode: server and four clients with its default polling, the FedAvg of its NumPy recipe, the
   client's script in the client's process, which moves the weights by one number and returns them. A round is from its
   start in the server's log to the next one's.
