@@ -74,7 +74,9 @@ def in_the_open(crashing, number):
     keys, signatures = (tuple(bytes.fromhex(one) for one in line[key]) for key in ("keys", "signatures"))
     members, moved, total = Group(line["terms"], tuple(line["sites"]), keys), {}, 0.0
     for name, live in crashing.sites.items():
-        copy = Site(shutil.copytree(live.folder, crashing.folder / "copies" / f"{name}-{number}"))
+        with live.database.read():  # or its write-ahead log could go while it is copied
+            ignored = shutil.ignore_patterns("flower", "logs")
+            copy = Site(shutil.copytree(live.folder, crashing.folder / "copies" / f"{name}-{number}", ignore=ignored))
         update = trainer.train(copy, aggregation.group_order(number, name, 1, members, signatures))
         copy.database.close()
         share = update.n_cases**0.5
