@@ -1,14 +1,12 @@
 """Whoever is killed in a round whose updates are summed: it ends with the same hospitals, and with one sum a round."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-from crashing import Crashing, report
+from crashing import Crashing, copied, report
 
 from client.federation import trainer
-from client.store.site import Site
 from models import masks
 from models.group import Group
 from server.aggregation import Aggregation
@@ -74,9 +72,7 @@ def in_the_open(crashing, number):
     keys, signatures = (tuple(bytes.fromhex(one) for one in line[key]) for key in ("keys", "signatures"))
     members, moved, total = Group(line["terms"], tuple(line["sites"]), keys), {}, 0.0
     for name, live in crashing.sites.items():
-        with live.database.read():  # or its write-ahead log could go while it is copied
-            ignored = shutil.ignore_patterns("flower", "logs")
-            copy = Site(shutil.copytree(live.folder, crashing.folder / "copies" / f"{name}-{number}", ignore=ignored))
+        copy = copied(live, crashing.folder / "copies" / f"{name}-{number}")
         update = trainer.train(copy, aggregation.group_order(number, name, 1, members, signatures))
         copy.database.close()
         share = update.n_cases**0.5

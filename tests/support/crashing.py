@@ -41,6 +41,12 @@ SITES = ("alpha", "beta")
 PATIENTS = 48
 
 
+def copied(site: Site, folder: Path) -> Site:
+    """A copy of a hospital that lives, without the pipes of its SuperNodes."""
+    with site.database.read():  # or its write-ahead log could go while it is copied
+        return Site(Path(shutil.copytree(site.folder, folder, ignore=shutil.ignore_patterns("flower", "logs"))))
+
+
 @dataclass
 class Command:
     """A `vigie` command that runs."""
@@ -200,7 +206,7 @@ class Crashing:
         aggregation = Aggregation(plan, self.base.digest, self.base.facts, self.base.read_weights())
         copies = {}
         for site, live in self.sites.items():
-            copies[site] = Site(Path(shutil.copytree(live.folder, self.folder / "copies" / name / site)))
+            copies[site] = copied(live, self.folder / "copies" / name / site)
         found = []
         for number in range(1, plan.rounds + 1):
             aggregation.take(
