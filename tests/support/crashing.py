@@ -44,7 +44,7 @@ PATIENTS = 48
 def copied(site: Site, folder: Path) -> Site:
     """A copy of a hospital that lives, without the pipes of its SuperNodes."""
     with site.database.read():  # or its write-ahead log could go while it is copied
-        return Site(Path(shutil.copytree(site.folder, folder, ignore=shutil.ignore_patterns("flower", "logs"))))
+        return Site(Path(shutil.copytree(site.folder, folder, ignore=shutil.ignore_patterns("flower*", "logs"))))
 
 
 @dataclass
