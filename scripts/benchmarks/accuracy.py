@@ -88,30 +88,42 @@ class Study:
         rows: list[dict[str, Any]] = []
         firsts = {site: self.begun(self.cohorts[site]["train"]) for site in HOSPITALS}
         local = {site: self._retrained((site,), firsts[site]).weights for site in HOSPITALS}
+        self.say("local")
         vendor = firsts[HOSPITALS[0]]
         everywhere = federation.together([self.cohorts[site]["train"] for site in HOSPITALS])
         pooled = self._pooled(everywhere)
+        self.say("pooled")
         averaged = self.retrained(HOSPITALS, vendor, ("strategy=fedavg",), plain=True)
+        self.say("fedavg")
         default = self.retrained(HOSPITALS, vendor)
+        self.say("default")
         personal = self.retrained(HOSPITALS, vendor, _PERSONAL, plain=True)
+        self.say("personal")
         for site in HOSPITALS:
             others = tuple(other for other in HOSPITALS if other != site)
-            rows.append(
-                {
-                    "seed": self.seed,
-                    "fold": self.fold,
-                    "hospital": site,
-                    "local": self.area(local[site], site),
-                    "pooled": self.area(pooled, site),
-                    "fedavg": self.area(averaged.weights, site),
-                    "default": self.area(default.weights, site),
-                    "personal": self.area(personal.at(site), site),
-                    "its global part": self.area(personal.weights, site),
-                    "left out": self.area(self.retrained(others, firsts[others[0]]).weights, site),
-                    "best single": max(self.area(local[other], site) for other in others),
-                }
+            row = {
+                "seed": self.seed,
+                "fold": self.fold,
+                "hospital": site,
+                "local": self.area(local[site], site),
+                "pooled": self.area(pooled, site),
+                "fedavg": self.area(averaged.weights, site),
+                "default": self.area(default.weights, site),
+                "personal": self.area(personal.at(site), site),
+                "its global part": self.area(personal.weights, site),
+                "left out": self.area(self.retrained(others, firsts[others[0]]).weights, site),
+                "best single": max(self.area(local[other], site) for other in others),
+            }
+            self.say(
+                ", ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
+                + f" at {site}"
             )
+            rows.append(row)
         return rows
+
+    def say(self, what: str) -> None:
+        """Tell who waits how far it is: a seed takes half an hour."""
+        Console(stderr=True).log(f"seed {self.seed}: {what}")
 
     def retrained(
         self, sites: Sequence[str], base: Weights, overrides: Sequence[str] = (), plain: bool = False

@@ -34,6 +34,7 @@ def run(arguments: Sequence[str]) -> Report:
         for encoding in _ENCODINGS:
             found = study.retrained(HOSPITALS, base, (f"compression={encoding}",))
             areas = {site: study.area(found.weights, site) for site in HOSPITALS}
+            study.say(f"{encoding}: " + ", ".join(f"{areas[site]:.3f}" for site in HOSPITALS))
             runs.append(
                 {
                     "seed": study.seed,

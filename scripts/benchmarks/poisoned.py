@@ -56,6 +56,7 @@ def _harmed(study: Study, overrides: Sequence[str]) -> list[dict[str, Any]]:
             attacks: dict[str, Attack] = {_POISONED: attack} if attack else {}
             found = study.retrained_on(train, vendor, (*overrides, *settings), attacks)
             areas = {site: study.area(found.weights, site) for site in HOSPITALS}
+            study.say(f"{strategy}, {attack or 'no attack'}: " + ", ".join(f"{areas[site]:.3f}" for site in HOSPITALS))
             rows.append(
                 {"seed": study.seed, "fold": study.fold, "strategy": strategy, "attack": attack or "none", **areas}
             )
