@@ -1,17 +1,19 @@
 """The ways by which a result object gets to the PACS, and what came back: here by C-STORE, in `stow.py` by STOW-RS.
 
-An object goes out as it lies in the archive, unparsed, over an association that is kept for as long as there is more to
-send.
+An object goes out as it lies in the archive and as it was checked, unparsed, over an association that is kept for as
+long as there is more to send.
 """
 
+import io
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -26,7 +28,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 from pynetdicom import AE, build_context
-from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
 from sqlalchemy import Row
@@ -34,7 +36,6 @@ from sqlalchemy import Row
 from client.delivery.transmission import Transmission
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls
-from client.store.archive import Archive
 from client.store.site import Site
 
 RESULT_CLASSES: Final = (
@@ -58,6 +59,19 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Parcel:
+    """One delivery.
+
+    Attributes:
+        row: of the `delivery` table.
+        content: its Part 10 file, as it was checked.
+    """
+
+    row: Row[Any]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What became of one object.
 
@@ -78,7 +92,7 @@ class Answer:
 class Carrier(Protocol):
     """One way to the PACS."""
 
-    def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
+    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
         """Offer deliveries and say of each what became of it; ends early after one that is broken or silent.
 
         Raises:
@@ -115,27 +129,26 @@ class StoreCarrier:
         answer_seconds: how long the PACS may take to answer.
     """
 
-    def __init__(self, site: Site, archive: Archive, answer_seconds: float) -> None:
+    def __init__(self, site: Site, answer_seconds: float) -> None:
         self._site = site
-        self._archive = archive
         self._answer = answer_seconds
         self._transmission: Transmission | None = None
 
-    def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
+    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
         transmission = self._established()
         if transmission.rejected and not transmission.accepted:
             # it is there and takes none of these kinds: a refusal of the objects, not an absence
-            for row in rows:
-                yield row, Answer(False, "the PACS does not take this kind of object")
+            for parcel in parcels:
+                yield parcel.row, Answer(False, "the PACS does not take this kind of object")
             return
         if transmission.refusal:
             raise Unreachable(f"the PACS {rejecting(self._site, transmission.refusal)}")
         if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
-        for row in rows:
+        for parcel in parcels:
             if not transmission.established:
                 return  # it ended between two objects; neither was begun
-            yield row, _store(transmission, self._archive.path(row.sha256))
+            yield parcel.row, _store(transmission, parcel.content)
 
     def prepare(self) -> None:
         self._established()
@@ -164,10 +177,17 @@ class StoreCarrier:
 
     def _begin(self) -> Transmission:
         entity = caller(self._site, self._answer)
-        # the optional ones always: what waits from before a switch was turned off still goes, and is withdrawn
-        for sop_class in (*RESULT_CLASSES, *OPTIONAL_CLASSES.values()):
-            entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        entity.requested_contexts = [*entity.requested_contexts, build_context(ParametricMapStorage, RLELossless)]
+        # the optional ones always: what waits from before a switch was turned off still goes, and is withdrawn;
+        # each syntax in a context of its own: of several in one a PACS takes the one that it prefers, and every object
+        # would have to be written anew
+        entity.requested_contexts = [
+            *(
+                build_context(sop_class, syntax)
+                for sop_class in (*RESULT_CLASSES, *OPTIONAL_CLASSES.values())
+                for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+            ),
+            build_context(ParametricMapStorage, RLELossless),
+        ]
         entity.add_requested_context(Verification)
         peer = self._site.config.pacs
         return Transmission(entity, peer.host, peer.port, peer.ae_title, client_tls(self._site), self._answer)
@@ -183,17 +203,17 @@ def caller(site: Site, answer_seconds: float) -> AE:
     return entity
 
 
-def _store(transmission: Transmission, path: Path) -> Answer:
+def _store(transmission: Transmission, content: bytes) -> Answer:
     try:
-        meta, offset = split_dataset(path)
+        meta, begins_at = _file_meta(content)
         agreed = _agreed(transmission, meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
         if agreed is None:
             return Answer(False, "the PACS does not take this kind of object")
         # another transfer syntax than it lies in has to be written first
         as_it_is = agreed.transfer_syntax[0] == meta.TransferSyntaxUID
-        dataset = memoryview(path.read_bytes())[offset:] if as_it_is else _rewritten(path, agreed.transfer_syntax[0])
-    except (AttributeError, EOFError, InvalidDicomError, OSError):
-        return Answer(False, "its file in the archive is missing or damaged")
+        dataset = memoryview(content)[begins_at:] if as_it_is else _rewritten(content, agreed.transfer_syntax[0])
+    except (AttributeError, EOFError, InvalidDicomError):
+        return Answer(False, "it is no DICOM file")
     if dataset is None:
         return Answer(False, "it cannot be written in the transfer syntax that the PACS takes")
     try:
@@ -226,9 +246,19 @@ def _agreed(transmission: Transmission, sop_class: UID, lies_in: UID) -> Present
     return next((context for context in taken if not context.transfer_syntax[0].is_compressed), None)
 
 
-def _rewritten(path: Path, transfer_syntax: UID) -> memoryview | None:
+def _file_meta(content: bytes) -> tuple[Dataset, int]:
+    """The file meta elements, and where the dataset begins."""
+    stream = io.BytesIO(content)
+    read_preamble(stream, force=False)
+    meta = read_dataset(
+        stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
+    )
+    return meta, stream.tell()
+
+
+def _rewritten(content: bytes, transfer_syntax: UID) -> memoryview | None:
     """The dataset in another uncompressed transfer syntax; None where it cannot be written in it."""
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(io.BytesIO(content))
     try:
         if dataset.file_meta.TransferSyntaxUID.is_compressed:
             dataset.decompress(generate_instance_uid=False)

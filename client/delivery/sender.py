@@ -28,7 +28,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, case, func, select, update
 
 from client.arrival.urgency import Urgency
-from client.delivery.carrier import Answer, Carrier, Lost, StoreCarrier, Unreachable
+from client.delivery.carrier import Answer, Carrier, Lost, Parcel, StoreCarrier, Unreachable
 from client.delivery.stow import StowCarrier
 from client.results import conformity
 from client.results.dciodvfy import Checker
@@ -106,7 +106,7 @@ class Sender(threading.Thread):
         self._held: dict[str, _Held] = {}  # by kind
         self._checker = Checker()
         by_stow = bool(site.config.pacs.stow_url)
-        self._carrier: Carrier = (StowCarrier if by_stow else StoreCarrier)(site, self._archive, self._pace.answer)
+        self._carrier: Carrier = (StowCarrier if by_stow else StoreCarrier)(site, self._pace.answer)
 
     def run(self) -> None:
         with closing(Watch(self._site.database)) as watch:
@@ -175,7 +175,7 @@ class Sender(threading.Thread):
             self._settle(answers)
         return answered
 
-    def _fit(self, due: Sequence[Row[Any]]) -> Iterator[Row[Any]]:
+    def _fit(self, due: Sequence[Row[Any]]) -> Iterator[Parcel]:
         """Those that may be offered; what is wrong with the others is written down."""
         until = time.monotonic() + _IN_ORDER_SECONDS
         for row in due:
@@ -183,28 +183,23 @@ class Sender(threading.Thread):
                 return
             if row.kind in self._held and time.time() < self._held[row.kind].until:
                 continue
-            problem, quarantined = self._wrong(row)
-            if not problem:
-                yield row
-            elif quarantined:
+            try:
+                content = self._archive.path(row.sha256).read_bytes()
+            except OSError:
+                content = b""
+            if hashlib.sha256(content).hexdigest() != row.sha256:
+                self._settle([(row, Answer(False, "its file in the archive is missing or damaged"))])
+            elif problem := self._wrong(row, content):
                 self._quarantine(row, problem)
             else:
-                self._settle([(row, Answer(False, problem))])
+                yield Parcel(row, content)
 
-    def _wrong(self, row: Row[Any]) -> tuple[str, bool]:
-        """What is wrong with an object, and whether that is its content; an empty text where nothing is."""
-        path = self._archive.path(row.sha256)
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return "its file in the archive is missing or damaged", False
-        if hashlib.sha256(content).hexdigest() != row.sha256:
-            return "its file in the archive is damaged", False
+    def _wrong(self, row: Row[Any], content: bytes) -> str:
+        """What is wrong with an object's content; empty where nothing is, or a person has said that it is to go."""
         if row.overridden:
-            return "", False
+            return ""
         examined = conformity.examine(content)
-        problems = examined.problems or self._checker.problems(path, examined.shape)
-        return "; ".join(problems), True
+        return "; ".join(examined.problems or self._checker.problems(self._archive.path(row.sha256), examined.shape))
 
     def _hear(self, row: Row[Any], answer: Answer) -> None:
         """The PACS has answered on an object: it is well, so that the one object that it left unanswered is not, nor

@@ -15,9 +15,8 @@ from xml.etree import ElementTree as ET
 import httpx
 from sqlalchemy import Row
 
-from client.delivery.carrier import Answer, Lost, Unreachable, out_of_resources
+from client.delivery.carrier import Answer, Lost, Parcel, Unreachable, out_of_resources
 from client.dicom.listener import client_tls
-from client.store.archive import Archive
 from client.store.site import Site
 
 _TOGETHER: Final = 16
@@ -39,15 +38,14 @@ class StowCarrier:
         answer_seconds: how long the PACS may take to answer.
     """
 
-    def __init__(self, site: Site, archive: Archive, answer_seconds: float) -> None:
+    def __init__(self, site: Site, answer_seconds: float) -> None:
         self._site = site
-        self._archive = archive
         self._timeout = httpx.Timeout(answer_seconds, connect=min(answer_seconds, 10.0))
         self._client: httpx.Client | None = None
         self._most = _TOGETHER  # fewer after a request that was left unanswered: it does not say by which object
 
-    def offer(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
-        waiting = iter(rows)
+    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
+        waiting = iter(parcels)
         while together := list(islice(waiting, self._most)):
             for row, answer in self._offer(together):
                 yield row, answer
@@ -80,47 +78,52 @@ class StowCarrier:
             self._client = httpx.Client(timeout=self._timeout, verify=verify, trust_env=False)
         return self._client
 
-    def _offer(self, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
+    def _offer(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
         try:
-            answer = self._post([self._archive.path(row.sha256).read_bytes() for row in rows])
+            answer = self._post([parcel.content for parcel in parcels])
         except httpx.ReadTimeout:
-            return self._unanswered(rows, "silent")
+            return self._unanswered(parcels, "silent")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProtocolError) as error:
             if isinstance(error, httpx.RemoteProtocolError):
-                return self._unanswered(rows, "broken")
+                return self._unanswered(parcels, "broken")
             raise Unreachable("the PACS cannot be reached") from error
         except httpx.TransportError:
-            return self._unanswered(rows, "broken")
+            return self._unanswered(parcels, "broken")
         code = answer.status_code
         if code in _NOT_ABOUT_OBJECTS or answer.is_redirect:
             raise Unreachable(f"the PACS answers STOW-RS with {code}")
         said = _said(answer)
-        if any(row.sop_uid in said for row in rows):
+        if any(parcel.row.sop_uid in said for parcel in parcels):
             self._most = min(2 * self._most, _TOGETHER)
-            return ((row, said.get(row.sop_uid, Answer(False, "the PACS says nothing of it"))) for row in rows)
+            unsaid = Answer(False, "the PACS says nothing of it")
+            return ((parcel.row, said.get(parcel.row.sop_uid, unsaid)) for parcel in parcels)
         if answer.is_success:
             raise Unreachable(f"the PACS answers STOW-RS with {code}, and does not say what it has stored")
         if code == _TOO_LARGE:
             # of what is sent together, too: less of it next time
-            self._most = max(1, len(rows) // 2)
-        if len(rows) > 1:  # which of them it is about, the answer does not say
-            return self._one_by_one(rows)
+            self._most = max(1, len(parcels) // 2)
+        if len(parcels) > 1:  # which of them it is about, the answer does not say
+            return self._one_by_one(parcels)
         if code == _TOO_LARGE:
             # RFC 9110 15.5.14: one that may be sent again is told when
             final = "retry-after" not in answer.headers
-            return iter([(rows[0], Answer(False, f"too large for the PACS: STOW-RS status {code}", final=final))])
+            return iter(
+                [(parcels[0].row, Answer(False, f"too large for the PACS: STOW-RS status {code}", final=final))]
+            )
         if answer.is_server_error:
-            return iter([(rows[0], Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))])
-        return iter([(rows[0], Answer(False, f"STOW-RS status {code}"))])
+            return iter(
+                [(parcels[0].row, Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))]
+            )
+        return iter([(parcels[0].row, Answer(False, f"STOW-RS status {code}"))])
 
-    def _unanswered(self, rows: Sequence[Row[Any]], lost: Lost) -> Iterator[tuple[Row[Any], Answer]]:
+    def _unanswered(self, parcels: Sequence[Parcel], lost: Lost) -> Iterator[tuple[Row[Any], Answer]]:
         self._most = 1
-        return self._one_by_one(rows) if len(rows) > 1 else iter([(rows[0], Answer(False, "", lost))])
+        return self._one_by_one(parcels) if len(parcels) > 1 else iter([(parcels[0].row, Answer(False, "", lost))])
 
-    def _one_by_one(self, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], Answer]]:
+    def _one_by_one(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
         failures = 0
-        for row in rows:
-            ((_, answer),) = self._offer([row])
+        for parcel in parcels:
+            ((row, answer),) = self._offer([parcel])
             yield row, answer
             failures = failures + 1 if answer.lost == "busy" else 0
             if failures == _IN_A_ROW:

@@ -13,9 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 from sqlalchemy import func, select, update
 
@@ -23,6 +30,7 @@ from client.delivery.carrier import StoreCarrier
 from client.delivery.sender import Pace, Sender
 from client.delivery.transmission import Transmission
 from client.review.deadletters import resend
+from client.store.archive import Archive
 from client.store.site import Site
 from client.store.tables import delivery, study
 from configs.schema import PeerConfig
@@ -48,6 +56,7 @@ class Scp:
         self.mended = threading.Event()
         self.order: list[tuple[str, str]] = []  # study and SOP class of what it kept
         self.offered: list[str] = []  # SOP classes
+        self.came: dict[str, tuple[str, bytes]] = {}  # the transfer syntax and the dataset of each object
         entity = self.entity = AE(title)
         entity.supported_contexts = contexts
         for name, value in only.items():
@@ -70,6 +79,7 @@ class Scp:
         if uid in self.abort_on:
             event.assoc.abort()
             return 0x0000
+        self.came[uid] = str(event.context.transfer_syntax), event.request.DataSet.getvalue()
         self.count[uid] = self.count.get(uid, 0) + 1
         status = 0xA700 if self.full else self.statuses.get(uid, 0x0000)
         if status == 0x0000:
@@ -314,6 +324,20 @@ def test_a_kind_that_the_pacs_does_not_take_is_put_aside(sending: Sending, conte
     assert "does not take" in sending.one().problem
     picture = "sent" if context == SecondaryCaptureImageStorage else "failed"
     sending.wait(lambda: sending.one("sc").state == picture)
+
+
+@pytest.mark.parametrize("takes", [[ImplicitVRLittleEndian, ExplicitVRLittleEndian], [ImplicitVRLittleEndian]])
+def test_an_object_is_sent_as_it_was_checked_wherever_the_pacs_takes_it_so(sending: Sending, takes: list[str]) -> None:
+    pacs = sending.pacs(contexts=[build_context(one.abstract_syntax, takes) for one in AllStoragePresentationContexts])
+    sending.results()
+    sending.start(pacs.port)
+    sending.becomes(sent=2)
+    for kind in ("sr", "sc"):
+        row = sending.one(kind)
+        file = pydicom.dcmread(Archive(sending.site.archive).path(row.sha256))
+        syntax, dataset = pacs.came[row.sop_uid]
+        assert syntax == (ExplicitVRLittleEndian if ExplicitVRLittleEndian in takes else ImplicitVRLittleEndian)
+        assert dataset == encode(file, syntax == ImplicitVRLittleEndian, True)
 
 
 def test_an_object_that_breaks_the_association_holds_up_nothing(sending: Sending) -> None:
