@@ -40,13 +40,19 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class WorkerProcess:
-    """The child that reads studies; `tend` starts it again when it has died."""
+    """The child that reads studies; `tend` starts it again when it has died.
+
+    Whatever is written to its standard input wakes it, and its end tells it that this process is gone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._failures = 0
         self._start_at = 0.0
         self._child: subprocess.Popen[str] | None = None
+        self._closing = (
+            threading.Lock()
+        )  # nobody writes to what is being closed, whose number may be another file's then
         self.ready = threading.Event()
 
     def tend(self) -> None:
@@ -65,13 +71,23 @@ class WorkerProcess:
         if now >= self._start_at:
             self._start()
 
+    def wake(self) -> None:
+        """Studies are queued: it need not find that out by looking, which takes it some hundredths of a second."""
+        with self._closing:
+            child = self._child
+            if child is not None and child.stdin is not None and not child.stdin.closed:
+                # it has ended; or it does not read, and will find enough when it does
+                with contextlib.suppress(OSError):
+                    os.write(child.stdin.fileno(), b"\n")
+
     def stop(self) -> None:
         """Let the child finish its study for a moment, then kill it; nothing is lost either way."""
         child = self._child
         if child is None:
             return
-        if child.stdin is not None:
-            child.stdin.close()
+        with self._closing:
+            if child.stdin is not None:
+                child.stdin.close()
         try:
             child.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -92,7 +108,9 @@ class WorkerProcess:
             | os.environ
             | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
+        assert self._child.stdin is not None
         assert self._child.stdout is not None
+        os.set_blocking(self._child.stdin.fileno(), False)
         threading.Thread(target=self._await_ready, args=(self._child.stdout,), name="worker", daemon=True).start()
 
     def _await_ready(self, output: IO[str]) -> None:
@@ -101,12 +119,13 @@ class WorkerProcess:
                 self.ready.set()
 
     def _close(self) -> None:
-        if self._child is not None:
-            for stream in (self._child.stdin, self._child.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-        self._child = None
+        with self._closing:
+            if self._child is not None:
+                for stream in (self._child.stdin, self._child.stdout):
+                    if stream is not None:
+                        with contextlib.suppress(OSError):
+                            stream.close()
+            self._child = None
         self.ready.clear()
 
 
@@ -137,14 +156,14 @@ def run(folder: Path) -> None:
         gateway = _gateway(site)
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
-        completion = Completion(site, gateway.intake.sending, gateway.intake.over)
+        worker = WorkerProcess(site.folder)
+        completion = Completion(site, gateway.intake.sending, gateway.intake.over, worker.wake)
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
             fetcher = Fetcher(site, gateway.take, gateway.intake.moves)
             fetcher.start()
             stack.callback(fetcher.stop, _STOP_SECONDS)
         stack.enter_context(_api(api, listener))
-        worker = WorkerProcess(site.folder)
         stack.callback(worker.stop)
         announced = False
         while not stop.wait(0.1):

@@ -275,11 +275,19 @@ class Completion:
     Args:
         sending: the studies that open associations have sent of last.
         ended: set when an association is over, which nobody writes down and which may complete a study.
+        queued: called when studies were queued.
     """
 
-    def __init__(self, site: Site, sending: Callable[[], Set[str]], ended: threading.Event) -> None:
+    def __init__(
+        self,
+        site: Site,
+        sending: Callable[[], Set[str]],
+        ended: threading.Event,
+        queued: Callable[[], None] = lambda: None,
+    ) -> None:
         self._site = site
         self._ended = ended
+        self._queued = queued
         self._census = Census(site) if site.config.pacs.query else None
         self._receiving = Receiving(site, census=self._census)
         self._sending = sending
@@ -298,7 +306,8 @@ class Completion:
             while not self._stop.is_set():
                 self._ended.clear()  # before it is asked who is sending: an end after that is another one
                 try:
-                    self._receiving.complete(self._sending())
+                    if self._receiving.complete(self._sending()):
+                        self._queued()
                 except Exception as error:  # noqa: BLE001  # supervised: a locked database passes, the next turn tries
                     log.error("completion failed: %s", type(error).__name__)
                 watch.wait(self._stop, _POLL_SECONDS, self._receiving.pause(), self._ended)

@@ -135,7 +135,7 @@ class Sender(threading.Thread):
                     last = time.monotonic()
 
     def expect(self) -> None:
-        """Objects are being made: the association with the PACS is opened meanwhile, which takes as long."""
+        """Objects are there, or being made: the association with the PACS is opened meanwhile, which takes as long."""
         self._expected.set()
 
     def stop(self, timeout: float = 10.0) -> None:

@@ -1,8 +1,9 @@
 """The process that reads studies: `python -m client.inference.worker --site DIR`.
 
 One worker at a time holds a site's `worker.lock`; a new one waits until the old one is gone. It prints `ready` once it
-takes studies, and ends when its standard input closes, which is how it learns that its parent has died. A kill at any
-instant loses nothing: the study it had is still queued.
+takes studies. Its parent writes to its standard input when studies are queued, so that it looks at once; it ends when
+that closes, which is how it learns that its parent has died. A kill at any instant loses nothing: the study it had is
+still queued.
 """
 
 import argparse
@@ -68,8 +69,10 @@ class Worker:
         ahead: reads what comes of studies that are not complete, when nothing else waits; None: nobody does.
         memory: what studies may take.
         triage: looks at what waits before it is read; None: nobody does.
-        expect: called when a study has a result that goes to the PACS, before its objects are made.
+        expect: called when a study has a result that goes to the PACS, before its objects are made and once they are
+            there.
         stop: set to stop after the studies in hand.
+        queued: set when studies are queued, and unset here.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Worker:
         triage: Triage | None,
         expect: Callable[[], None],
         stop: threading.Event,
+        queued: threading.Event,
     ) -> None:
         self._site = site
         self._pipeline = pipeline
@@ -94,6 +98,7 @@ class Worker:
         self._expect = expect
         self._turns = Turns()
         self._stop = stop
+        self._queued = queued
         self._objects = partial(objects, wanted=site.config.results)
         self._refusals = Refusals(site, archive, panel.members)
         self._lock = threading.Lock()
@@ -112,8 +117,9 @@ class Worker:
         ):
             while not self._stop.is_set():
                 reading.wait()
+                self._queued.clear()  # before it is looked: what is queued after that is another one
                 if not self._turn(reading, writing) and not self._look_ahead() and (self._in_hand or not self._aside()):
-                    watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS)
+                    watch.wait(self._stop, _IDLE_SECONDS, _LONGEST_IDLE_SECONDS, self._queued)
 
     def _turn(self, reading: Several, writing: ThreadPoolExecutor) -> bool:
         """Begin one study, if there is one; whatever goes wrong with it stays with it."""
@@ -226,6 +232,8 @@ class Worker:
 
     def _conclude(self, study: Study, result: Outcome) -> None:
         if outcomes.conclude(self._site, self._archive, study, result, self._objects, self._refusals.mark):
+            if isinstance(result, Scored | ScoredVolumes):
+                self._expect()
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
@@ -262,14 +270,14 @@ class Worker:
 
 def run(site: Site) -> None:
     """Be the site's worker until the standard input closes or a signal says stop."""
-    stop = threading.Event()
+    stop, queued = threading.Event(), threading.Event()
 
     def ask(_number: int, _frame: object) -> None:
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    threading.Thread(target=_stop_with_parent, args=(stop,), name="parent", daemon=True).start()
+    threading.Thread(target=_listen_to_parent, args=(stop, queued), name="parent", daemon=True).start()
     with (site.folder / "worker.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a new worker waits here for the old one to be gone
         if stop.is_set():
@@ -306,16 +314,16 @@ def run(site: Site) -> None:
         sys.stdout.flush()
         log.info("worker ready")
         triage = Triage(site, pipeline, panel.members, memory) if site.config.urgency.triage else None
-        Worker(site, pipeline, archive, panel, ahead, memory, triage, sender.expect, stop).run()
+        Worker(site, pipeline, archive, panel, ahead, memory, triage, sender.expect, stop, queued).run()
         follower.stop(timeout=0.5)
         committer.stop(timeout=0.5)
         sender.stop(timeout=1.0)
         log.info("worker stopped")
 
 
-def _stop_with_parent(stop: threading.Event) -> None:
+def _listen_to_parent(stop: threading.Event, queued: threading.Event) -> None:
     while os.read(0, 4096):
-        pass
+        queued.set()
     stop.set()
     time.sleep(_GRACE_SECONDS)
     os._exit(1)  # a study that takes longer is read again by the next worker

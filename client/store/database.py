@@ -109,12 +109,13 @@ class Watch:
         Args:
             poll: seconds between two looks.
             longest: seconds; for what becomes due by the clock alone.
-            asked: where it is set, this returns at the next look.
+            asked: once it is set, this returns at once: somebody knows that there is something to be done.
         """
         deadline = time.monotonic() + longest
-        while not stop.wait(poll):
+        woken = asked or stop
+        while not woken.wait(poll) and not stop.is_set():
             now = time.monotonic()
-            if now >= deadline or (asked is not None and asked.is_set()):
+            if now >= deadline:
                 break
             if now < self._returned_at + _TOGETHER_SECONDS:
                 continue

@@ -101,7 +101,7 @@ def working(site: Site, archive: Archive, pipeline: Pipeline | None = None) -> I
     """A worker in this process, as the node's child is one."""
     panel, stop = Panel(site), threading.Event()
     pipeline = pipeline or Pipeline(archive, Tensors(site.tensors, archive), panel.members, "Hospital")
-    worker = Worker(site, pipeline, archive, panel, None, Memory(1 << 29), None, lambda: None, stop)
+    worker = Worker(site, pipeline, archive, panel, None, Memory(1 << 29), None, lambda: None, stop, threading.Event())
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     try:

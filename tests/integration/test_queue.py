@@ -3,6 +3,8 @@
 import contextlib
 import io
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ from client.inference.pipeline import Outcome, Pipeline, Scored, ScoredVolumes
 from client.inference.tensors import Tensors
 from client.inference.triage import Triage
 from client.inference.worker import Worker
+from client.node import WorkerProcess
 from client.review import readers, worklist
 from client.store import versions
 from client.store.archive import Archive
@@ -342,8 +345,9 @@ class Reader:
         return Triage(self.site, self.pipeline(None), self.panel.members, self.memory) if known else None
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        stop = threading.Event()
+    def working(self) -> Iterator[threading.Event]:
+        """What is given tells it of studies."""
+        stop, queued = threading.Event(), threading.Event()
         worker = Worker(
             self.site,
             self.pipeline(self.ahead),
@@ -354,11 +358,13 @@ class Reader:
             self.triage(),
             lambda: None,
             stop,
+            queued,
         )
         thread = threading.Thread(target=worker.run, daemon=True)
         thread.start()
-        yield
+        yield queued
         stop.set()
+        queued.set()
         thread.join(20)
 
 
@@ -375,6 +381,47 @@ def test_a_study_larger_than_the_memory_fails_with_the_figures_and_the_next_one_
     ((code, said),) = worklist.one(site, large.StudyInstanceUID).line.reasons
     assert code == TOO_LARGE
     assert "there are 2" in said
+
+
+def test_a_worker_that_is_told_of_a_study_begins_it_without_waiting_for_its_next_look(
+    site: Site,
+    gateway: Gateway,
+    radiograph: Make,
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.inference.worker._IDLE_SECONDS", 3600.0)
+    with Reader(site).working() as queued:
+        assert store(gateway, radiograph()) == [0]
+        assert Receiving(site, AT_ONCE).complete() == 1
+        queued.set()
+        eventually(lambda: count(site, outcome) == 1)
+
+
+def test_the_node_wakes_its_worker_and_does_not_mind_when_it_is_gone(
+    tmp_path: Path, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    tells = "import os; os.read(0, 1); print('ready', flush=True); os.read(0, 1)"
+
+    def instead(_command: list[str], **how: Any) -> subprocess.Popen[str]:
+        started.append(popen([sys.executable, "-c", tells], **how))
+        return started[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr("client.node.subprocess.Popen", instead)
+    worker = WorkerProcess(tmp_path)
+    worker.wake()  # there is none yet
+    worker.tend()
+    worker.wake()
+    assert worker.ready.wait(30)
+    started[0].kill()
+    started[0].wait()
+    worker.wake()
+    for _ in range(100_000):  # more than a pipe holds
+        worker.wake()
+    worker.stop()
+    worker.wake()
 
 
 def count(site: Site, table: Any) -> int:
