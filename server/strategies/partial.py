@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.bundle import Facts
-from models.errors import ConfigurationError
 from models.exchange import LayerName, is_in
 from server.strategies.fedavg import Averaging
-from server.strategies.strategy import Staying
+from server.strategies.strategy import Staying, require_layers
 
 
 class Partial(Averaging):
@@ -29,12 +28,5 @@ class Partial(Averaging):
         from models.networks.parts import parts  # torch: only here does the coordinator look into a network
 
         names = parts(facts.network, **facts.network_facts).names
-        if unknown := [layer for layer in self.layers if not any(is_in(name, layer) for name in names)]:
-            raise ConfigurationError(
-                f"{facts.network} has no layer {unknown[0]!r}; there are {', '.join(_heads(names))}"
-            )
+        require_layers(facts.network, names, self.layers)
         return Staying(frozen=tuple(name for name in names if not any(is_in(name, layer) for layer in self.layers)))
-
-
-def _heads(names: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys(name.split(".")[0] for name in names))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.bundle import Facts
 from models.errors import ConfigurationError
+from models.exchange import is_in
 from models.hyperparameters import Hyperparameters
 
 Weights = Mapping[str, NDArray[Any]]
@@ -150,6 +151,21 @@ def require_answers(quorum: int, needed: int, why: str) -> None:
     """
     if quorum < needed:
         raise ConfigurationError(f"{why} needs answers of {needed} hospitals in every round; the quorum is {quorum}")
+
+
+def require_layers(network: str, names: Sequence[str], layers: Sequence[str]) -> None:
+    """Refuse layers that a network does not have.
+
+    Args:
+        names: of all its tensors.
+        layers: names, or the beginnings of names.
+
+    Raises:
+        ConfigurationError: with those that there are.
+    """
+    if unknown := [layer for layer in layers if not any(is_in(name, layer) for name in names)]:
+        there = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+        raise ConfigurationError(f"{network} has no layer {unknown[0]!r}; there are {there}")
 
 
 def _shortened(weights: Weights, received: Weights, share: float) -> dict[str, NDArray[Any]]:

@@ -207,6 +207,9 @@ def test_which_layers_stay_is_said_by_the_network() -> None:
     assert "layer2.0.downsample.1" in norms
     assert not any("conv" in name or "fc" in name for name in norms)
     assert strategy("fedbn", head=True).staying(facts).local == (*norms, "fc")
+    assert strategy("fedbn", layers=("layer4",)).staying(facts).local == (*norms, "layer4")
+    with pytest.raises(ConfigurationError, match=r"layer9.*there are conv1, bn1, layer1"):
+        strategy("fedbn", layers=("layer4", "layer9")).staying(facts)
     frozen = strategy("partial", layers=("fc", "layer4.0.conv1")).staying(facts).frozen
     assert "conv1.weight" in frozen
     assert not {"fc.weight", "fc.bias", "layer4.0.conv1.weight"} & set(frozen)
