@@ -59,8 +59,8 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """One delivery.
+class Checked:
+    """A delivery that may be offered.
 
     Attributes:
         row: of the `delivery` table.
@@ -92,7 +92,7 @@ class Answer:
 class Carrier(Protocol):
     """One way to the PACS."""
 
-    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
+    def offer(self, checked: Iterable[Checked]) -> Iterator[tuple[Row[Any], Answer]]:
         """Offer deliveries and say of each what became of it; ends early after one that is broken or silent.
 
         Raises:
@@ -134,21 +134,21 @@ class StoreCarrier:
         self._answer = answer_seconds
         self._transmission: Transmission | None = None
 
-    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
+    def offer(self, checked: Iterable[Checked]) -> Iterator[tuple[Row[Any], Answer]]:
         transmission = self._established()
         if transmission.rejected and not transmission.accepted:
             # it is there and takes none of these kinds: a refusal of the objects, not an absence
-            for parcel in parcels:
-                yield parcel.row, Answer(False, "the PACS does not take this kind of object")
+            for one in checked:
+                yield one.row, Answer(False, "the PACS does not take this kind of object")
             return
         if transmission.refusal:
             raise Unreachable(f"the PACS {rejecting(self._site, transmission.refusal)}")
         if not transmission.established:
             raise Unreachable("the PACS cannot be reached")
-        for parcel in parcels:
+        for one in checked:
             if not transmission.established:
                 return  # it ended between two objects; neither was begun
-            yield parcel.row, _store(transmission, parcel.content)
+            yield one.row, _store(transmission, one.content)
 
     def prepare(self) -> None:
         self._established()

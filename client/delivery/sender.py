@@ -28,7 +28,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, case, func, select, update
 
 from client.arrival.urgency import Urgency
-from client.delivery.carrier import Answer, Carrier, Lost, Parcel, StoreCarrier, Unreachable
+from client.delivery.carrier import Answer, Carrier, Checked, Lost, StoreCarrier, Unreachable
 from client.delivery.stow import StowCarrier
 from client.results import conformity
 from client.results.dciodvfy import Checker
@@ -175,7 +175,7 @@ class Sender(threading.Thread):
             self._settle(answers)
         return answered
 
-    def _fit(self, due: Sequence[Row[Any]]) -> Iterator[Parcel]:
+    def _fit(self, due: Sequence[Row[Any]]) -> Iterator[Checked]:
         """Those that may be offered; what is wrong with the others is written down."""
         until = time.monotonic() + _IN_ORDER_SECONDS
         for row in due:
@@ -192,7 +192,7 @@ class Sender(threading.Thread):
             elif problem := self._wrong(row, content):
                 self._quarantine(row, problem)
             else:
-                yield Parcel(row, content)
+                yield Checked(row, content)
 
     def _wrong(self, row: Row[Any], content: bytes) -> str:
         """What is wrong with an object's content; empty where nothing is, or a person has said that it is to go."""

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import httpx
 from sqlalchemy import Row
 
-from client.delivery.carrier import Answer, Lost, Parcel, Unreachable, out_of_resources
+from client.delivery.carrier import Answer, Checked, Lost, Unreachable, out_of_resources
 from client.dicom.listener import client_tls
 from client.store.site import Site
 
@@ -44,8 +44,8 @@ class StowCarrier:
         self._client: httpx.Client | None = None
         self._most = _TOGETHER  # fewer after a request that was left unanswered: it does not say by which object
 
-    def offer(self, parcels: Iterable[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
-        waiting = iter(parcels)
+    def offer(self, checked: Iterable[Checked]) -> Iterator[tuple[Row[Any], Answer]]:
+        waiting = iter(checked)
         while together := list(islice(waiting, self._most)):
             for row, answer in self._offer(together):
                 yield row, answer
@@ -78,52 +78,52 @@ class StowCarrier:
             self._client = httpx.Client(timeout=self._timeout, verify=verify, trust_env=False)
         return self._client
 
-    def _offer(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
+    def _offer(self, checked: Sequence[Checked]) -> Iterator[tuple[Row[Any], Answer]]:
         try:
-            answer = self._post([parcel.content for parcel in parcels])
+            answer = self._post([one.content for one in checked])
         except httpx.ReadTimeout:
-            return self._unanswered(parcels, "silent")
+            return self._unanswered(checked, "silent")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProtocolError) as error:
             if isinstance(error, httpx.RemoteProtocolError):
-                return self._unanswered(parcels, "broken")
+                return self._unanswered(checked, "broken")
             raise Unreachable("the PACS cannot be reached") from error
         except httpx.TransportError:
-            return self._unanswered(parcels, "broken")
+            return self._unanswered(checked, "broken")
         code = answer.status_code
         if code in _NOT_ABOUT_OBJECTS or answer.is_redirect:
             raise Unreachable(f"the PACS answers STOW-RS with {code}")
         said = _said(answer)
-        if any(parcel.row.sop_uid in said for parcel in parcels):
+        if any(one.row.sop_uid in said for one in checked):
             self._most = min(2 * self._most, _TOGETHER)
             unsaid = Answer(False, "the PACS says nothing of it")
-            return ((parcel.row, said.get(parcel.row.sop_uid, unsaid)) for parcel in parcels)
+            return ((one.row, said.get(one.row.sop_uid, unsaid)) for one in checked)
         if answer.is_success:
             raise Unreachable(f"the PACS answers STOW-RS with {code}, and does not say what it has stored")
         if code == _TOO_LARGE:
             # of what is sent together, too: less of it next time
-            self._most = max(1, len(parcels) // 2)
-        if len(parcels) > 1:  # which of them it is about, the answer does not say
-            return self._one_by_one(parcels)
+            self._most = max(1, len(checked) // 2)
+        if len(checked) > 1:  # which of them it is about, the answer does not say
+            return self._one_by_one(checked)
         if code == _TOO_LARGE:
             # RFC 9110 15.5.14: one that may be sent again is told when
             final = "retry-after" not in answer.headers
             return iter(
-                [(parcels[0].row, Answer(False, f"too large for the PACS: STOW-RS status {code}", final=final))]
+                [(checked[0].row, Answer(False, f"too large for the PACS: STOW-RS status {code}", final=final))]
             )
         if answer.is_server_error:
             return iter(
-                [(parcels[0].row, Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))]
+                [(checked[0].row, Answer(False, f"the PACS cannot take it just now: STOW-RS status {code}", "busy"))]
             )
-        return iter([(parcels[0].row, Answer(False, f"STOW-RS status {code}"))])
+        return iter([(checked[0].row, Answer(False, f"STOW-RS status {code}"))])
 
-    def _unanswered(self, parcels: Sequence[Parcel], lost: Lost) -> Iterator[tuple[Row[Any], Answer]]:
+    def _unanswered(self, checked: Sequence[Checked], lost: Lost) -> Iterator[tuple[Row[Any], Answer]]:
         self._most = 1
-        return self._one_by_one(parcels) if len(parcels) > 1 else iter([(parcels[0].row, Answer(False, "", lost))])
+        return self._one_by_one(checked) if len(checked) > 1 else iter([(checked[0].row, Answer(False, "", lost))])
 
-    def _one_by_one(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Row[Any], Answer]]:
+    def _one_by_one(self, checked: Sequence[Checked]) -> Iterator[tuple[Row[Any], Answer]]:
         failures = 0
-        for parcel in parcels:
-            ((row, answer),) = self._offer([parcel])
+        for one in checked:
+            ((row, answer),) = self._offer([one])
             yield row, answer
             failures = failures + 1 if answer.lost == "busy" else 0
             if failures == _IN_A_ROW:
