@@ -1,25 +1,20 @@
 """The terms of a retraining: what a coordinator asks a hospital to agree to, signed before anything else is sent.
 
-A hospital agrees to these bytes and to nothing else: each later order is held against them. The signature covers a
-purpose and the digest of the bytes, so that no other signature of the coordinator's key can stand for it; a name stands
-for one set of terms for good.
+A hospital agrees to these bytes and to nothing else: each later order is held against them. A name stands for one set
+of terms for good.
 """
 
-import hashlib
 from typing import Annotated, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from models import group
 from models.bounds import Bounds
 from models.change_plan import Layer
 from models.compression import Encoding
-from models.errors import NotAllowed
+from models.documents import Kind
 from models.hyperparameters import Hyperparameters
 from models.protection import Protection, SecureAggregation, Unprotected
-from models.signing import Trusted, holds
-from models.validation import told
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}$")]
@@ -115,41 +110,5 @@ def leaving(rounds: int, privacy: Protection | None = None) -> tuple[Leaves, ...
     return (update, "evidence", "decision")
 
 
-def read(content: bytes) -> Terms:
-    """Read terms, whoever wrote them.
-
-    Raises:
-        ValueError: they are no terms.
-    """
-    if len(content) > MAX_BYTES:
-        raise ValueError("terms are too long")
-    try:
-        return Terms.model_validate_json(content)
-    except ValidationError as error:
-        raise ValueError(told(error)) from None
-
-
-def digest(content: bytes) -> str:
-    """Of the terms, as consents and ledgers name them."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def sign(content: bytes, key: Ed25519PrivateKey) -> bytes:
-    """The coordinator's signature over terms."""
-    return key.sign(_signed(content))
-
-
-def verify(content: bytes, signature: bytes, signer: str, trusted: Trusted) -> None:
-    """Refuse terms that nobody trusted here has signed.
-
-    Raises:
-        NotAllowed: the signer is unknown, or the signature is not theirs.
-    """
-    if signer not in trusted:
-        raise NotAllowed(f"the terms are signed by {signer!r}, who is not trusted here")
-    if not holds(trusted[signer], signature, _signed(content)):
-        raise NotAllowed(f"the signature of the terms is not {signer}'s")
-
-
-def _signed(content: bytes) -> bytes:
-    return f"vigie retraining terms {digest(content)}".encode()
+_KIND = Kind(Terms, "vigie retraining terms", "the terms", MAX_BYTES)
+read, digest, sign, verify = _KIND.read, _KIND.digest, _KIND.sign, _KIND.verify

@@ -4,7 +4,6 @@ A hospital where a person has to look answers `waiting`; it is asked again, ever
 the time in the plan is up. Who granted, declined or has not answered stands in the journal.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from models import terms as signed
 from models.bundle import Facts
+from models.durable import replacing
 from models.errors import ConfigurationError
 from models.exchange import Consent, Order, Proposal
 from models.protection import SecureAggregation
@@ -103,7 +103,8 @@ def proposal_of(coordinator: Coordinator, plan: Plan, base: str, facts: Facts) -
     path = coordinator.folder / "retrainings" / plan.name / TERMS
     if not path.exists():
         keys = keys_of(coordinator.folder, plan)
-        _write(path, terms_of(plan, base, facts, round(time.time()), keys).to_bytes())
+        with replacing(path) as file:  # half of it would be other terms under the same name
+            file.write(terms_of(plan, base, facts, round(time.time()), keys).to_bytes())
     content = path.read_bytes()
     return Proposal(
         retraining=plan.name, terms=content, signer=SIGNER, signature=signed.sign(content, coordinator.signing_key)
@@ -153,18 +154,3 @@ def agreed(
         },
     )
     return granted
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: half of it would be other terms under the same name."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    entry = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.durable import replacing
 from models.errors import Conflict
 
 JOURNAL = "journal.jsonl"
@@ -74,12 +75,8 @@ class Journal:
         return self._load(self._sum(round_))["total"]
 
     def _save(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
 
     def _load(self, path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.bounds import EVERY_LAYER, USUAL_NORM
 from models.change_plan import Layer
 from models.compression import Encoding
+from models.durable import replacing
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.exchange import Name
 from models.group import FEWEST, MOST
@@ -144,17 +144,8 @@ def save(plan: Plan, coordinator: Path) -> Path:
     if path.exists() and _read(path) != plan:
         raise Conflict(f"there is another retraining called {plan.name!r}: choose another name, or resume it")
     # a plan that is half there would stop the retraining from being resumed
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    entry = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
+    with replacing(path) as file:
+        file.write(text.encode())
     return folder
 
 

@@ -4,13 +4,13 @@ Only hospitals whose settings let errors be counted answer; what they say is rou
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from models.durable import replacing
 from models.exchange import Order, Survey, Tally
 from server.superlink import SuperLink, SuperLinkRefused, registered_sites
 
@@ -59,12 +59,9 @@ def take(hospitals: Hospitals, folder: Path, name: str, model: str) -> Counted:
     )
     path = _path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        json.dump({"at": found.at, "errors": dict(found.errors), "silent": dict(found.silent)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with replacing(path) as file:
+        said = {"at": found.at, "errors": dict(found.errors), "silent": dict(found.silent)}
+        file.write(json.dumps(said).encode())
     return found
 
 

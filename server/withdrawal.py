@@ -6,13 +6,13 @@
 Every registered hospital is asked: what one holds is known to it alone. They are told by `errands.py`.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from models import withdrawal as signed
+from models.durable import replacing
 from models.errors import ConfigurationError
 from models.exchange import Withdrawal
 from models.withdrawal import LONGEST_REASON, Notice
@@ -47,17 +47,8 @@ def announce(coordinator: Coordinator, version: Registered, reason: str) -> None
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = Notice(version=version.digest, label=version.label, reason=reason, at=round(time.time())).to_bytes()
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    entry = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
 
 
 def orders(coordinator: Coordinator) -> list[Withdrawal]:

@@ -8,11 +8,12 @@ read again, and what is no longer in the index is taken out of the file when it 
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
+
+from models.durable import replacing
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +65,9 @@ class Outlines:
                 log.warning("outlines are not kept: %s", type(error).__name__)
 
     def _rewrite(self) -> None:
-        partial = self._path.with_suffix(".partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(f"{digest} {outline}\n" for digest, outline in self._known.items())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
+            with replacing(self._path) as file:
+                file.writelines(f"{digest} {outline}\n".encode() for digest, outline in self._known.items())
         except OSError as error:
             log.warning("outlines are not rewritten: %s", type(error).__name__)
 

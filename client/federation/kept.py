@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.durable import replacing
+
 log = logging.getLogger(__name__)
 
 Weights = Mapping[str, NDArray[Any]]
@@ -69,12 +71,10 @@ class Memory:
         stale = [number for number in self._rounds() if number < round_ - 1 or number >= round_ or round_ <= 1]
         if kept.left or kept.local:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial = self._folder / "partial"
             arrays = {f"left/{name}": value for name, value in kept.left.items()}
             arrays |= {f"local/{name}": value for name, value in kept.local.items()}
-            with partial.open("wb") as file:
+            with replacing(self._path(round_)) as file:
                 np.savez(file, allow_pickle=False, base=np.array(kept.base), **arrays)
-            partial.rename(self._path(round_))
             stale = [number for number in stale if number != round_]
         for number in stale:
             self._path(number).unlink(missing_ok=True)

@@ -11,7 +11,6 @@ a privacy budget is paid once. Nothing leaves from here but through the border, 
 import hashlib
 import json
 import logging
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models.bounds import Bounds, keep
+from models.durable import replacing
 from models.exchange import TrainOrder, Update, fingerprint
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Outbox:
             within: the bounds that it was kept to.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, partial = self._path(order, within), self._folder / "partial"
+        path = self._path(order, within)
         said = update.model_dump_json(exclude=set(_ARRAYS))
         arrays: dict[str, NDArray[np.generic]] = {"said": np.array(said)}
         for field in _ARRAYS:
@@ -90,11 +90,8 @@ class Outbox:
                 arrays[f"{field}/{name}"] = value
         if update.encoding == "plain":
             arrays |= {f"{_START}/{name}": value for name, value in order.weights.items()}
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
         for other in self._folder.glob("*.npz"):
             if other != path:
                 other.unlink(missing_ok=True)

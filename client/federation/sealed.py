@@ -12,7 +12,6 @@ round; nothing is told by that.
 
 import io
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models import group, masks
+from models.durable import replacing
 from models.errors import NotFound
 from models.exchange import Masked, MaskOrder, Sealed
 from models.group import Group
@@ -221,15 +221,5 @@ class Secrets:
 
     def _write(self, name: str, content: bytes | memoryview) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path, partial = self._folder / name, self._folder / "partial"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(self._folder / name, 0o600) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
