@@ -114,9 +114,11 @@ def _columns(left: int) -> tuple[int, int, int, int, int, int]:
 
 def _hospital(one: Hospital, columns: tuple[int, int, int, int, int, int], y: int) -> Iterator[str]:
     name, cases, plot, before, after, decision = columns
-    said = one.decision + (f": {one.reasons}" if one.reasons else "")
+    # the reasons last: they may be cut
+    said = f"{one.decision} in its own form".lstrip() if one.personal else one.decision
     if one.adopted and one.decision != "adopted":
         said += "; adopted before"
+    said += f": {one.reasons}" if one.reasons else ""
     yield _text(name, y, _cut(one.name, 25), full=one.name)
     yield _text(cases, y, "-" if one.cases is None else str(one.cases))
     yield f'<path d="M {plot} {y + 4} H {plot + 105}" stroke="#a9aeb1" stroke-width="1"/>'

@@ -14,7 +14,8 @@ from client.review import readers
 from client.review.recall import take_back
 from client.review.verdict import Answer, Decision, TruthTier, record
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study
+from client.store.tables import delivery, instance, outcome, study, version, withdrawal
+from models.withdrawal import Notice
 
 pytestmark = pytest.mark.peers("chromium")
 Scored = Callable[..., str]
@@ -72,6 +73,23 @@ def states(site: Site, scored: Scored) -> dict[str, str]:
     return made
 
 
+def withdraw_both(site: Site) -> None:
+    """As if the coordinator had withdrawn a version that served, and another one that waits for a person."""
+    with site.database.write() as connection:
+        served = connection.execute(select(version)).mappings().one()
+        other = {"digest": "f" * 64, "name": "a-model-with-quite-a-long-name", "number": 12, "state": "shadow"}
+        connection.execute(insert(version).values({**served, **other}))
+        for digest, state, reason in (
+            (served["digest"], "obeyed", "the threshold is wrong on films of two makers"),
+            ("f" * 64, "waiting", "see https://registry.example.org/" + "withdrawals/" * 35),
+        ):
+            label = "brightness@1" if state == "obeyed" else "a-model-with-quite-a-long-name@12"
+            notice = Notice(version=digest, label=label, reason=reason, at=1_790_000_000.0).to_bytes().decode()
+            values = {"version_digest": digest, "notice": notice, "signer": "coordinator", "signature": ""}
+            values |= {"state": state, "served": True, "received_at": 1_790_000_000.0}
+            connection.execute(insert(withdrawal).values(**values))
+
+
 @pytest.fixture
 def seen(page: Any, axe: str, picture: Callable[[str], None]) -> Callable[..., None]:
     """Look at a page at two widths: `seen(address, name, key="")`; the key is pressed first."""
@@ -110,6 +128,7 @@ def test_what_hospital_it_sees_can_be_read(
     site: Site, states: dict[str, str], sign_in: Callable[..., None], seen: Callable[..., None]
 ) -> None:
     take_back(site, "brightness@1", "IT")
+    withdraw_both(site)
     with site.database.write() as connection:
         for name, state in (("plain", "failed"), ("calm", "quarantined")):
             known = select(outcome.c.id).where(outcome.c.study_uid == states[name])
@@ -117,7 +136,14 @@ def test_what_hospital_it_sees_can_be_read(
             values = {"state": state, "problem": problem, "attempts": 12}
             connection.execute(update(delivery).where(delivery.c.outcome_id.in_(known)).values(**values))
     sign_in("it", "Ivo")
-    for address in ("/deliveries", "/missed", "/?state=withdrawn", "/?state=recalled", f"/studies/{states['signed']}"):
+    for address in (
+        "/?state=to_read",
+        "/deliveries",
+        "/missed",
+        "/?state=withdrawn",
+        "/?state=recalled",
+        f"/studies/{states['signed']}",
+    ):
         seen(address, "look-it-" + address.rpartition("=")[2].strip("/").replace("/", "-")[:12])
 
 

@@ -1,6 +1,7 @@
 """A lineage says what each version came from and what became of it, in words as in the picture."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ def test_what_the_registry_knows_is_told_in_words_and_in_the_picture() -> None:
         "cases.shenzhen": "80",
         "decision.nih": "refused",
         "decision.nih.reasons": "sensitivity-inferior",
+        "personal.nih": "f" * 64,
         "release": "blocked",
         "release.reasons": "nih: sensitivity is <worse> & more",
     }
@@ -60,6 +62,11 @@ def test_what_the_registry_knows_is_told_in_words_and_in_the_picture() -> None:
     assert [one.state for one in found.versions] == ["released", "blocked", "withdrawn"]
     assert found.versions[0].adopted_at == ("nih",)
     assert "adopted before" in text
+    assert "in its own form ffffffffffff" in text
+    assert "refused in its own form: sensitivity-inferior" in written
+    long = Hospital("nih", 120, None, None, "refused", "specificity-not-shown, " * 4, adopted=True, personal="f" * 64)
+    cut = svg(Lineage("chest", (replace(found.versions[0], hospitals=(long,)),)))
+    assert ">refused in its own form; adopted before: specificity" in cut
     # each version is one item of a list that names itself, for who cannot see the picture
     items = [element for element in root.iter() if element.get("role") == "listitem"]
     assert [item.get("aria-label", "").split(",")[0] for item in items] == ["chest@1", "chest@2", "chest@3"]
