@@ -15,18 +15,17 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import Connection, insert
 
 from client.federation.supernode import make_keys
 from client.review import readers
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site, create
-from client.store.tables import outcome, patient, study, verdict
 from configs.schema import ConsentConfig, CoordinatorConfig, SiteConfig
 from models import pki
 from models.bundle import Bundle
 from models.children import Child, ChildFailed, free_port
+from scripts.answered import enter
 from scripts.benchmarks import pictures
 from server import coordinator as coordinators
 from server import journal
@@ -175,47 +174,9 @@ def _fill(site: Site, base: Bundle, patients: int, side: int) -> None:
             image = next(pictures.study(kind, number))
             image.PatientID = f"{base.facts.name}-{number}"
             digest = archive.store(pictures.content(image))
-            _add(connection, site, image, base.digest, digest, positive=bool(number % 2), right=bool(number // 2 % 4))
-
-
-def _add(
-    connection: Connection, site: Site, image: Any, version: str, stored: str, *, positive: bool, right: bool
-) -> None:
-    who, uid, now = str(image.PatientID), str(image.StudyInstanceUID), time.time()
-    key, called = site.patient_key(who), positive == right
-    connection.execute(insert(patient).values(key=key, patient_id=who, issuer="", fold=site.fold(who), first_seen=now))
-    connection.execute(
-        insert(study).values(uid=uid, patient_key=key, accession="", state="scored", received_at=now, touched_at=now)
-    )
-    written = connection.execute(
-        insert(outcome).values(
-            study_uid=uid,
-            revision=1,
-            kind="scored",
-            reasons=[],
-            version_digest=version,
-            sop_uid=str(image.SOPInstanceUID),
-            input_digest=stored,
-            score=0.9 if called else 0.1,
-            threshold=0.5,
-            positive=called,
-            created_at=now,
-        )
-    )
-    (row,) = written.inserted_primary_key or (None,)
-    connection.execute(
-        insert(verdict).values(
-            study_uid=uid,
-            outcome_id=row,
-            reader=_READER,
-            decision="agree" if right else "correct",
-            answer="positive" if positive else "negative",
-            tier="single_reader",
-            mode="doctor_first",
-            reason="" if right else "subtle",
-            created_at=now,
-        )
-    )
+            positive, right = bool(number % 2), bool(number // 2 % 4)
+            told: Any = {"score": 0.9 if positive == right else 0.1, "threshold": 0.5, "positive": positive}
+            enter(connection, site, image, digest, base.digest, _READER, **told)
 
 
 def _last_lines(log: Path) -> str:

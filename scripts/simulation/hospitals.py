@@ -7,24 +7,21 @@ leave it; nothing is sent by DICOM, and nothing is put into a PACS.
 
 import io
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from sqlalchemy import Connection, insert
 
 from client.review import readers
-from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier
 from client.store import versions
 from client.store.archive import Archive
 from client.store.site import Site, create
-from client.store.tables import outcome, patient, study, verdict
 from configs.schema import ConsentConfig, PrivacyConfig, SiteConfig
 from models.bundle import Bundle, Facts
 from models.coding import Coding
@@ -38,6 +35,7 @@ from models.preprocessing import DEFAULT, Preprocessing
 from models.signing import make_key
 from models.stats.threshold import balanced
 from models.training import fit, scores
+from scripts.answered import enter
 from scripts.demonstration.phantoms import LOOKS, Look, draw
 from scripts.demonstration.studies import radiograph
 
@@ -153,53 +151,11 @@ def _read(site: Site, served: Bundle, seen: Pictures) -> None:
             who = f"{site.config.name}-{number:04d}"
             row = Row(number, who, site.folder, site.config.name, bool(positive), who)
             image = radiograph(row, pixels, seed=0, sending=1)
-            _enter(connection, site, image, archive.store(_file(image)), served, float(score), bool(positive))
+            told: Any = {"score": float(score), "threshold": served.facts.threshold, "positive": bool(positive)}
+            enter(connection, site, image, archive.store(_file(image)), served.digest, READER, **told)
 
 
 def _file(image: Dataset) -> bytes:
     file = io.BytesIO()
     image.save_as(file, enforce_file_format=True)
     return file.getvalue()
-
-
-def _enter(
-    connection: Connection, site: Site, image: Dataset, stored: str, served: Bundle, score: float, positive: bool
-) -> None:
-    who, issuer, uid, now = str(image.PatientID), str(image.IssuerOfPatientID), str(image.StudyInstanceUID), time.time()
-    key, called = site.patient_key(who, issuer), score >= served.facts.threshold
-    connection.execute(
-        insert(patient).values(key=key, patient_id=who, issuer=issuer, fold=site.fold(who, issuer), first_seen=now)
-    )
-    connection.execute(
-        insert(study).values(uid=uid, patient_key=key, accession="", state="scored", received_at=now, touched_at=now)
-    )
-    written = connection.execute(
-        insert(outcome).values(
-            study_uid=uid,
-            revision=1,
-            kind="scored",
-            reasons=[],
-            version_digest=served.digest,
-            sop_uid=str(image.SOPInstanceUID),
-            input_digest=stored,
-            score=score,
-            threshold=served.facts.threshold,
-            positive=called,
-            created_at=now,
-        )
-    )
-    assert written.inserted_primary_key is not None
-    right = called == positive
-    connection.execute(
-        insert(verdict).values(
-            study_uid=uid,
-            outcome_id=written.inserted_primary_key[0],
-            reader=READER,
-            decision=str(Decision.AGREE if right else Decision.CORRECT),
-            answer=str(Answer.POSITIVE if positive else Answer.NEGATIVE),
-            tier=str(TruthTier.SINGLE_READER),
-            mode=str(Mode.DOCTOR_FIRST),
-            reason="" if right else str(Reason.SUBTLE),
-            created_at=now,
-        )
-    )
