@@ -411,7 +411,7 @@ class RetrainingConfig:
     quorum_cases: int = 0
     quorum_sites: list[str] = field(default_factory=lambda: list[str]())
     late: bool = True
-    rounds: int = 8
+    rounds: int = 20
     strategy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     compression: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     privacy: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())

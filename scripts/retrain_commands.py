@@ -27,7 +27,7 @@ def launch(
 
     `rounds=0` delivers the base version as it is.
 
-    Example: vigie retrain launch --folder coordinator spring base=chest-radiograph@1 rounds=8
+    Example: vigie retrain launch --folder coordinator spring base=chest-radiograph@1 rounds=30
     """
     from configs.schema import RetrainingConfig, compose
     from server.coordinator import Coordinator
@@ -47,7 +47,7 @@ def plan(
 ) -> None:
     """Show the plan that a launch with these settings would carry out; nothing is written or sent.
 
-    Example: vigie retrain plan --folder coordinator spring base=chest-radiograph@1 rounds=8
+    Example: vigie retrain plan --folder coordinator spring base=chest-radiograph@1 rounds=30
     """
     from configs.schema import RetrainingConfig, compose
     from server.coordinator import Coordinator

@@ -7,8 +7,8 @@ the same network, hyper-parameters (configs/version.yaml, configs/retraining.yam
 - pooled: the same with all images in one place; as many steps a round as the hospitals take together.
 - fedavg: the vendor's first training at one hospital, then rounds at all; every hospital counts by its cases.
 - default: the same as `vigie retrain launch` does it without any setting.
-- personal: strategy=fedbn with the head; each hospital with the layers of its own. Its global part is what a hospital
-  gets that did not train.
+- personal: from what `default` has led to, four rounds more in which all but the first layer is each hospital's own
+  (strategy=fedbn). Its global part is what a hospital gets that did not train.
 - left out: the default over the other two hospitals, first trained at one of them; tested where nothing was trained.
   Against it, the better of those two hospitals' local models, tested there too.
 
@@ -17,7 +17,10 @@ Choices are made with `--fold gate`; `--fold test` is for what is reported.
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,12 @@ from scripts.benchmarks.federation import HOSPITALS, Cases, Cohort, Fold, Weight
 from scripts.benchmarks.poison import Attack
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
 
-_PERSONAL = ("strategy=fedbn", "strategy.head=true")
+_PERSONAL = (
+    *("strategy=fedbn", "strategy.head=true", "strategy.layers=[layer1,layer2,layer3,layer4]"),
+    "rounds=4",
+)
 _FEW = 24
+Row = dict[str, Any]
 
 
 def run(arguments: Sequence[str]) -> Report:
@@ -47,16 +54,28 @@ def run(arguments: Sequence[str]) -> Report:
     )
     add_options(parser)
     options = parser.parse_args(arguments)
-    runs = [row for study in studies(options) for row in study.compared()]
+    runs = of_each_seed(options, Study.compared)
     show(runs)
     return Report({"accuracy": runs}, _good(runs))
 
 
-def studies(options: argparse.Namespace) -> Iterator["Study"]:
-    """One study a seed."""
+def of_each_seed(options: argparse.Namespace, ask: "Callable[[Study], list[Row]]") -> list[Row]:
+    """What is asked of each seed's study, in the order of seeds; they run side by side, a process each.
+
+    Args:
+        ask: a function of a module, since it is sent to another process.
+    """
+    jobs = min(options.jobs, len(options.seeds))
+    one = partial(_of_one_seed, options, ask)
+    if jobs == 1:
+        return [row for seed in options.seeds for row in one(seed)]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        return [row for rows in pool.map(one, options.seeds) for row in rows]
+
+
+def _of_one_seed(options: argparse.Namespace, ask: "Callable[[Study], list[Row]]", seed: int) -> list[Row]:
     rows, pixels = federation.images(options.data)
-    for seed in options.seeds:
-        yield Study(federation.cohorts(rows, pixels, seed, _FEW if options.quick else 0), seed, options)
+    return ask(Study(federation.cohorts(rows, pixels, seed, _FEW if options.quick else 0), seed, options))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--fold", choices=("gate", "test"), default="test", help="gate: to choose by; test: to report")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="seeds that run at once")
     parser.add_argument(
         "--quick", action="store_true", help="some images of the gate's fold, a round of two steps: only to see it work"
     )
@@ -83,9 +103,9 @@ class Study:
         self._overrides = tuple(options.overrides)
         self.facts, self._first = self._version(options.quick)
 
-    def compared(self) -> list[dict[str, Any]]:
+    def compared(self) -> list[Row]:
         """The areas of all contenders, a row for each hospital."""
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         firsts = {site: self.begun(self.cohorts[site]["train"]) for site in HOSPITALS}
         local = {site: self._retrained((site,), firsts[site]).weights for site in HOSPITALS}
         self.say("local")
@@ -97,7 +117,7 @@ class Study:
         self.say("fedavg")
         default = self.retrained(HOSPITALS, vendor)
         self.say("default")
-        personal = self.retrained(HOSPITALS, vendor, _PERSONAL, plain=True)
+        personal = self.retrained(HOSPITALS, default.weights, _PERSONAL, plain=True)
         self.say("personal")
         for site in HOSPITALS:
             others = tuple(other for other in HOSPITALS if other != site)
@@ -181,7 +201,7 @@ class Study:
         return federation.facts(("hyper.steps=4",) if quick else ())
 
 
-def _good(runs: list[dict[str, Any]]) -> list[Claim]:
+def _good(runs: list[Row]) -> list[Claim]:
     def mean(contender: str, *sites: str) -> float:
         return float(np.mean([run[contender] for run in runs if run["hospital"] in (sites or HOSPITALS)]))
 
@@ -206,7 +226,7 @@ def _good(runs: list[dict[str, Any]]) -> list[Claim]:
     ]
 
 
-def show(runs: list[dict[str, Any]]) -> None:
+def show(runs: list[Row]) -> None:
     """Print rows."""
     table = Table(*runs[0])
     for row in runs:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.accuracy import add_options, show, studies
+from scripts.benchmarks.accuracy import Study, add_options, of_each_seed, show
 from scripts.benchmarks.federation import HOSPITALS
 from scripts.benchmarks.report import Report, at_most
 
@@ -28,23 +28,7 @@ def run(arguments: Sequence[str]) -> Report:
     )
     add_options(parser)
     options = parser.parse_args(arguments)
-    runs: list[dict[str, Any]] = []
-    for study in studies(options):
-        base = study.vendor()
-        for encoding in _ENCODINGS:
-            found = study.retrained(HOSPITALS, base, (f"compression={encoding}",))
-            areas = {site: study.area(found.weights, site) for site in HOSPITALS}
-            study.say(f"{encoding}: " + ", ".join(f"{areas[site]:.3f}" for site in HOSPITALS))
-            runs.append(
-                {
-                    "seed": study.seed,
-                    "fold": study.fold,
-                    "encoding": encoding,
-                    "to": found.sent,
-                    "from": found.received,
-                    **areas,
-                }
-            )
+    runs = of_each_seed(options, _encoded)
     show(runs)
 
     def total(encoding: str, *directions: str) -> float:
@@ -65,3 +49,15 @@ def run(arguments: Sequence[str]) -> Report:
             at_most("float16, AUC lost, mean over hospitals and seeds", mean("none") - mean("float16"), 0.005),
         ],
     )
+
+
+def _encoded(study: Study) -> list[dict[str, Any]]:
+    base = study.vendor()
+    rows: list[dict[str, Any]] = []
+    for encoding in _ENCODINGS:
+        found = study.retrained(HOSPITALS, base, (f"compression={encoding}",))
+        areas = {site: study.area(found.weights, site) for site in HOSPITALS}
+        study.say(f"{encoding}: " + ", ".join(f"{areas[site]:.3f}" for site in HOSPITALS))
+        said = {"seed": study.seed, "fold": study.fold, "encoding": encoding}
+        rows.append(said | {"to": found.sent, "from": found.received, **areas})
+    return rows

@@ -6,11 +6,12 @@ The three hospitals' radiographs; the largest hospital is cut in two that look a
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.accuracy import Study, add_options, show, studies
+from scripts.benchmarks.accuracy import Study, add_options, of_each_seed, show
 from scripts.benchmarks.federation import HOSPITALS, Cases
 from scripts.benchmarks.poison import ATTACKS, Attack
 from scripts.benchmarks.report import Report, at_most
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> Report:
     )
     add_options(parser)
     options = parser.parse_args(arguments)
-    runs = [row for study in studies(options) for row in _harmed(study, options.overrides)]
+    runs = of_each_seed(options, partial(_harmed, overrides=options.overrides))
     show(runs)
     areas = {(row["seed"], row["strategy"], row["attack"]): float(np.mean([row[s] for s in HOSPITALS])) for row in runs}
     return Report(
