@@ -190,11 +190,13 @@ def test_our_own_result_that_comes_back_is_no_new_image(
     echoes = [sent[0] for sent in pacs.received.values()]
     entity = AE("PACS")
     for echo in echoes:
-        entity.add_requested_context(echo.SOPClassUID, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        entity.add_requested_context(echo.SOPClassUID, ExplicitVRLittleEndian)
+        entity.add_requested_context(echo.SOPClassUID, ImplicitVRLittleEndian)
     association = entity.associate("127.0.0.1", node.dicom_port)
     for echo in echoes:
+        implicit, _ = echo.original_encoding
         echo.file_meta = pydicom.dataset.FileMetaDataset()
-        echo.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        echo.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         assert association.send_c_store(echo).Status == 0
     association.release()
     assert [row.revision for row in rows(site, study)] == [1]

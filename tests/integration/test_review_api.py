@@ -316,10 +316,10 @@ def test_who_opens_the_worklist_is_told_what_the_coordinator_withdrew(
     assert "brightness@1" not in http.get("/").text
     withdrawal.decide(site, "brightness@1", "obeyed", "")
     page = http.get("/").text
-    assert "brightness@1 reads no study" in page
+    assert "brightness@1 has read no study" in page
     assert "&lt;b&gt;films&lt;/b&gt; of children" in page
     withdrawal.see(site, "brightness@1", "Dr Curie")
-    assert "brightness@1 reads no study" not in http.get("/").text
+    assert "brightness@1 has read no study" not in http.get("/").text
 
 
 def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role: Any, scored: Scored) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from models import durable
 from models.children import free_port
 from models.errors import ConfigurationError, Conflict
 from models.hyperparameters import Hyperparameters
@@ -55,7 +56,7 @@ def test_a_plan_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(plan.os, "fsync", full)
+        broken.setattr(durable.os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             save(_plan(), tmp_path)
     assert not (tmp_path / "retrainings" / "spring" / plan.PLAN).exists()
