@@ -1,7 +1,8 @@
 """How long a roll-back takes at a node that has work: from the command to the first study read by the old version.
 
-Radiographs are sent as fast as the node takes them; when a quarter of them is read, `vigie site rollback` is run as a
-person would. Every study has to have one outcome, by the new version or by the old one, and none may wait.
+Radiographs are sent as fast as the node takes them; once some are read, `vigie site rollback` is run as a person would,
+and sending goes on until after it has ended. Every study has to have one outcome, by the new version or by the old one,
+and none may wait.
 """
 
 import argparse
@@ -9,18 +10,15 @@ import itertools
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
@@ -31,6 +29,7 @@ from client.store.tables import outcome, study
 from models.children import ChildFailed
 from scripts.benchmarks import pictures, versions
 from scripts.benchmarks.hospital import AE_TITLE, Hospital
+from scripts.benchmarks.modality import Association, prepare
 from scripts.benchmarks.report import Report, at_most
 
 _SECONDS: Final = 5.0
@@ -40,7 +39,7 @@ _PATIENCE: Final = 600.0
 def run(arguments: Sequence[str]) -> Report:
     """Go back some times, in the middle of a queue."""
     parser = argparse.ArgumentParser(prog="scripts/bench rollback", description=__doc__)
-    parser.add_argument("--radiographs", type=int, default=60, help="sent each time")
+    parser.add_argument("--radiographs", type=int, default=60, help="each time, at least; a quarter is read before")
     parser.add_argument("--side", type=int, default=1024, help="of the radiographs, pixels")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
@@ -58,8 +57,7 @@ def run(arguments: Sequence[str]) -> Report:
             rows: list[dict[str, Any]] = []
             for _ in range(options.turns):
                 store.adopt(hospital.site, new)
-                images = [image for number in range(options.radiographs) for image in pictures.study(kind, number)]
-                rows.append(_turn(hospital, images, old))
+                rows.append(_turn(hospital, kind, options.radiographs, old))
         finally:
             hospital.close()
     _show(rows)
@@ -72,17 +70,22 @@ def run(arguments: Sequence[str]) -> Report:
     return Report({"rollback": rows}, claims)
 
 
-def _turn(hospital: Hospital, images: Sequence[Dataset], old: str) -> dict[str, Any]:
-    site = hospital.site
-    uids = {str(image.StudyInstanceUID) for image in images}
-    sending = threading.Thread(target=_send, args=(hospital.port, images))
-    sending.start()
-    _until(lambda: len(_read(site, uids)) >= len(images) // 4)
-    began = time.time()
-    command = [sys.executable, "-m", "scripts.vigie", "site", "rollback", "--folder", str(site.folder), "densenet"]
-    subprocess.run([*command, "--reason", "quality"], check=True, capture_output=True)
-    ended, at_the_end = time.time(), len(_read(site, uids))
-    sending.join()
+def _turn(hospital: Hospital, kind: pictures.Kind, radiographs: int, old: str) -> dict[str, Any]:
+    site, modality = hospital.site, _Modality(hospital.port, kind)
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        sending = beside.submit(modality.send)
+        try:
+            _until(lambda: sending.done() or len(_read(site, modality.sent)) >= radiographs // 4)
+            began = time.time()
+            command = [sys.executable, "-m", "scripts.vigie", "site", "rollback"]
+            command += ["--folder", str(site.folder), "densenet", "--reason", "quality"]
+            subprocess.run(command, check=True, capture_output=True)
+            ended, by_then, at_the_end = time.time(), len(modality.sent), len(_read(site, modality.sent))
+            _until(lambda: sending.done() or len(modality.sent) >= max(radiographs, by_then + radiographs // 4))
+        finally:
+            modality.enough = True
+        sending.result()
+    uids = modality.sent
     _until(lambda: len({row.study_uid for row in _read(site, uids)}) == len(uids))
     found = _read(site, uids)
     with site.database.read() as connection:
@@ -96,28 +99,38 @@ def _turn(hospital: Hospital, images: Sequence[Dataset], old: str) -> dict[str, 
     return {
         "command": ended - began,
         "took": min(row.created_at for row in by_old) - began,
-        "queued then": len(images) - at_the_end,
+        "queued then": by_then - at_the_end,
         "by the new version": len(found) - len(by_old),
         "by the old version": len(by_old),
         "median gap": median(after - before for before, after in itertools.pairwise(times)),
         "longest gap": max(after - before for before, after in itertools.pairwise(times)),
         "not once": sum(count != 1 for count in Counter(row.study_uid for row in found).values()),
-        "waiting": len(images) - states["scored"],
+        "waiting": len(uids) - states["scored"],
         "late": sum(row.version_digest != old and (completed[row.study_uid] or 0.0) > ended for row in found),
     }
 
 
-def _send(port: int, images: Sequence[Dataset]) -> None:
-    entity = AE("MODALITY")
-    entity.add_requested_context(pictures.DX, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", port, ae_title=AE_TITLE)
-    for image in images:
-        if association.send_c_store(image).Status != 0:
-            raise ChildFailed("the node refused an image")
-    association.release()
+class _Modality:
+    """Sends radiographs, each of a study of its own, one after the other, until it is `enough`; `sent` are the studies'
+    UIDs.
+    """
+
+    def __init__(self, port: int, kind: pictures.Kind) -> None:
+        self._port, self._kind = port, kind
+        self.sent: tuple[str, ...] = ()
+        self.enough = False
+
+    def send(self) -> None:
+        association = Association(self._port, AE_TITLE)
+        while not self.enough:
+            image = next(pictures.study(self._kind, len(self.sent)))
+            if association.store(prepare(image)):
+                raise ChildFailed("the node refused an image")
+            self.sent = (*self.sent, str(image.StudyInstanceUID))
+        association.release()
 
 
-def _read(site: Site, uids: set[str]) -> list[Any]:
+def _read(site: Site, uids: Collection[str]) -> list[Any]:
     query = select(outcome).where(outcome.c.study_uid.in_(uids)).order_by(outcome.c.created_at)
     with site.database.read() as connection:
         return list(connection.execute(query).all())
