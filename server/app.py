@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from models.flower_pace import quicken_pulls
 from server import survey
 from server.messaging import Exchange
+from server.parcels import PARCELS, Shelf
 from server.superlink import COORDINATOR, ERRAND
 
 app = ServerApp()
@@ -19,7 +20,8 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the retraining, take the survey, or do the errand, whose name the run carries."""
     quicken_pulls()
     folder, name = Path(os.environ[COORDINATOR]), str(context.run_config["retraining"])
-    hospitals = Exchange(grid, folder)
+    shelf = os.environ.get(PARCELS)
+    hospitals = Exchange(grid, folder, Shelf(Path(shelf)) if shelf else None)
     if name.startswith(survey.PREFIX):
         survey.take(hospitals, folder, *name.removeprefix(survey.PREFIX).split("/"))
         return

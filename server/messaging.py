@@ -17,9 +17,10 @@ from flwr.app import Message as FlowerMessage
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from models import exchange
-from models.errors import BorderRefused
+from models import exchange, parcels
+from models.errors import BorderRefused, NotFound
 from models.exchange import CODES, Answer, Channel, Order, Refusal, TrainOrder
+from server.parcels import Shelf
 from server.superlink import CHANNELS, RegisteredNode, RegisteredSite, registered_sites
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,13 @@ class Exchange:
     Args:
         grid: Flower's grid of this run.
         folder: the coordinator's folder.
+        shelf: for what is large in messages; None: they go whole.
     """
 
-    def __init__(self, grid: Grid, folder: Path) -> None:
+    def __init__(self, grid: Grid, folder: Path, shelf: Shelf | None = None) -> None:
         self._grid = grid
         self._folder = folder
+        self._shelf = shelf
 
     def registered(self) -> list[str]:
         """Names of all hospitals let in, connected or not."""
@@ -108,10 +111,19 @@ class Exchange:
             orders: by site name; the same object for several sites is packed once.
             timeout: seconds to wait for the slowest.
         """
+        laid = set[str]()
+        try:
+            return self._exchanged(orders, timeout, laid)
+        finally:
+            if self._shelf is not None:
+                for digest in laid:
+                    self._shelf.drop(digest)
+
+    def _exchanged(self, orders: Mapping[str, Order], timeout: float, laid: set[str]) -> Answered:
         started = time.monotonic()
         results: dict[str, Answer | Failure] = {}
         open_: dict[str, _Asked] = {name: _Asked() for name in sorted(orders)}
-        waiting: dict[str, str] = {}
+        waiting: dict[str, tuple[str, int]] = {}
         packed: dict[int, RecordDict] = {}
 
         def ask(nodes: Mapping[str, _Nodes]) -> None:
@@ -123,7 +135,9 @@ class Exchange:
                     results[name] = Failure(asked.lost)
                     del open_[name]
                 elif asked.lost and node is not None and left > 0:
-                    record = packed.setdefault(id(orders[name]), orders[name].to_record())
+                    if id(orders[name]) not in packed:
+                        packed[id(orders[name])] = self._slim(orders[name].to_record(), laid)
+                    record = packed[id(orders[name])]
                     message = FlowerMessage(
                         record,
                         dst_node_id=node.number,
@@ -134,7 +148,7 @@ class Exchange:
                     # One by one: pushed together, the messages would be held in memory as often as there are hospitals.
                     (identifier,) = self._grid.push_messages([message])
                     if identifier:
-                        waiting[identifier] = name
+                        waiting[identifier] = (name, node.number)
                         asked.sent(node)
                     else:
                         asked.lose(LOST)
@@ -146,10 +160,10 @@ class Exchange:
             asked_at = time.monotonic()
             replies = list(self._grid.pull_messages(list(waiting))) if waiting else []
             for reply in replies:
-                name = waiting.pop(reply.metadata.reply_to_message_id, "")
+                name, number = waiting.pop(reply.metadata.reply_to_message_id, ("", 0))
                 if name not in open_:
                     continue  # answered already, to the question asked again
-                found = _read(reply, orders[name])
+                found = self._read(reply, orders[name], number)
                 if isinstance(found, Failure) and found.code in _AGAIN:
                     open_[name].lose(found.code)
                 else:
@@ -165,6 +179,36 @@ class Exchange:
                 time.sleep(max(0.0, pause - (time.monotonic() - asked_at)))
         results.update({name: Failure(asked.lost or SILENT) for name, asked in open_.items()})
         return Answered(dict(sorted(results.items())), time.monotonic() - started)
+
+    def _slim(self, record: RecordDict, laid: set[str]) -> RecordDict:
+        """The message with what is large in it on the shelf; `laid` is told what."""
+        if self._shelf is None:
+            return record
+        shelf = self._shelf
+
+        def put(digest: str, content: parcels.Buffer) -> None:
+            laid.add(digest)
+            shelf.put(digest, content)
+
+        return parcels.detached(record, put)
+
+    def _read(self, reply: FlowerMessage, order: Order, node: int) -> Answer | Failure:
+        """What a node answered, with what it brought beside it."""
+        if self._shelf is None or reply.has_error():
+            return _read(reply, order)
+        shelf = self._shelf
+
+        def fetch(digest: str, size: int) -> memoryview:
+            if (found := shelf.take(node, digest, size)) is None:
+                raise NotFound("what belongs to an answer is not there")
+            return found
+
+        try:
+            reply.content = parcels.attached(reply.content, fetch)
+        except NotFound as error:
+            log.warning("%s", error)
+            return Failure(LOST)
+        return _read(reply, order)
 
 
 @dataclass(frozen=True, slots=True)

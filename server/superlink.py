@@ -433,16 +433,22 @@ def main() -> None:
     from models.bodies import Whole
     from server import flower_internals
     from server.held import Held, News
+    from server.parcels import PARCELS, Counter, Shelf
 
     os.umask(0o077)
     follow_parent()
-    token = control_token(Path(os.environ[COORDINATOR]))
+    coordinator = Path(os.environ[COORDINATOR])
+    token = control_token(coordinator)
+    shelf = Shelf(coordinator / "parcels")
+    shelf.clear()  # of a process before this one, whose messages nobody waits for any more
+    os.environ[PARCELS] = str(shelf.folder)
     news = News()
     flower_internals.let_back_in()
     flower_internals.tell_of_messages(news.tell)
     flower_internals.tell_of_the_end(news.end)
     extensions.get_middleware = lambda: (
         Middleware(Guard, token=token),
+        Middleware(Counter, shelf=shelf, coordinator=coordinator),
         Middleware(Whole),
         Middleware(Held, news=news),
     )

@@ -29,9 +29,11 @@ from flwr.app import Context, Error, Message
 import client.federation.app as installed
 from client.federation import flower_internals as flower
 from client.federation.bell import Bell
+from client.federation.parcels import ParcelLost, within
 from client.federation.resident import Resident
 from client.federation.supernode import COMMAND, SITE, channel, home_of
 from client.lean import without_unused
+from models import parcels
 from models.exchange import RefusalCode
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between two looks for a task that nobody rang for
 ALIVE = 0.5  # seconds between two looks whether the SuperNode still is, while a message is answered
 _HALF_SENT = 3  # status of a child whose reply had begun to go out: its run was stopped, for instance
+_CUT_OFF = 4  # status of a child that lost its connection to the coordinator
 ERROR = 200  # Flower lets applications number their errors as they like
 APPROVED = Path("trust/app.sha256")
 
@@ -112,7 +115,7 @@ class Launcher:
                 if status and self._resident is not None:
                     self._resident.stop()  # it may be working for one who waits no more
                 # killed, for want of memory for instance, or by somebody: the coordinator may ask again
-                code = None if status == 0 else "interrupted" if status < 0 else "failed"
+                code = None if status == 0 else "interrupted" if status < 0 or status == _CUT_OFF else "failed"
                 half_sent = status == _HALF_SENT
                 if code:
                     log.error("the process that answered a message ended with %d", status)
@@ -172,16 +175,32 @@ class Launcher:
         sending = False
         try:
             client = flower.runtime_client(self._address, token)
-            reply = installed.app(message, context)
+            reply = _answered(message, context)
             sending = True
             flower.push_message(client, reply, context)
             client.close()
+        except ParcelLost as error:
+            log.error("a message was not answered: %s", error)
+            return _CUT_OFF
         except BaseException as error:  # noqa: BLE001 - a child that returned would be a second launcher
             log.error("a message was not answered: %s (parent %d)", type(error).__name__, parent)
             return _HALF_SENT if sending else 1
         finally:
             logging.shutdown()
         return 0
+
+
+def _answered(message: Message, context: Context) -> Message:
+    """The reply; what is large in either goes beside it."""
+    carrier = within()
+    if carrier is None:
+        return installed.app(message, context)
+    with carrier:
+        message.content = parcels.attached(message.content, carrier.fetch)
+        reply = installed.app(message, context)
+        if reply.has_content():
+            reply.content = parcels.detached(reply.content, carrier.bring)
+        return reply
 
 
 def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> int:

@@ -23,6 +23,7 @@ from typing import Final, cast, get_args
 
 import psutil
 
+from client.federation.parcels import CA, KEY, SUPERLINK
 from models import pki
 from models.children import Child, Restarted, follow_parent, free_port
 from models.errors import ConfigurationError
@@ -195,11 +196,13 @@ def start(settings: SuperNodeSettings, launcher: Sequence[str] = LAUNCHER) -> Ch
     # Nothing else is on PATH: Flower's own programs, which run what a bundle brings, cannot be found.
     environment |= {"PATH": str(programs), "HOME": str(home), "FLWR_HOME": str(home), SITE: str(site)}
     environment[CHANNEL] = settings.channel
+    ca, key = settings.ca or site / "trust" / "ca.crt", settings.key or site / "secrets" / KEYS[settings.channel]
+    environment |= {SUPERLINK: settings.superlink, CA: str(ca), KEY: str(key)}
     command = [
         *(sys.executable, "-m", "client.federation.supernode"),
         *("--superlink", settings.superlink),
-        *("--root-certificates", str(settings.ca or site / "trust" / "ca.crt")),
-        *("--auth-supernode-private-key", str(settings.key or site / "secrets" / KEYS[settings.channel])),
+        *("--root-certificates", str(ca)),
+        *("--auth-supernode-private-key", str(key)),
         *("--host", "127.0.0.1", "--port", str(settings.runtime_port)),
     ]
     name = "supernode" if settings.channel == "training" else "supernode-control"

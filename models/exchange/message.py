@@ -107,14 +107,14 @@ class Weighted(Message):
     control: Weights | None = None
 
     def _pack(self, record: "RecordDict", fields: dict[str, Any]) -> None:
-        from flwr.app import Array, ArrayRecord
+        from flwr.app import ArrayRecord
 
-        record["weights"] = ArrayRecord({"packed": Array(tensors.packed(self.weights, self.encoding))})
+        record["weights"] = ArrayRecord({"packed": tensors.packed(self.weights, self.encoding)})
         fields["layout"] = tensors.lines(self.weights)
         if self.control is not None:
             if tensors.layout_of(self.control) != tensors.layout_of(self.weights):
                 raise BorderRefused("a control variate is not laid out as the weights")
-            record["control"] = ArrayRecord({"packed": Array(tensors.packed(self.control, self.encoding))})
+            record["control"] = ArrayRecord({"packed": tensors.packed(self.control, self.encoding)})
 
     @classmethod
     def _unpack(cls, record: "RecordDict", values: dict[str, Any]) -> None:

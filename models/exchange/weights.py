@@ -21,6 +21,7 @@ from models.exchange.words import MAX_TENSORS, MAX_WEIGHTS
 if TYPE_CHECKING:
     from flwr.app import Array, RecordDict
 
+_HEADER = 8192  # bytes of an array in which its header ends
 _DTYPES = ("float32", "float16", "int64", "uint8")
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 _TENSOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}", re.ASCII)
@@ -63,12 +64,20 @@ def lines(weights: Weights) -> list[str]:
     return [f"{name} {weights[name].dtype.name} {'x'.join(map(str, weights[name].shape))}" for name in _order(weights)]
 
 
-def packed(weights: Weights, encoding: Encoding) -> NDArray[np.uint8]:
-    """All tensors' bytes end to end (little-endian), in the order of the layout; or the encoding's."""
+def packed(weights: Weights, encoding: Encoding) -> "Array":
+    """All tensors' bytes end to end (little-endian), in the order of the layout; or the encoding's.
+
+    The bytes are those of Flower's `Array(ndarray)`, which would copy them three times.
+    """
+    from flwr.app import Array
+
     if encoding != "plain":
-        return compression.pack(weights, encoding)
-    parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8) for name in _order(weights)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        return Array(compression.pack(weights, encoding))
+    parts = [np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data for name in _order(weights)]
+    shape = (sum(map(len, parts)),)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return Array("uint8", shape, "numpy.ndarray", b"".join([head.getvalue(), *parts]))
 
 
 def digest(weights: Weights) -> str:
@@ -126,7 +135,7 @@ def vector(array: "Array", dtype: str, limit: int) -> NDArray[Any]:
     """
     if array.stype != "numpy.ndarray" or array.dtype != dtype or len(array.data) > limit + 4096:
         raise BorderRefused("an array of another form")
-    stream = io.BytesIO(array.data)
+    stream = io.BytesIO(bytes(memoryview(array.data)[:_HEADER]))
     try:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise BorderRefused("an array of another form")
