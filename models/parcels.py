@@ -115,12 +115,14 @@ def _signed(method: str, path: str, at: str) -> bytes:
 def _with(record: "RecordDict", change: Callable[["Array"], "Array"]) -> "RecordDict":
     from flwr.app import ArrayRecord, RecordDict
 
-    changed = False
-    found = RecordDict()
+    found, changed = RecordDict(), False
     for key, value in record.items():
         if isinstance(value, ArrayRecord):
-            arrays = {name: change(array) for name, array in value.items()}
-            if any(arrays[name] is not array for name, array in value.items()):
-                changed, value = True, ArrayRecord(arrays)
-        found[key] = value
+            arrays = ArrayRecord()
+            for name, array in value.items():
+                arrays[name] = change(array)
+                changed = changed or arrays[name] is not array
+            found[key] = arrays
+        else:
+            found[key] = value
     return found if changed else record

@@ -26,7 +26,7 @@ from pydicom import dcmread
 
 from client.store.archive import Archive
 from client.store.site import Site
-from models import exchange
+from models import exchange, parcels
 from models.stats.disclosure import LEAST
 from scripts.demonstration.summary import Summary
 from server.superlink import registered_sites
@@ -259,7 +259,11 @@ def test_beside_messages_hospitals_say_next_to_nothing(exchanges: list[wire.Exch
     asked: dict[str, int] = {}
     for found in exchanges:
         assert found.head["type"] == "http"
-        if found.path.startswith(wire.FLEET):
+        if found.path.startswith(parcels.PATH):
+            assert found.head["method"] == "PUT" or not found.asked
+            assert found.head["query"] == ""
+            assert len(found.heading) < 4096
+        elif found.path.startswith(wire.FLEET):
             asked[found.path] = max(asked.get(found.path, 0), len(found.asked))
             assert found.head["query"] == ""
             assert len(found.heading) < 4096

@@ -1,5 +1,6 @@
 """What went over a test's SuperLink, as tests/support/capture wrote it down, and the declared messages in it."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from flwr.proto.message_pb2 import PullObjectResponse, PushObjectRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from models import parcels
 from models.exchange import fingerprint
 
 FLEET = "/v1/fleet/"
@@ -63,23 +65,26 @@ class Wire:
     Attributes:
         crossed: the messages.
         objects: content of every object that went over, by its id.
-        undeclared: ids of objects that belong to no message.
+        parcels: content of what went beside messages, by its digest.
+        undeclared: ids of objects and digests of parcels that belong to no message.
     """
 
     def __init__(self, exchanges, names):
-        self.objects, messages = {}, {}
+        self.objects, self.parcels, messages = {}, {}, {}
         for exchange in exchanges:
-            if exchange.head["status"] == 200 and exchange.path.startswith(FLEET):
+            if exchange.path.startswith(parcels.PATH) and exchange.head["status"] in (200, 204):
+                content = exchange.asked if exchange.head["method"] == "PUT" else exchange.answered
+                self.parcels[hashlib.sha256(content).hexdigest()] = content
+            elif exchange.head["status"] == 200 and exchange.path.startswith(FLEET):
                 self._note(exchange, messages)
         self.crossed, declared = [], set()
         for node, direction, root, nodes in messages.values():
             message = inflate_object_from_contents(root, self.objects, keep_object_contents=True)
             declared |= nodes
-            print_of = fingerprint(message.content)
-            self.crossed.append(
-                Crossed(names[node], direction, print_of.kind, print_of.sha256, print_of.size, message.content)
-            )
-        self.undeclared = set(self.objects) - declared
+            record = parcels.attached(message.content, lambda digest, _: self._parcel(digest, declared))
+            print_of = fingerprint(record)
+            self.crossed.append(Crossed(names[node], direction, print_of.kind, print_of.sha256, print_of.size, record))
+        self.undeclared = (set(self.objects) | set(self.parcels)) - declared
 
     def _note(self, exchange, messages):
         match exchange.path.removeprefix(FLEET):
@@ -98,6 +103,10 @@ class Wire:
             case "pull-messages":
                 node = PullMessagesRequest.FromString(exchange.asked).node.node_id
                 self._list(messages, node, "in", PullMessagesResponse.FromString(exchange.answered))
+
+    def _parcel(self, digest, declared):
+        declared.add(digest)
+        return memoryview(self.parcels[digest])
 
     def _same(self, identifier):
         assert _id(self.objects[identifier]) == identifier, "an object is not what its id says"
