@@ -8,7 +8,7 @@ Pure; used by the hospital before an update leaves and by the coordinator when i
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -23,6 +23,7 @@ Weights = Mapping[str, NDArray[Any]]
 EVERY_LAYER: Final = ("*",)
 USUAL_NORM: Final = 10.0
 """Of 0.7 million weights whose own norm is 50, eight rounds at three hospitals moved the mean by 2.6 to 0.1."""
+_BLOCK: Final = 1 << 15  # numbers
 _ROUNDING: Final = 1e-6
 """Relative slack of the check: two machines add up the same squares in another order. What is kept to the bound here
 lies inside it without this slack."""
@@ -51,9 +52,10 @@ def distance(update: Weights, received: Weights) -> float:
     `inf` where a difference is not finite.
     """
     total = math.fsum(
-        float(np.sum(np.square(_difference(array, received[name]))))
+        part
         for name, array in update.items()
         if array.dtype.kind == "f"
+        for part in _squares(array.reshape(-1), received[name].reshape(-1))
     )
     return math.sqrt(total) if math.isfinite(total) else math.inf
 
@@ -99,6 +101,17 @@ def check(update: Weights, received: Weights, bounds: Bounds) -> None:
             raise BorderRefused("update changes what may not change")
     if not distance(update, received) <= bounds.norm * (1 + _ROUNDING):
         raise BorderRefused("update is larger than the bound")
+
+
+def _squares(array: NDArray[Any], received: NDArray[Any]) -> Iterator[float]:
+    """Sums of squared differences, block by block: in double precision the whole would be several times as large as the
+    weights, and be written and read once for each step.
+    """
+    room = np.empty(min(_BLOCK, array.size), np.float64)
+    for start in range(0, array.size, _BLOCK):
+        end = min(start + _BLOCK, array.size)
+        difference = np.subtract(array[start:end], received[start:end], out=room[: end - start], dtype=np.float64)
+        yield float(np.sum(np.square(difference, out=difference)))
 
 
 def _difference(array: NDArray[Any], received: NDArray[Any]) -> NDArray[np.float64]:

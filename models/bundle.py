@@ -51,6 +51,7 @@ SIGNATURE = "signature.json"
 NOVELTY = "models/novelty.npz"
 VOLUME_NOVELTY = "models/volume_novelty.npz"
 WEIGHTS = "models/weights.npz"
+METADATA = "configs/metadata.json"
 MAX_ARCHIVE_BYTES = 512 * 1024 * 1024
 
 
@@ -223,6 +224,64 @@ def verify(folder: Path, trusted: Trusted) -> Bundle:
         BundleRefused: a file is altered, missing or not in the manifest; the signer is unknown or the signature is
             not theirs; the metadata is incomplete.
     """
+    digest, signer, files = _sealed(folder, trusted)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if unexpected := sorted(present - files.keys() - {MANIFEST, SIGNATURE}):
+        raise BundleRefused(f"{folder.name}: {unexpected[0]} is not in the manifest")
+    for name, expected in files.items():
+        path = folder / name
+        if name not in present or path.is_symlink():
+            raise BundleRefused(f"{folder.name}: {name} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise BundleRefused(f"{folder.name}: {name} is altered")
+    try:
+        facts = _facts_in((folder / METADATA).read_bytes())
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise BundleRefused(f"{folder.name}: incomplete metadata: {told(error)}") from error
+    return Bundle(folder, digest, signer, facts)
+
+
+def verify_facts(folder: Path, trusted: Trusted) -> tuple[str, Facts]:
+    """What a version's signature says of it, and its digest, where nothing is to be loaded from it: no other file of it
+    is looked at.
+
+    Raises:
+        BundleRefused: the signer is unknown or the signature is not theirs; the metadata is altered or incomplete.
+    """
+    digest, _, files = _sealed(folder, trusted)
+    try:
+        content = (folder / METADATA).read_bytes()
+        if hashlib.sha256(content).hexdigest() != files.get(METADATA):
+            raise BundleRefused(f"{folder.name}: {METADATA} is altered")
+        return digest, _facts_in(content)
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise BundleRefused(f"{folder.name}: incomplete metadata: {told(error)}") from error
+
+
+def read_layout(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and number type of the weights of a version, by name, from their headers alone; nothing is verified.
+
+    Raises:
+        BundleRefused: it ships none, or they cannot be read.
+
+    Source: numpy.lib.format, and numpy.savez, which names the files after the arrays.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    try:
+        with zipfile.ZipFile(folder / WEIGHTS) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    if np.lib.format.read_magic(file) != (1, 0):
+                        raise ValueError("another format")
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                    found[name.removesuffix(".npy")] = (shape, dtype.name)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleRefused(f"{folder.name}: the weights cannot be read ({type(error).__name__})") from error
+    return found
+
+
+def _sealed(folder: Path, trusted: Trusted) -> tuple[str, str, dict[str, str]]:
+    """Digest, signer and files of a version, by a manifest that a trusted signature covers."""
     try:
         manifest = (folder / MANIFEST).read_bytes()
         files: dict[str, str] = json.loads(manifest)
@@ -235,20 +294,11 @@ def verify(folder: Path, trusted: Trusted) -> Bundle:
         raise BundleRefused(f"{folder.name}: signed by {signer!r}, who is not trusted here")
     if not holds(trusted[signer], signature, _signed(digest)):
         raise BundleRefused(f"{folder.name}: the signature is not {signer}'s")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    if unexpected := sorted(present - files.keys() - {MANIFEST, SIGNATURE}):
-        raise BundleRefused(f"{folder.name}: {unexpected[0]} is not in the manifest")
-    for name, expected in files.items():
-        path = folder / name
-        if name not in present or path.is_symlink():
-            raise BundleRefused(f"{folder.name}: {name} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise BundleRefused(f"{folder.name}: {name} is altered")
-    try:
-        facts = Facts.model_validate(json.loads((folder / "configs" / "metadata.json").read_text())["vigie"])
-    except (OSError, ValueError, KeyError, ValidationError) as error:
-        raise BundleRefused(f"{folder.name}: incomplete metadata: {told(error)}") from error
-    return Bundle(folder, digest, signer, facts)
+    return digest, signer, files
+
+
+def _facts_in(metadata: bytes) -> Facts:
+    return Facts.model_validate(json.loads(metadata)["vigie"])
 
 
 def to_archive(bundle: Bundle) -> bytes:

@@ -256,10 +256,10 @@ def hindrances(site: Site, asked: Terms) -> tuple[ConsentReason, ...]:
     if site.config.name not in asked.hospitals:
         found.append("not-named")
     if asked.rounds:
-        base = versions.held(site, asked.base)
+        base = versions.signed_facts(site, asked.base)
         if base is None:
             found.append("base-unknown")
-        elif base.facts.changes.refuses(asked.rounds, asked.hyper, asked.layers):
+        elif base.changes.refuses(asked.rounds, asked.hyper, asked.layers):
             found.append("change-plan")
         if site.config.privacy.required and not isinstance(asked.privacy, PatientLevel):
             found.append("not-private")

@@ -12,7 +12,8 @@ from client.federation.limits import bounds_of
 from client.federation.outbox import Outbox
 from client.federation.resident import judge, settle, train
 from client.store.site import Site
-from client.store.versions import barred, held
+from client.store.versions import barred, signed_facts
+from models.bundle import read_layout
 from models.errors import NotAllowed
 from models.exchange import (
     Decision,
@@ -27,7 +28,6 @@ from models.exchange import (
     TrainOrder,
     UnmaskOrder,
     Update,
-    layout_of,
 )
 
 Asked = TypeVar("Asked", GroupOrder, MaskOrder, UnmaskOrder)
@@ -40,8 +40,8 @@ def handlers(folder: Path) -> Handlers:
     site.database.check()
 
     def layout(digest: str) -> Layout | None:
-        bundle = held(site, digest)
-        return layout_of(bundle.read_weights()) if bundle else None
+        # what is trained from is verified, all of it, where it is loaded
+        return read_layout(site.versions / digest) if signed_facts(site, digest) else None
 
     def train_agreed(order: TrainOrder) -> Update:
         outbox = Outbox(site.retrainings, order.retraining)

@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.store.site import Site
-from models.bundle import MANIFEST, Bundle, verify
+from models.bundle import MANIFEST, Bundle, Facts, verify, verify_facts
 from models.errors import BundleRefused, ConfigurationError
 from models.personal import departure
 from models.signing import load_key, load_trust, make_key
@@ -46,6 +46,22 @@ def verified(site: Site, digest: str) -> Bundle:
     if bundle.digest != digest:
         raise BundleRefused(f"{digest}: the files there have another digest")
     return bundle
+
+
+def verified_facts(site: Site, digest: str) -> Facts:
+    """What a version of this hospital says of itself, as it was signed; its other files are not read, so that nothing
+    may be loaded on the strength of it.
+
+    Raises:
+        BundleRefused: missing, altered, of another digest, or without a signature that it needs.
+    """
+    folder = site.versions / digest
+    if _claims_form(folder):
+        return verified(site, digest).facts
+    found, facts = verify_facts(folder, load_trust(site.trust))
+    if found != digest:
+        raise BundleRefused(f"{digest}: the files there have another digest")
+    return facts
 
 
 def countersigning_key(site: Site) -> Ed25519PrivateKey:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, insert, or_, select, update
 
 from client.store import ledger
-from client.store.countersigned import verified
+from client.store.countersigned import verified, verified_facts
 from client.store.site import Site
 from client.store.tables import version, withdrawal
 from models.bundle import Bundle, Facts, label
@@ -101,6 +101,16 @@ def held(site: Site, digest: str) -> Bundle | None:
     if find(site, digest) is None:
         return None
     return verified(site, digest)
+
+
+def signed_facts(site: Site, digest: str) -> Facts | None:
+    """What a version that this hospital accepted says of itself, as it was signed; None where it has none. To decide
+    by; what is loaded comes from `held`.
+
+    Raises:
+        BundleRefused: what lies on disk is no longer what was signed.
+    """
+    return None if find(site, digest) is None else verified_facts(site, digest)
 
 
 def facts(site: Site, digest: str) -> Facts | None:

@@ -1,4 +1,4 @@
-"""Hospitals fetch and bring parcels over TLS, each with its own key; what is half, forged, late or too much is not kept."""
+"""Hospitals fetch and bring parcels over TLS, each with its own key; what is half, forged or too much is not kept."""
 
 import hashlib
 import os

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
@@ -81,7 +82,9 @@ class Wire:
         for node, direction, root, nodes in messages.values():
             message = inflate_object_from_contents(root, self.objects, keep_object_contents=True)
             declared |= nodes
-            record = parcels.attached(message.content, lambda digest, _: self._parcel(digest, declared))
+            brought = set()
+            record = parcels.attached(message.content, partial(self._parcel, brought))
+            declared |= brought
             print_of = fingerprint(record)
             self.crossed.append(Crossed(names[node], direction, print_of.kind, print_of.sha256, print_of.size, record))
         self.undeclared = (set(self.objects) | set(self.parcels)) - declared
@@ -104,8 +107,8 @@ class Wire:
                 node = PullMessagesRequest.FromString(exchange.asked).node.node_id
                 self._list(messages, node, "in", PullMessagesResponse.FromString(exchange.answered))
 
-    def _parcel(self, digest, declared):
-        declared.add(digest)
+    def _parcel(self, brought, digest, _):
+        brought.add(digest)
         return memoryview(self.parcels[digest])
 
     def _same(self, identifier):
