@@ -1,17 +1,20 @@
-"""Large arrays travel beside their message, each as a parcel under its digest.
+"""How a message travels: as one thing, and each large array of it beside it, as a parcel under its digest.
 
 A message passes eight processes on its way to a hospital's border and back, each of which would hold, hash, pack and
 copy all of the weights several times. So whoever sends a message takes what is large out of it and puts a slip in its
 place, with digest and size; whoever reads the message fetches that from the coordinator, over the same address, TLS and
-key, holds it against the slip, and puts it back. Between the two the message is small. What is written in a hospital's
-ledger, and checked at its border, is the message with everything in it: a slip stands for those bytes and no others.
+key, holds it against the slip, and puts it back. Between the two the message is small, and closed: Flower carries each
+record and array as objects of their own, and asks for them one by one, by a request each. What is written in a
+hospital's ledger, and checked at its border, is the message with everything in it: a slip stands for those bytes and no
+others.
 
 A slip that is none, or that stands for too much, is left where it is, and refused like any array of a form that is not
-declared.
+declared; a message that came open is taken as it is.
 """
 
 import base64
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +29,8 @@ from models.exchange.words import MAX_WEIGHTS
 if TYPE_CHECKING:
     from flwr.app import Array, RecordDict
 
+log = logging.getLogger(__name__)
+
 PATH: Final = "/v1/fleet/parcels/"
 """At the coordinator, before a parcel's digest; among what a guard lets hospitals through to."""
 LARGE: Final = 1 << 20
@@ -34,6 +39,7 @@ LARGEST: Final = MAX_WEIGHTS + 4096  # an array's bytes begin with a header
 PIECE: Final = 1 << 20  # bytes that are read, hashed and written at a time
 DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
+_CLOSED: Final = "vigie.closed"
 _SLIP: Final = "vigie.parcel"  # where Flower has the form of an array's bytes
 _SAID: Final = re.compile(rb"([0-9a-f]{64}) ([1-9][0-9]{0,9})")
 _MOST: Final = 4  # in one message: none that is declared has more than two
@@ -44,13 +50,14 @@ Buffer = bytes | memoryview
 
 
 def detached(record: "RecordDict", put: Callable[[str, Buffer], object]) -> "RecordDict":
-    """The message with slips for what is large; given back as it is where nothing is.
+    """The message as it travels: closed, with slips for what is large.
 
     Args:
         record: stays as it is.
         put: told each parcel's digest and bytes, before the message with its slip is returned.
     """
-    from flwr.app import Array
+    from flwr.app import Array, ConfigRecord, RecordDict
+    from flwr.common.serde import recorddict_to_proto
 
     def slip(array: "Array") -> "Array":
         if len(array.data) < LARGE:
@@ -60,7 +67,26 @@ def detached(record: "RecordDict", put: Callable[[str, Buffer], object]) -> "Rec
         put(digest, content)
         return Array(array.dtype, tuple(array.shape), _SLIP, f"{digest} {len(content)}".encode())
 
-    return _with(record, slip)
+    closed = recorddict_to_proto(_with(record, slip)).SerializeToString(deterministic=True)
+    return RecordDict({_CLOSED: ConfigRecord({_CLOSED: closed})})
+
+
+def opened(record: "RecordDict") -> "RecordDict":
+    """A message that came closed, with its slips; any other as it is."""
+    from flwr.common.serde import recorddict_from_proto
+    from flwr.proto.recorddict_pb2 import RecordDict as Closed
+    from google.protobuf.message import DecodeError
+
+    if set(record.keys()) != {_CLOSED} or _CLOSED not in record.config_records:
+        return record
+    content = record.config_records[_CLOSED].get(_CLOSED)
+    if not isinstance(content, bytes):
+        return record
+    try:
+        return recorddict_from_proto(Closed.FromString(content))
+    except (DecodeError, ValueError, TypeError, KeyError) as error:
+        log.warning("a message cannot be opened: %s", type(error).__name__)
+        return record
 
 
 def attached(record: "RecordDict", fetch: Callable[[str, int], memoryview]) -> "RecordDict":
@@ -84,7 +110,7 @@ def attached(record: "RecordDict", fetch: Callable[[str, int], memoryview]) -> "
         found.data = fetch(said[1].decode(), int(said[2]))  # pyright: ignore[reportAttributeAccessIssue] - read only
         return found
 
-    return _with(record, whole)
+    return _with(opened(record), whole)
 
 
 def credential(key: ec.EllipticCurvePrivateKey, method: str, path: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from models import parcels
 from models.parcels import Buffer
@@ -105,7 +105,7 @@ class Counter:
 
     def __init__(self, app: Any, shelf: Shelf, coordinator: Path) -> None:
         self._app, self._shelf, self._coordinator = app, shelf, coordinator
-        self._bringing: set[int] = set()
+        self._bringing: dict[int, asyncio.Task[Any]] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = str(scope.get("path", ""))
@@ -155,9 +155,13 @@ class Counter:
         size = int(length) if length.isascii() and length.isdecimal() and len(length) < 12 else 0
         if not 0 < size <= parcels.LARGEST:
             return 413
+        # one at a time, or a hospital could fill the disk; where its line broke, the first one may not know yet
+        if (older := self._bringing.get(node)) is not None:
+            older.cancel()
+            await asyncio.wait([older], timeout=_SILENT)
         if node in self._bringing:
-            return 409  # or a hospital could fill the disk; where its line broke, the first one ends soon
-        self._bringing.add(node)
+            return 409
+        self._bringing[node] = cast("asyncio.Task[Any]", asyncio.current_task())
         partial = self._shelf.begin(node, digest)
         try:
             with partial.open("wb", buffering=0) as file:
@@ -165,13 +169,15 @@ class Counter:
             if whole:
                 self._shelf.keep(partial)
             return 204 if whole else 400
+        except asyncio.CancelledError:
+            return 409  # it has come anew, or this process ends
         except TimeoutError:
             return 408
         except OSError as error:
             log.error("what a hospital brought could not be kept: %s", error.strerror)
             return 507
         finally:
-            self._bringing.discard(node)
+            del self._bringing[node]
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 

@@ -444,6 +444,7 @@ def main() -> None:
     os.environ[PARCELS] = str(shelf.folder)
     news = News()
     flower_internals.let_back_in()
+    flower_internals.spare_layers()
     flower_internals.tell_of_messages(news.tell)
     flower_internals.tell_of_the_end(news.end)
     extensions.get_middleware = lambda: (

@@ -121,7 +121,7 @@ class Launcher:
                     log.error("the process that answered a message ended with %d", status)
             else:
                 log.error("a run was refused: its bundle is not the approved one, or its task not a ClientApp's")
-                installed.open_border().refuse(message.content, code)
+                installed.open_border().refuse(parcels.opened(message.content), code)
             if code and not half_sent:
                 # one reply for each message: the SuperNode would take a second one for the answer to the next message
                 flower.push_message(client, Message(Error(ERROR, code), reply_to=message), context)

@@ -23,7 +23,7 @@ from models.control import ControlVariate
 from models.errors import NotFound, TooFewCases
 from models.exchange import TrainOrder, Update, is_in, withheld
 from models.hyperparameters import Hyperparameters
-from models.networks import build
+from models.networks import build_for
 from models.private_training import fit_privately
 from models.protection import PatientLevel, SecureAggregation, Unprotected
 from models.stats.disclosure import LEAST
@@ -138,7 +138,7 @@ def learn(
     _require_both(lesson.positive[there])
     received = dict(order.received(base))
     own = {name: kept.local.get(name, base[name]) for name in base if _among(name, order.local)}
-    network = build(facts.network, **facts.network_facts)
+    network = build_for(facts.network, **facts.network_facts)
     set_weights(network, {**base, **own, **received})
     judged = scores(network, lesson.images, threads=threads).astype(np.float64)
     variate = ControlVariate(order.control) if order.controls else None

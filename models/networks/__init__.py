@@ -47,6 +47,24 @@ def build(name: str, **facts: Any) -> nn.Module:
         raise UnknownNetwork(f"{name} cannot be built from these facts: {error}") from error
 
 
+def build_for(name: str, **facts: Any) -> nn.Module:
+    """Make a network whose weights are given to it next: as `build`, without numbers that nobody will read.
+
+    To draw them takes longer than to copy the weights. Whoever forgets to give it weights has what lay in memory.
+    """
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+
+    drawn = {Tensor.uniform_, Tensor.normal_}
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return args[0] if func in drawn else func(*args, **(kwargs or {}))
+
+    with Undrawn():
+        return build(name, **facts)
+
+
 def with_activation_map(network: nn.Module) -> nn.Module | None:
     """The same network, giving logits (N, 1) and the map (N, h, w) that each is the mean of; None where it has none."""
     from monai.networks.nets.resnet import ResNet
