@@ -52,14 +52,16 @@ def build_for(name: str, **facts: Any) -> nn.Module:
 
     To draw them takes longer than to copy the weights. Whoever forgets to give it weights has what lay in memory.
     """
-    from torch import Tensor
     from torch.overrides import TorchFunctionMode
 
-    drawn = {Tensor.uniform_, Tensor.normal_}
+    drawn = {"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"}
 
     class Undrawn(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return args[0] if func in drawn else func(*args, **(kwargs or {}))
+            named = kwargs or {}
+            if getattr(func, "__name__", "") in drawn:
+                return args[0] if args else named["tensor"]
+            return func(*args, **named)
 
     with Undrawn():
         return build(name, **facts)
