@@ -4,7 +4,10 @@ Dataclasses for Hydra's structured configs (not frozen: OmegaConf fills them); `
 work. `compose` gives the validated object, so that the rest of the code gets plain values.
 """
 
+import copy
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -497,10 +500,18 @@ def load(path: Path, schema: type[T]) -> T:
     if not path.exists():
         raise ConfigurationError(f"{path} is missing: run `vigie {path.stem} init` first")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
-        return cast(T, OmegaConf.to_object(merged))
+        content = path.read_text(encoding="utf-8")
+        # what stands elsewhere, in the environment for instance, is looked up anew
+        return cast(T, _read(content, schema) if "${" in content else copy.deepcopy(_known(content, schema)))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path}: {told(error)}") from error
+
+
+def _read(content: str, schema: type[Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(StringIO(content))))
+
+
+_known = lru_cache(maxsize=4)(_read)  # to check settings takes a tenth of a second of processor time
 
 
 def save(config: SiteConfig | CoordinatorConfig, path: Path) -> None:

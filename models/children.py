@@ -31,6 +31,9 @@ QUIET = {
     "DO_NOT_TRACK": "true",
 }
 """A hospital's node and the coordinator never call home."""
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""For processes that copy weights: memory in pages of 2 MiB, where the kernel has them (malloc, glibc 2.35). To get
+pages of 4 KiB takes longer than to copy into them."""
 
 _given: set[int] = set()
 

@@ -11,6 +11,7 @@ done by another process that stays, the trainer (`resident.py`).
 """
 
 import argparse
+import contextlib
 import hashlib
 import hmac
 import importlib
@@ -33,7 +34,9 @@ from client.federation.parcels import ParcelLost, within
 from client.federation.resident import Resident
 from client.federation.supernode import COMMAND, SITE, channel, home_of
 from client.lean import without_unused
+from client.store.site import Site
 from models import parcels
+from models.errors import VigieError
 from models.exchange import RefusalCode
 
 log = logging.getLogger(__name__)
@@ -195,12 +198,11 @@ def _answered(message: Message, context: Context) -> Message:
     carrier = within()
     if carrier is None:
         return installed.app(message, context)
-    with carrier:
-        message.content = parcels.attached(message.content, carrier.fetch)
-        reply = installed.app(message, context)
-        if reply.has_content():
-            reply.content = parcels.detached(reply.content, carrier.bring)
-        return reply
+    message.content = parcels.attached(message.content, carrier.fetch)
+    reply = installed.app(message, context)
+    if reply.has_content():
+        reply.content = parcels.detached(reply.content, carrier.bring)
+    return reply
 
 
 def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> int:
@@ -227,6 +229,8 @@ def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> in
         return os.getppid() == options.parent_pid
 
     site = Path(os.environ[SITE])
+    with contextlib.suppress(VigieError, OSError):
+        _ = Site(site).config  # read and checked once, and not by each child
     trains = resident and channel() == "training"
     Launcher(options.runtime_api_address, site, alive, Resident(site) if trains else None).serve()
     _end_children()

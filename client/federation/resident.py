@@ -6,6 +6,7 @@ it runs only when nothing else on the machine wants the processor, has a bound o
 ended where memory runs out: reading patients' studies comes before learning from them.
 """
 
+import contextlib
 import ctypes
 import importlib
 import logging
@@ -20,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from client.federation import handover
 from client.inference.memory import usable
 from client.store.site import Site
 from models.errors import VigieError
@@ -67,8 +69,8 @@ def _ask(work: Work, site: Site, order: Order) -> object:
         return _do(work, site, order)
     connection = Connection(os.dup(int(number)))
     try:
-        connection.send((work, order))
-        code, answer = connection.recv()
+        handover.send(connection, (work, order))
+        code, answer = handover.receive(connection)
     except (EOFError, OSError):
         raise WorkFailed("interrupted", "the trainer was ended while it worked") from None
     finally:
@@ -179,12 +181,14 @@ def main() -> int:
         "torch._dynamo",
     ):
         importlib.import_module(module)
+    with contextlib.suppress(VigieError, OSError):
+        _ = Site(folder).config  # read and checked once, and not by each child
     with Connection(number) as connection:
         while os.getppid() == launcher:
             if not connection.poll(1.0):
                 continue
             try:
-                work, order = connection.recv()
+                work, order = handover.receive(connection)
             except (EOFError, OSError):
                 break
             if not _worked(connection, folder, work, order, launcher):
@@ -217,12 +221,12 @@ def _child(connection: Connection, folder: Path, work: Work, order: Order) -> in
         site = Site(folder)
         give_way(site.config.training_priority)  # what it took to load is seconds, once
         bound_memory(site.config.training_memory_mib)
-        connection.send(("", _do(work, site, order)))
+        handover.send(connection, ("", _do(work, site, order)))
     except VigieError as error:
-        connection.send((error.code, str(error)))
+        handover.send(connection, (error.code, str(error)))
     except BaseException as error:
         log.exception("an order was not worked on")
-        connection.send(("failed", type(error).__name__))
+        handover.send(connection, ("failed", type(error).__name__))
     finally:
         logging.shutdown()
     return 0

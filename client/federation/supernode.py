@@ -25,7 +25,7 @@ import psutil
 
 from client.federation.parcels import CA, KEY, SUPERLINK
 from models import pki
-from models.children import Child, Restarted, follow_parent, free_port
+from models.children import HUGE_PAGES, Child, Restarted, follow_parent, free_port
 from models.errors import ConfigurationError
 from models.exchange.words import Channel
 
@@ -196,6 +196,7 @@ def start(settings: SuperNodeSettings, launcher: Sequence[str] = LAUNCHER) -> Ch
     # Nothing else is on PATH: Flower's own programs, which run what a bundle brings, cannot be found.
     environment |= {"PATH": str(programs), "HOME": str(home), "FLWR_HOME": str(home), SITE: str(site)}
     environment[CHANNEL] = settings.channel
+    environment |= HUGE_PAGES
     ca, key = settings.ca or site / "trust" / "ca.crt", settings.key or site / "secrets" / KEYS[settings.channel]
     environment |= {SUPERLINK: settings.superlink, CA: str(ca), KEY: str(key)}
     command = [

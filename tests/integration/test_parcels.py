@@ -84,18 +84,18 @@ def place(coordinator: Place) -> Place:
 
 def test_what_is_laid_ready_is_fetched_until_it_is_dropped(place: Place):
     place.shelf.put(DIGEST, CONTENT)
-    with place.carrier() as carrier:
-        assert carrier.fetch(DIGEST, len(CONTENT)) == CONTENT
-        assert carrier.fetch(DIGEST, len(CONTENT)) == CONTENT
-        place.shelf.drop(DIGEST)
-        with pytest.raises(ParcelLost):
-            carrier.fetch(DIGEST, len(CONTENT))
+    carrier = place.carrier()
+    assert carrier.fetch(DIGEST, len(CONTENT)) == CONTENT
+    assert carrier.fetch(DIGEST, len(CONTENT)) == CONTENT
+    place.shelf.drop(DIGEST)
+    with pytest.raises(ParcelLost):
+        carrier.fetch(DIGEST, len(CONTENT))
 
 
 def test_what_is_brought_is_taken_once_and_by_whom_it_was_brought(place: Place):
-    with place.carrier() as carrier:
-        carrier.bring(DIGEST, CONTENT)
-        carrier.bring(DIGEST, CONTENT)  # the line broke before the answer came
+    carrier = place.carrier()
+    carrier.bring(DIGEST, CONTENT)
+    carrier.bring(DIGEST, CONTENT)  # the line broke before the answer came
     assert place.shelf.take(NODE + 1, DIGEST, len(CONTENT)) is None
     assert place.shelf.take(NODE, DIGEST, len(CONTENT) - 1) is None
     taken = place.shelf.take(NODE, DIGEST, len(CONTENT))
@@ -107,38 +107,38 @@ def test_what_is_brought_is_taken_once_and_by_whom_it_was_brought(place: Place):
 
 def test_a_stranger_neither_fetches_nor_brings(place: Place):
     place.shelf.put(DIGEST, CONTENT)
-    with place.carrier("stranger") as stranger:
-        with pytest.raises(ParcelLost, match="401"):
-            stranger.fetch(DIGEST, len(CONTENT))
-        with pytest.raises(ParcelLost):
-            stranger.bring(DIGEST, CONTENT)
+    stranger = place.carrier("stranger")
+    with pytest.raises(ParcelLost, match="401"):
+        stranger.fetch(DIGEST, len(CONTENT))
+    with pytest.raises(ParcelLost):
+        stranger.bring(DIGEST, CONTENT)
     assert place.kept() == []
 
 
 def test_what_was_brought_is_given_to_no_hospital(place: Place):
-    with place.carrier() as carrier:
-        carrier.bring(DIGEST, CONTENT)
-        with pytest.raises(ParcelLost, match="404"):
-            carrier.fetch(DIGEST, len(CONTENT))
+    carrier = place.carrier()
+    carrier.bring(DIGEST, CONTENT)
+    with pytest.raises(ParcelLost, match="404"):
+        carrier.fetch(DIGEST, len(CONTENT))
 
 
 def test_what_is_not_what_was_said_is_not_kept_on_either_side(place: Place):
     place.shelf.put(DIGEST, CONTENT[::-1])
-    with place.carrier() as carrier:
-        for size in (len(CONTENT), len(CONTENT) - 1, len(CONTENT) + 1):
-            with pytest.raises(ParcelLost):
-                carrier.fetch(DIGEST, size)
-        with pytest.raises(ParcelLost, match="400"):
-            carrier.bring(DIGEST, CONTENT[::-1])
+    carrier = place.carrier()
+    for size in (len(CONTENT), len(CONTENT) - 1, len(CONTENT) + 1):
+        with pytest.raises(ParcelLost):
+            carrier.fetch(DIGEST, size)
+    with pytest.raises(ParcelLost, match="400"):
+        carrier.bring(DIGEST, CONTENT[::-1])
     assert place.kept() == []
 
 
 def test_a_hospital_cannot_fill_the_disk(place: Place):
-    with place.carrier() as carrier:
-        for number in range(5):
-            content = bytes([number]) * parcels.LARGE
-            carrier.bring(hashlib.sha256(content).hexdigest(), content)
-            last = hashlib.sha256(content).hexdigest()
+    carrier = place.carrier()
+    for number in range(5):
+        content = bytes([number]) * parcels.LARGE
+        carrier.bring(hashlib.sha256(content).hexdigest(), content)
+        last = hashlib.sha256(content).hexdigest()
     assert len(place.kept()) <= 2
     assert last in place.kept()
 
@@ -197,12 +197,12 @@ def test_a_line_that_breaks_is_tried_again_and_half_of_it_is_nothing(place: Plac
     place.shelf.put(DIGEST, CONTENT)
     relay = Breaking(("127.0.0.1", place.port), 2 * parcels.PIECE)
     try:
-        with place.carrier(port=relay.port, pauses=(0.0, 0.1, 0.5, 2.0)) as carrier:
-            tasks: dict[str, Callable[[], object]] = {
-                "fetch": lambda: carrier.fetch(DIGEST, len(CONTENT)),
-                "bring": lambda: carrier.bring(DIGEST, CONTENT),
-            }
-            found = tasks[work]()
+        carrier = place.carrier(port=relay.port, pauses=(0.0, 0.1, 0.5, 2.0))
+        tasks: dict[str, Callable[[], object]] = {
+            "fetch": lambda: carrier.fetch(DIGEST, len(CONTENT)),
+            "bring": lambda: carrier.bring(DIGEST, CONTENT),
+        }
+        found = tasks[work]()
         assert relay.broke.is_set()
         if work == "fetch":
             assert found == CONTENT
@@ -214,6 +214,7 @@ def test_a_line_that_breaks_is_tried_again_and_half_of_it_is_nothing(place: Plac
 
 def test_a_line_that_stays_broken_is_said_so(place: Place):
     nobody = free_port()
-    with place.carrier(port=nobody, pauses=(0.0,)) as carrier, pytest.raises(ParcelLost) as lost:
+    carrier = place.carrier(port=nobody, pauses=(0.0,))
+    with pytest.raises(ParcelLost) as lost:
         carrier.fetch(DIGEST, len(CONTENT))
     assert lost.value.code == "interrupted"
