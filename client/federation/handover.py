@@ -44,14 +44,14 @@ def send(connection: Connection, what: object) -> None:
 
 
 def receive(connection: Connection) -> Any:
-    """Take what is handed over; waits for it.
+    """Take what is handed over, arrays read-only; waits for it.
 
     Raises:
         EOFError, OSError: nobody is at the other end any more.
     """
     memory = recv_handle(connection)
     try:
-        view = memoryview(mmap.mmap(memory, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+        view = memoryview(mmap.mmap(memory, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ))
     finally:
         os.close(memory)
     length, count = _HEAD.unpack_from(view)

@@ -12,6 +12,7 @@ done by another process that stays, the trainer (`resident.py`).
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import hmac
 import importlib
@@ -231,6 +232,8 @@ def main(arguments: Sequence[str] | None = None, *, resident: bool = True) -> in
     site = Path(os.environ[SITE])
     with contextlib.suppress(VigieError, OSError):
         _ = Site(site).config  # read and checked once, and not by each child
+    gc.collect()
+    gc.freeze()  # or each child's collections would touch, and so copy, all that is here
     trains = resident and channel() == "training"
     Launcher(options.runtime_api_address, site, alive, Resident(site) if trains else None).serve()
     _end_children()

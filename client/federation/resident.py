@@ -8,6 +8,7 @@ ended where memory runs out: reading patients' studies comes before learning fro
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -24,6 +25,7 @@ from typing import Final, Literal, cast
 from client.federation import handover
 from client.inference.memory import usable
 from client.store.site import Site
+from models.children import HUGE_PAGES
 from models.errors import VigieError
 from models.exchange import Decision, Evidence, Offer, Release, TrainOrder, Update
 
@@ -114,6 +116,7 @@ class Resident:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "client.federation.resident", str(self._site), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
+                env=_surroundings(),
             )
         os.environ[CONNECTION] = str(self._ours.fileno())
 
@@ -126,6 +129,14 @@ class Resident:
             self._process.kill()
             self._process.wait()
         self._ours = self._process = None
+
+
+def _surroundings() -> dict[str, str]:
+    """Torch's memory in pages of 2 MiB; what else there is in pages of 4 KiB, of which a fork has to copy what it
+    touches.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in HUGE_PAGES}
+    return {**kept, "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def give_way(priority: str = "idle") -> None:
@@ -183,6 +194,8 @@ def main() -> int:
         importlib.import_module(module)
     with contextlib.suppress(VigieError, OSError):
         _ = Site(folder).config  # read and checked once, and not by each child
+    gc.collect()
+    gc.freeze()  # or each child's collections would touch, and so copy, all that is here
     with Connection(number) as connection:
         while os.getppid() == launcher:
             if not connection.poll(1.0):
