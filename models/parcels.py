@@ -102,7 +102,7 @@ def attached(record: "RecordDict", fetch: Callable[[str, int], memoryview]) -> "
 
     def whole(array: "Array") -> "Array":
         nonlocal left, room
-        said = _SAID.fullmatch(array.data) if array.stype == _SLIP and isinstance(array.data, bytes) else None
+        said = _SAID.fullmatch(array.data) if array.stype == _SLIP else None
         if said is None or not left or int(said[2]) > room:
             return array
         left, room = left - 1, room - int(said[2])

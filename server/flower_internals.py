@@ -74,7 +74,7 @@ def spare_layers() -> None:
     """
     from flwr.superlink import main
 
-    layers: Callable[[], list[Middleware]] = main._get_middleware
+    layers: Callable[[], list[Middleware]] = main._get_middleware  # pyright: ignore[reportPrivateUsage]
 
     def spared() -> list[Middleware]:
         return [
@@ -84,7 +84,7 @@ def spare_layers() -> None:
             for layer in layers()
         ]
 
-    main._get_middleware = spared
+    main._get_middleware = spared  # pyright: ignore[reportPrivateUsage]
 
 
 class _Where:

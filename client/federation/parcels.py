@@ -81,7 +81,7 @@ class Carrier:
         self._patiently(lambda: self._brought(parcels.PATH + digest, memoryview(content)))
 
     def _fetched(self, path: str, digest: str, size: int) -> memoryview:
-        content = memoryview(np.empty(size, np.uint8)).cast("B")  # in pages of 2 MiB, where the kernel has them
+        content = np.empty(size, np.uint8).data  # in pages of 2 MiB, where the kernel has them
         found, at = hashlib.sha256(), 0
         with self._asked("GET", path) as answer:
             if answer.length != size:
