@@ -67,7 +67,9 @@ def _internals(module):
     def what(client, message, context):
         if not message.has_content():
             return ""
-        fields = dict(message.content["vigie"])
+        from models import parcels  # not before: it is imported while Flower's own modules still are
+
+        fields = dict(parcels.opened(message.content)["vigie"])
         return f"reply-{fields['kind']}{fields.get('round', '')}"
 
     _around(module, "push_message", what)
