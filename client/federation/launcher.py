@@ -199,7 +199,11 @@ def _answered(message: Message, context: Context) -> Message:
     carrier = within()
     if carrier is None:
         return installed.app(message, context)
-    message.content = parcels.attached(message.content, carrier.fetch)
+    try:
+        message.content = parcels.attached(message.content, carrier.fetch)
+    except ParcelLost:
+        installed.open_border().refuse(parcels.opened(message.content), "interrupted")
+        raise
     reply = installed.app(message, context)
     if reply.has_content():
         reply.content = parcels.detached(reply.content, carrier.bring)

@@ -6,6 +6,7 @@ import time
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from models import parcels
 from models.exchange import Offer, Release, TrainOrder, fingerprint
 from models.hyperparameters import Hyperparameters
 from server.messaging import Failure
@@ -125,6 +126,9 @@ def hostile(exchange, name, report):
     metadata["more"] = ConfigRecord({"x": 1})
     pickled = changed()
     pickled["weights"] = ArrayRecord({"packed": Array("uint8", (108,), "pickle", b"cposix\nsystem\n(S'id'\ntR.")})
+    closed = parcels.detached(changed(query="select * from study"), print)
+    lost = changed()
+    lost["weights"] = ArrayRecord({"packed": Array("uint8", (108,), "vigie.parcel", b"0" * 64 + b" 108")})
     cases = {
         "unknown-kind": (changed(kind="dump"), MessageType.QUERY),
         "reply-kind": (changed(kind="update"), MessageType.QUERY),
@@ -136,6 +140,13 @@ def hostile(exchange, name, report):
         "path-as-name": (changed(retraining="../../etc"), MessageType.QUERY),
         "pickle": (pickled, MessageType.QUERY),
         "nothing": (RecordDict(), MessageType.QUERY),
+        "closed-rubbish": (
+            RecordDict({"vigie.closed": ConfigRecord({"vigie.closed": b"\xff" * 64})}),
+            MessageType.QUERY,
+        ),
+        "closed-extra-field": (closed, MessageType.QUERY),
+        "closed-twice": (parcels.detached(closed, print), MessageType.QUERY),
+        "slip-to-nowhere": (lost, MessageType.QUERY),
         "other-category": (good, MessageType.TRAIN),
         "other-action": (good, "query.dump"),
     }
@@ -153,5 +164,6 @@ def hostile(exchange, name, report):
 def as_text(reply):
     if reply.has_error():
         return f"error {reply.error.code} {reply.error.reason}"
-    records = {key: dict(record) for key, record in reply.content.config_records.items()}
-    return json.dumps({"config": records, "arrays": sorted(reply.content.array_records)})
+    content = parcels.opened(reply.content)
+    records = {key: dict(record) for key, record in content.config_records.items()}
+    return json.dumps({"config": records, "arrays": sorted(content.array_records)})
