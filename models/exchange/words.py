@@ -132,7 +132,7 @@ RefusalCode = Literal[
     "failed",  # anything else; the hospital's log says what
 ]
 
-WIRE = 4  # version of this file's messages; both sides must speak the same
+WIRE = 5  # version of this file's messages; both sides must speak the same
 MAX_WEIGHTS = 512 * 2**20  # bytes
 MAX_BUNDLE = 128 * 2**20  # bytes
 MAX_TENSORS = 4096
