@@ -49,8 +49,8 @@ def trainer(site, tmp_path, monkeypatch):
     program.write_text(STAND_IN)
     start = subprocess.Popen
 
-    def popen(words, **given):
-        return start([sys.executable, str(program), *words[3:]], env=os.environ | {"PYTHONPATH": str(ROOT)}, **given)
+    def popen(words, env, **given):
+        return start([sys.executable, str(program), *words[3:]], env=env | {"PYTHONPATH": str(ROOT)}, **given)
 
     monkeypatch.setattr(resident, "subprocess", SimpleNamespace(Popen=popen))
     made = Resident(site.folder)
