@@ -9,8 +9,9 @@ what stays. Of the others the median counts, and of the turns' medians the media
   journal to the next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger,
   outbox, the forks of the ClientApp and of the trainer, journal. The network is a residual network of that size for
   pictures of 32 x 32, and the training one step on eleven of the hospital's two dozen training cases (fewer are not
-  trained on), after the received weights have judged them: the trainer is the product's own, so that what it takes to
-  put weights into a network, score, train and check an update is in the figure, and images to speak of are not.
+  trained on; of one step no mean over steps is kept), after the received weights have judged them: the trainer is the
+  product's own, so that what it takes to put weights into a network, score, train and check an update is in the figure,
+  and images to speak of are not.
   Candidate, offer and release, which follow the last round, are not.
 - NVFLARE 2.9.0 in its POC mode: server and four clients with its default polling, the FedAvg of its NumPy recipe, the
   client's script in the client's process, which moves the weights by one number and returns them. A round is from its
@@ -61,7 +62,7 @@ _PREPROCESSING: Final = Preprocessing(
         {"_target_": "ScaleIntensityRange", "a_min": 0.0, "a_max": 4095.0, "b_min": 0.0, "b_max": 1.0, "clip": True},
     ]
 )
-_TRAINING: Final = {"hyper.steps": 1, "hyper.batch_size": LEAST, "hyper.learning_rate": 1e-4}
+_TRAINING: Final = {"hyper.steps": 1, "hyper.batch_size": LEAST, "hyper.learning_rate": 1e-4, "hyper.averaging": 0}
 _CHANNELS: Final = {"0.05 MB": (8, 8, 16, 16), "32 MB": (64, 128, 256, 736)}
 # a finding each, so that no case of the one is a case of the other
 _FINDINGS: Final = {"0.05 MB": "R-42061", "32 MB": "R-42062"}
