@@ -150,7 +150,7 @@ def scores(network: nn.Module, images: Images, batch_size: int = 64, threads: in
 def get_weights(network: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Copy the weights out, by name, in the network's order."""
     return {
-        name: np.array(value.detach().contiguous().numpy(), dtype=np.float32, order="C")
+        name: value.detach().to(torch.float32).clone(memory_format=torch.contiguous_format).numpy()
         for name, value in network.state_dict().items()
     }
 
@@ -169,7 +169,9 @@ def set_weights(network: nn.Module, weights: Mapping[str, NDArray[np.generic]]) 
             raise InvalidTraining(f"{name} has shape {weights[name].shape}, not {tuple(value.shape)}")
         if not np.isfinite(weights[name]).all():
             raise InvalidTraining(f"{name} holds values that are not finite")
-    network.load_state_dict({name: torch.from_numpy(np.array(weights[name], dtype=np.float32)) for name in state})
+    # a copy each takes the place of what was there: to copy into that would be a second one
+    own = {name: torch.from_numpy(np.array(weights[name], np.float32)).to(value.dtype) for name, value in state.items()}
+    network.load_state_dict(own, assign=True)
 
 
 def checked(
