@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.state.schema.corestate_models import ObjectPushSessionRoot
+from flwr.supercore.state.schema.linkstate_models import MessageRes
+from sqlalchemy import select, update
 from starlette.middleware import Middleware
 
 LAYERS = {
@@ -21,6 +25,7 @@ LAYERS = {
     "FleetEventLogMiddleware": "/v1/fleet/",
 }
 """Where a layer of Flower's web server does something; every other request it hands on as it is."""
+_ARRIVING = "arriving"  # Flower has a time there, or nothing
 
 
 def let_back_in() -> None:
@@ -40,18 +45,45 @@ def let_back_in() -> None:
 
 
 def tell_of_messages(tell: Callable[[int], None]) -> None:
-    """Have this process' SuperLink say for which node it has stored a message, once it can be fetched.
+    """Have this process' SuperLink say for which node there is a message, and give a reply once all its parts are here.
 
-    A reply is for the SuperLink itself (`SUPERLINK_NODE_ID`).
+    A reply is for the SuperLink itself (`SUPERLINK_NODE_ID`). Flower would give it at once, to a retraining that then
+    waits for its parts and for nothing else: a hospital whose SuperNode is killed half-way would hold up all others'
+    replies, past the round's deadline, for a thousand seconds. Until a reply is whole it stands as given to somebody
+    (`_ARRIVING`) in Flower's table; that its hospital is away is found as ever.
     """
-    store = SqlLinkState.store_message_and_object_tree
+    store, put = SqlLinkState.store_message_and_object_tree, SqlLinkState.store_object
 
     def told(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
-        stored = store(self, message, object_tree, session_id)
-        tell(message.metadata.dst_node_id)
-        return stored
+        with self.session() as session:  # one transaction: nobody sees it in between
+            stored, missing = store(self, message, object_tree, session_id)
+            arriving = stored and bool(missing) and bool(message.metadata.reply_to_message_id)
+            if stored:  # it may come again
+                marks = ("", _ARRIVING) if arriving else (_ARRIVING, "")
+                _mark(session, MessageRes.message_id == message.metadata.message_id, *marks)
+        if not arriving:
+            tell(message.metadata.dst_node_id)
+        return stored, missing
+
+    def kept(self: Any, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        # a transaction of its own, which it undoes where the part is refused
+        if not put(self, run_id, session_id, object_id, object_content):
+            return False
+        with self.session() as session:
+            awaited = select(ObjectPushSessionRoot.root_object_id)
+            whole = _mark(session, MessageRes.message_id.not_in(awaited), _ARRIVING, "")
+        if whole:
+            tell(SUPERLINK_NODE_ID)
+        return True
 
     SqlLinkState.store_message_and_object_tree = told
+    SqlLinkState.store_object = kept
+
+
+def _mark(session: Any, which: Any, before: str, after: str) -> bool:
+    """Say of replies to whom they were given; whether there was one."""
+    chosen = update(MessageRes).where(which, MessageRes.delivered_at == before)
+    return session.execute(chosen.values(delivered_at=after)).rowcount > 0
 
 
 def tell_of_the_end(tell: Callable[[], None]) -> None:

@@ -159,22 +159,16 @@ def test_the_supernodes_web_server_is_made_where_its_bodies_are_made_whole(monke
     assert made._app == "app"
 
 
-def test_the_superlink_tells_of_a_message_once_it_is_stored_and_of_its_end():
+def test_the_superlink_tells_of_its_end():
     import subprocess
     import sys
 
     script = """
-import inspect, threading, types, uvicorn
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from server.flower_internals import tell_of_messages, tell_of_the_end
+import inspect, threading, uvicorn
+from server.flower_internals import tell_of_the_end
 assert list(inspect.signature(uvicorn.Server.handle_exit).parameters) == ["self", "sig", "frame"]
 assert "self.handle_exit" in inspect.getsource(uvicorn.Server.capture_signals)
-seen, over = [], threading.Event()
-SqlLinkState.store_message_and_object_tree = lambda self, message, tree, session: seen.append("stored") or (True, [])
-tell_of_messages(seen.append)
-message = types.SimpleNamespace(metadata=types.SimpleNamespace(dst_node_id=7))
-assert SqlLinkState.store_message_and_object_tree(None, message, None, "session") == (True, [])
-assert seen == ["stored", 7]
+over = threading.Event()
 tell_of_the_end(over.set)
 server = uvicorn.Server(uvicorn.Config("none:none"))
 server.handle_exit(15, None)
