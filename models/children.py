@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -174,6 +175,18 @@ class Restarted:
             self.child.stop()  # what it may have left running
             self.child = self._start()
         return True
+
+
+def together(*ends: Callable[[], object]) -> None:
+    """Have processes ended at the same time: it takes no longer than the slowest of them.
+
+    Raises:
+        Exception: what the first one raised, once all have ended.
+    """
+    with ThreadPoolExecutor(len(ends)) as threads:
+        under_way = [threads.submit(end) for end in ends]
+    for one in under_way:
+        one.result()
 
 
 def _if_alive(act: Callable[[], None]) -> None:

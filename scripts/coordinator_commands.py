@@ -9,6 +9,9 @@ import typer
 from scripts.signals import wait_for_signal
 
 app = typer.Typer(no_args_is_help=True, help="The coordinator. Example: vigie coordinator init --folder coordinator")
+_GRACE = 5.0
+"""Seconds for the SuperLink and MLflow to end: whoever stops a coordinator (Docker, for instance) waits for ten, and
+what they leave running takes some too."""
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
 
 
@@ -48,7 +51,7 @@ def run(folder: Folder) -> None:
 
     Example: vigie coordinator run --folder coordinator
     """
-    from models.children import Restarted, follow_parent
+    from models.children import Restarted, follow_parent, together
     from server import tracking
     from server.coordinator import Coordinator
     from server.errands import Errands
@@ -61,20 +64,17 @@ def run(folder: Folder) -> None:
     mlflow = Restarted(
         lambda: tracking.start(coordinator.folder, config.mlflow_port, config.mlflow_host, coordinator.storage)
     )
+    errands = Errands(coordinator, link)
     try:
         superlink = Restarted(link.start)
-        errands = Errands(coordinator, link)
         errands.start()
-        try:
-            print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
-            if not wait_for_signal(lambda: not (mlflow.look() and superlink.look())):
-                print("MLflow or the SuperLink ended by itself again and again; see logs/", file=sys.stderr)
-                raise typer.Exit(1)
-        finally:
-            errands.stop()
-            link.stop()
+        print(f"ready: hospitals call {link.address}, versions at {coordinator.mlflow_uri}", flush=True)
+        if not wait_for_signal(lambda: not (mlflow.look() and superlink.look())):
+            print("MLflow or the SuperLink ended by itself again and again; see logs/", file=sys.stderr)
+            raise typer.Exit(1)
     finally:
-        mlflow.child.stop()
+        errands.stop()
+        together(lambda: link.stop(_GRACE), lambda: mlflow.child.stop(_GRACE))
 
 
 @app.command()

@@ -25,6 +25,7 @@ LAYERS = {
     "FleetEventLogMiddleware": "/v1/fleet/",
 }
 """Where a layer of Flower's web server does something; every other request it hands on as it is."""
+LEAVE = 2  # seconds for answers that are on their way, once the web server was told to end
 _ARRIVING = "arriving"  # Flower has a time there, or nothing
 
 
@@ -87,12 +88,17 @@ def _mark(session: Any, which: Any, before: str, after: str) -> bool:
 
 
 def tell_of_the_end(tell: Callable[[], None]) -> None:
-    """Have this process' web server say that it was told to end: it waits for every answer that is on its way."""
+    """Have this process' web server say that it was told to end, and not wait for long.
+
+    It waits for every answer that is on its way, and for every connection: one whose other end says nothing, as a
+    hospital's does while it trains, would keep it for up to half a minute.
+    """
     handle = uvicorn.Server.handle_exit
 
     def told(self: Any, sig: int, frame: Any) -> None:
         # this interrupts whatever the main thread does, which may hold what `tell` waits for
         threading.Thread(target=tell, name="tell-of-the-end", daemon=True).start()
+        self.config.timeout_graceful_shutdown = LEAVE
         handle(self, sig, frame)
 
     uvicorn.Server.handle_exit = told

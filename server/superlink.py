@@ -154,10 +154,14 @@ class SuperLink:
         self._child.wait_ready(self._answers, timeout)
         return self._child
 
-    def stop(self) -> None:
-        """Stop it and everything it started."""
+    def stop(self, grace: float = 10.0) -> None:
+        """Stop it and everything it started.
+
+        Args:
+            grace: seconds for it to end by itself.
+        """
         if self._child is not None:
-            self._child.stop()
+            self._child.stop(grace)
             self._child = None
 
     def __enter__(self) -> "SuperLink":

@@ -177,6 +177,36 @@ assert server.should_exit and over.wait(20)
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
+def test_the_superlinks_web_server_ends_while_a_client_says_nothing():
+    import subprocess
+    import sys
+
+    script = """
+import os, signal, socket, threading, time, uvicorn
+from models.children import free_port
+from server.flower_internals import tell_of_the_end
+tell_of_the_end(lambda: None)
+port, asked = free_port(), threading.Event()
+async def app(scope, receive, send):
+    asked.set()
+    while (await receive()).get("more_body"):
+        pass
+server = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="off", log_level="error"))
+def client():
+    while not server.started:
+        time.sleep(0.01)
+    half = socket.create_connection(("127.0.0.1", port))
+    half.sendall(b"POST / HTTP/1.1\\r\\nHost: a\\r\\nContent-Length: 9\\r\\n\\r\\nhalf")
+    asked.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3600)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # which the server calls when it has ended
+threading.Thread(target=client, daemon=True).start()
+server.run()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
 def test_another_flower_is_noticed(monkeypatch):
     from flwr.supercore.inflatable import inflatable_utils
 
