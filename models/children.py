@@ -131,11 +131,13 @@ class Child:
         psutil.wait_procs(family, timeout=2.0)
 
     def family(self) -> list[psutil.Process]:
-        """Its living descendants, itself not included."""
-        try:
-            return psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        """Its living descendants, itself not included; of one that has ended, those in its session."""
+        if self.returncode is None:
+            try:
+                return psutil.Process(self.pid).children(recursive=True)
+            except psutil.NoSuchProcess:
+                pass
+        return [process for process in psutil.process_iter() if _session(process.pid) == self.pid]
 
 
 class Restarted:
@@ -189,6 +191,14 @@ def together(*ends: Callable[[], object]) -> None:
         one.result()
 
 
+def _session(pid: int) -> int:
+    """The session of a process; 0 where it is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
+
+
 def _if_alive(act: Callable[[], None]) -> None:
     """Signal a process that may be gone already."""
     try:
@@ -209,8 +219,10 @@ def follow_parent(interval: float = 0.2) -> None:
     def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(interval)
-        signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # to the process: the main thread, which has to act, may be waiting
         time.sleep(5.0)
+        for process in psutil.Process().children(recursive=True):
+            _if_alive(process.kill)
         os._exit(1)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()

@@ -1,7 +1,7 @@
 """The MLflow tracking server and registry, as a child process of the coordinator.
 
 MLflow does not notice that whoever started it is gone. Between it and the coordinator stands `python -m
-server.tracking`, which does, and takes it along.
+server.tracking`, which does, and takes it along; MLflow's own process follows that one in turn.
 
 What it keeps lies in the coordinator's folder, or where `coordinator.yaml` says: PostgreSQL, and a store that speaks
 S3. Their secrets are in no settings, no command line and no log: libpq and boto3 take them from the environment
@@ -10,6 +10,7 @@ S3. Their secrets are in no settings, no command line and no log: libpq and boto
 
 import importlib.util
 import os
+import runpy
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # the settings' libraries would be loaded by the process that
     from configs.schema import CoordinatorConfig
 
 _LOG = "VIGIE_MLFLOW_LOG"
+_WITHIN = "--within"  # be MLflow's own process
 _GRACE_SECONDS = 3.0
 PASSWORD: Final = "mlflow.password"  # of the database; one line
 CREDENTIALS: Final = "s3.credentials"  # in the form of ~/.aws/credentials
@@ -131,10 +133,14 @@ def _answers(url: str) -> bool:
 def main() -> None:
     """Run MLflow's server with the arguments given here until it ends, or until our own parent is gone."""
     follow_parent()
+    if sys.argv[1:2] == [_WITHIN]:
+        # it hands a SIGTERM on to the web server that it starts, and waits for that
+        sys.argv[:2] = ["mlflow", "server"]
+        runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
+        return
     signal.signal(signal.SIGTERM, _end)
-    server = Child(
-        "mlflow", [sys.executable, "-m", "mlflow", "server", *sys.argv[1:]], os.environ, Path(os.environ[_LOG])
-    )
+    program = [sys.executable, "-m", "server.tracking", _WITHIN]
+    server = Child("mlflow", [*program, *sys.argv[1:]], os.environ, Path(os.environ[_LOG]))
     try:
         while server.returncode is None:
             time.sleep(0.2)
