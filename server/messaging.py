@@ -34,6 +34,7 @@ ABSENT = "absent"  # the hospital was not connected
 SILENT = "silent"  # it did not answer in time
 LOST = "lost"  # its answer, or the process that made it, was lost on the way
 _AGAIN = (LOST, "interrupted")
+LATER = frozenset({ABSENT, SILENT, *_AGAIN})  # why a hospital may have an answer that did not come
 MALFORMED = "malformed"  # what it sent is no declared message, not the one asked for, or says more than may leave
 
 

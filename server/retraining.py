@@ -27,7 +27,7 @@ from server.coordinator import Coordinator
 from server.evaluation import evaluations
 from server.journal import Journal, alone, read
 from server.lineage import PERSONAL
-from server.messaging import ABSENT, LOST, SILENT
+from server.messaging import LATER
 from server.participation import contributed, participation
 from server.plan import Plan, QuorumMissed
 from server.registry import Registered
@@ -36,7 +36,6 @@ from server.release import decide, figures, told_of_forms
 log = logging.getLogger(__name__)
 
 Weights = dict[str, NDArray[Any]]
-_LATER = frozenset({ABSENT, SILENT, LOST, "interrupted"})  # why a hospital may have an answer that did not come
 
 
 class Hospitals(Protocol):
@@ -121,7 +120,7 @@ def _rounds(step: _Retraining, base: Bundle, proposal: Proposal) -> Weights:
     if isinstance(step.plan.privacy, SecureAggregation):
         terms = signed.read(proposal.terms)
         members = summing.members(step.journal, step.plan, proposal.digest, terms.identities)
-    missing = {site: code for site, code in done["failures"].items() if code in _LATER} if done else {}
+    missing = {site: code for site, code in done["failures"].items() if code in LATER} if done else {}
     while number < step.plan.rounds:
         number += 1
         line = (
@@ -129,7 +128,7 @@ def _rounds(step: _Retraining, base: Bundle, proposal: Proposal) -> Weights:
             if members is None
             else _summed_round(step, aggregation, number, members)
         )
-        missing = {site: code for site, code in line["failures"].items() if code in _LATER}
+        missing = {site: code for site, code in line["failures"].items() if code in LATER}
         step.journal.save_state(number, aggregation.state)
         step.journal.save_weights(number, aggregation.weights)
         step.journal.write("round", {"round": number, **line})

@@ -20,10 +20,12 @@ from models.group import Group
 from models.summand import Figures
 from server.aggregation import Aggregation
 from server.journal import Journal, read
-from server.messaging import MALFORMED
+from server.messaging import ABSENT, LATER, MALFORMED, Failure
 from server.plan import Plan, QuorumMissed
 
 log = logging.getLogger(__name__)
+
+HELP = 3  # how often a hospital is asked that may help to unmask and did not answer
 
 
 class Hospitals(Protocol):
@@ -106,18 +108,49 @@ def conduct(
     order = UnmaskOrder(
         retraining=plan.name, round=number, attempt=line["attempt"], active=tuple(active), dead=tuple(dead)
     )
-    answered = hospitals.send_and_receive(dict.fromkeys(active, order), plan.deadline_seconds)
-    given = {site: found for site, found in answered.results.items() if isinstance(found, Unmasked)}
+    given, failures, took = _help(hospitals, order, who.group.threshold, plan.deadline_seconds)
     if len(given) < who.group.threshold:
-        failures = {site: found.code for site, found in answered.results.items() if site not in given}
-        raise _missed(journal, number, failures, f"{len(given)} of {who.group.threshold} hospitals helped to unmask")
+        raise _missed(journal, number, failures, _stuck(plan.name, who.group.threshold, given, failures))
     total = _unmasked(journal.load_sum(number), line, who.group, given, order)
     asked = len(active) + len(dead)
     inexact = masks.step(asked)
     figures = aggregation.take_sum(
         masks.restored(total, len(active), asked), len(active), inexact, sum(line["sites"].values())
     )
-    return Summed(dict(line["sites"]), dict(line["failures"]), figures, seconds + float(answered.seconds))
+    return Summed(dict(line["sites"]), dict(line["failures"]), figures, seconds + took)
+
+
+def _help(
+    hospitals: Hospitals, order: UnmaskOrder, threshold: int, seconds: float
+) -> tuple[dict[str, Unmasked], dict[str, str], float]:
+    """The hospitals' parts, why the others gave none, and how long it took.
+
+    One that is away for a moment is asked again: here nobody else can take its place.
+    """
+    given, failures, took = dict[str, Unmasked](), dict.fromkeys(order.active, ABSENT), 0.0
+    for _ in range(HELP):
+        again = [site for site, code in failures.items() if code in LATER]
+        if len(given) >= threshold or not again or took >= seconds:
+            break
+        answered = hospitals.send_and_receive(dict.fromkeys(again, order), seconds - took)
+        took += float(answered.seconds)
+        for site, found in answered.results.items():
+            if isinstance(found, Unmasked):
+                given[site] = found
+                del failures[site]
+            else:
+                failures[site] = found.code if isinstance(found, Failure) else MALFORMED
+    return given, failures, took
+
+
+def _stuck(name: str, threshold: int, given: Mapping[str, Unmasked], failures: Mapping[str, str]) -> str:
+    """What became of a sum that too few helped to unmask, and what a person can do."""
+    missing = " or ".join(sorted(failures))
+    return (
+        f"{len(given)} of {threshold} hospitals helped to unmask. The sum is kept: `vigie retrain resume {name}` goes "
+        f"on with it once {missing} answers again. Should that never be, this retraining cannot end, because hospitals "
+        "unmask no other sum of this round: launch another one without whoever is gone"
+    )
 
 
 def _collect(

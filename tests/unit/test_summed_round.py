@@ -243,6 +243,40 @@ def test_three_hospitals_are_the_fewest_and_all_of_them_have_to_stay(
         support.plan_of(names[:2], quorum=2)
 
 
+@pytest.mark.parametrize("times", [1, 2, 1000])
+def test_one_of_three_that_is_lost_while_unmasking_is_asked_again_and_the_sum_waits_for_it(
+    make_site, bundles, vendor_key, tmp_path, monkeypatch, times
+):
+    """Nothing is trained, or unmasked, twice; a person is told what to do."""
+    names, asked = ("alpha", "beta", "gamma"), 0
+    three = support.make(names, make_site, bundles, vendor_key, tmp_path, monkeypatch)
+    coordinator = three.agree(support.plan_of(names), tmp_path / "r")
+
+    def away(site, order):
+        nonlocal asked
+        if site != "gamma" or not isinstance(order, UnmaskOrder):
+            return ""
+        asked += 1
+        return "before" if asked <= times else ""
+
+    three.fails = away
+    if times > 2:
+        with pytest.raises(QuorumMissed, match=r"2 of 3 .*`vigie retrain resume spring` .* once gamma answers"):
+            coordinator.round()
+        missed = coordinator.journal.last("quorum-missed")
+        assert missed["failures"] == {"gamma": "absent"}
+        assert "launch another one without whoever is gone" in told(missed)
+        three.fails = lambda site, order: ""
+
+    summed, aggregation = coordinator.round()
+
+    close(aggregation.weights, coordinator.in_the_open(names), 3)
+    assert tuple(summed.cases) == names
+    for one in three.hospitals.values():
+        assert one.trainings == [(1, 1)]
+        assert len(list(one.site.ledger.entries("retraining.summed"))) == 1
+
+
 @pytest.mark.parametrize("name", ["median", "trimmed-mean", "krum", "qfair", "scaffold"])
 def test_a_strategy_that_needs_each_update_is_refused_by_name(name):
     config = compose(
