@@ -20,7 +20,8 @@ class Hyperparameters(BaseModel):
         mixup: parameter of the Beta distribution that mixes pairs of cases, 0 none.
         label_smoothing: how far labels are drawn towards one half.
         averaging: decay of the running mean of the weights that is kept in the end, 0 keeps the last ones.
-        error_weight: how much more often a case is drawn on which the served version erred.
+        error_weight: how much more often a case is drawn on which the served version erred; no patient is drawn more
+            often than once in eleven, whatever these weights say (`client/federation/draws.py`).
         ai_visible_weight, report_weight, single_reader_weight, blind_consensus_weight, follow_up_weight,
             biopsy_weight: how much more often a case is drawn whose truth rests on that tier; 0 leaves it out.
         proximal: weight of the squared distance from the received weights (FedProx), 0 none.

@@ -9,20 +9,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.federation.cases import ReusableCases, labels, tensors
+from client.federation.draws import draws
 from client.federation.kept import Kept, Memory
 from client.federation.leakage import remember
 from client.federation.limits import bounds_of
 from client.federation.private import pay
 from client.store.site import Site
 from client.store.versions import held
-from client.vigilance.register import Case
 from models import compression
 from models.bounds import Bounds, distance, keep
 from models.bundle import Facts
 from models.control import ControlVariate
 from models.errors import NotFound, TooFewCases
 from models.exchange import TrainOrder, Update, is_in, withheld
-from models.hyperparameters import Hyperparameters
 from models.networks import build_for
 from models.private_training import fit_privately
 from models.protection import PatientLevel, SecureAggregation, Unprotected
@@ -69,8 +68,8 @@ def train(site: Site, order: TrainOrder) -> Update:
 
     Raises:
         NotFound: the base version is not here.
-        TooFewCases: the training patients have no validated case of one of the classes, or too few to be counted; or
-            the order draws too few.
+        TooFewCases: there are too few training patients with a validated case, or none of one of the classes; or the
+            order draws too few.
         BudgetExhausted: it would cost more of the patients' privacy than this hospital allows.
         TrainingDiverged: the loss is no longer finite.
     """
@@ -81,8 +80,6 @@ def train(site: Site, order: TrainOrder) -> Update:
     positive = labels(cases)
     drawn = draws(cases, order.hyper)
     _require_both(positive[drawn > 0])
-    if np.count_nonzero(drawn) < LEAST:
-        raise TooFewCases(f"{np.count_nonzero(drawn)} training cases: fewer than {LEAST} would show a patient")
     if isinstance(order.privacy, Unprotected) and (most := order.hyper.steps * order.hyper.batch_size) < LEAST:
         # of one step on two cases, their pictures can be told (scripts/benchmarks/inversion.py)
         raise TooFewCases(f"{most} cases drawn in all: fewer than {LEAST} would show a patient")
@@ -166,14 +163,6 @@ def learn(
         if update.n_cases < LEAST:
             raise TooFewCases(f"fewer than {2 * LEAST} training cases are too few to be told by a power of two")
     return update, Kept(order.base, left, {name: trained[name] for name in own})
-
-
-def draws(cases: list[Case], hyper: Hyperparameters) -> Floats:
-    """(N,) how often to draw each case: an error more often, and by what its truth rests on."""
-    return np.array(
-        [(1.0 if case.correct else hyper.error_weight) * hyper.tier_weight(case.tier.value) for case in cases],
-        dtype=np.float64,
-    )
 
 
 def taught(scores: Floats, thresholds: Floats, correct: Bools) -> Floats:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.federation.draws import evened
 from client.federation.kept import Kept
 from client.federation.trainer import Lesson, learn, taught
 from configs.schema import RetrainingConfig, VersionConfig, compose
@@ -122,13 +123,14 @@ def lesson(facts: Facts, base: Weights, threshold: float, cases: Cases, hyper: H
     """A hospital's training cases, after the base has read them and clinicians have said the truth of all."""
     said = read_with(facts, base, cases.images, threads)
     wrong = (said >= threshold) != cases.positive
+    patients = tuple(str(number) for number in range(len(wrong)))  # one study each
     return Lesson(
         cases.images,
         cases.positive,
         wrong,
-        np.where(wrong, hyper.error_weight, 1.0),
+        evened(np.where(wrong, hyper.error_weight, 1.0), patients),
         taught(said, np.full(len(said), threshold), ~wrong),
-        tuple(str(number) for number in range(len(wrong))),  # one study each
+        patients,
     )
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.federation import trainer
+from client.federation.draws import draws, evened
 from client.federation.kept import Kept, Memory
-from client.federation.trainer import Lesson, draws, learn, taught
+from client.federation.trainer import Lesson, learn, taught
 from client.review.verdict import TruthTier
 from client.store import versions
 from client.store.site import Site
@@ -24,6 +27,7 @@ from models.errors import BorderRefused, TooFewCases
 from models.exchange import TrainOrder, Update, layout_of
 from models.hyperparameters import Hyperparameters
 from models.networks import build
+from models.stats.disclosure import LEAST
 from models.training import get_weights
 from scripts.benchmarks import federation
 from server.aggregation import Aggregation
@@ -116,15 +120,56 @@ def test_what_is_learned_of_a_right_call_lies_on_its_side_of_the_middle() -> Non
     assert np.isnan(found[2])
 
 
-def _case(tier: TruthTier, correct: bool) -> Case:
-    return Case("1", "k", "train", False, "d", BASE, 0.9, 0.5, True, correct, tier, 0.0, "residual", None)
+def _case(tier: TruthTier, correct: bool, patient: str) -> Case:
+    return Case("1", patient, "train", False, "d", BASE, 0.9, 0.5, True, correct, tier, 0.0, "residual", None)
 
 
 def test_errors_and_tiers_say_how_often_a_case_is_drawn() -> None:
-    every = [_case(tier, correct) for tier in TruthTier for correct in (True, False)]
-    assert draws(every, Hyperparameters(error_weight=2.0)).tolist() == [1.0, 2.0] * len(TruthTier)
+    every = [
+        _case(tier, correct, f"{number} {tier} {correct}")
+        for number in range(6)
+        for tier in TruthTier
+        for correct in (True, False)
+    ]
+    assert draws(every, Hyperparameters(error_weight=2.0)).tolist() == [1.0, 2.0] * len(TruthTier) * 6
     hyper = Hyperparameters(error_weight=3.0, ai_visible_weight=0.0, biopsy_weight=2.0)
-    assert draws(every, hyper).tolist() == [0.0, 0.0, *[1.0, 3.0] * 4, 2.0, 6.0]
+    assert draws(every, hyper).tolist() == [0.0, 0.0, *[1.0, 3.0] * 4, 2.0, 6.0] * 6
+
+
+def test_whatever_a_plan_says_no_case_is_an_update() -> None:
+    """The one error whose truth a biopsy gave, in the largest weights that a plan may have, among twenty others."""
+    cases = [_case(TruthTier.SINGLE_READER, True, str(number)) for number in range(20)]
+    cases.append(_case(TruthTier.BIOPSY, False, "20"))
+    found = draws(cases, Hyperparameters(error_weight=100, biopsy_weight=100))
+    assert found[20] / found.sum() == pytest.approx(1 / LEAST)
+    assert (found[:20] == 1).all()
+    with pytest.raises(TooFewCases, match="10 patients"):
+        draws(cases[11:], Hyperparameters())
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 16), st.floats(0, 1e4).filter(lambda one: not 0 < one < 1e-6)), min_size=1, max_size=60
+    )
+)
+def test_no_patient_has_more_than_a_share_and_who_wanted_less_keeps_it(wanted: list[tuple[int, float]]) -> None:
+    weights, patients = np.array([one for _, one in wanted]), [str(whose) for whose, _ in wanted]
+
+    def totals(of: Any) -> dict[str, float]:
+        return {name: float(sum(of[[one == name for one in patients]])) for name in sorted(set(patients))}
+
+    before = totals(weights)
+    if sum(total > 0 for total in before.values()) < LEAST:
+        with pytest.raises(TooFewCases):
+            evened(weights, patients)
+        return
+    found = evened(weights, patients)
+    after = totals(found)
+    most = sum(after.values()) / LEAST
+    assert all(total <= most * (1 + 1e-9) for total in after.values())
+    for name, total in before.items():
+        assert after[name] == pytest.approx(min(total, most), rel=1e-9)
+    assert evened(found, patients) == pytest.approx(found)
 
 
 def test_cases_of_no_weight_are_not_learned_from_nor_counted(round_, lesson) -> None:
