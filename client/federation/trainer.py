@@ -142,7 +142,8 @@ def learn(
     frozen = [name for name in base if _among(name, order.frozen)]
     loss = _fit(network, lesson, order, frozen, variate, threads, secret)
     trained = get_weights(network)
-    sent, left = _sent({name: trained[name] for name in received}, received, order, kept, within or order.bounds)
+    within = within or order.bounds
+    sent, left = _sent({name: trained[name] for name in received}, received, order, kept, within)
     update = Update(
         retraining=order.retraining,
         round=order.round,
@@ -155,7 +156,7 @@ def learn(
         loss_received=_loss(judged[there], lesson.positive[there]),
         encoding=order.reply,
         weights=sent,
-        control=compression.rounded(variate.mean(received), order.reply) if variate else None,
+        control=_control(variate.mean(received), order, within) if variate else None,
     )
     # one that is to be summed says nothing of itself: what it says of the cases stays here until it is masked
     if not isinstance(order.privacy, Unprotected | SecureAggregation):
@@ -194,6 +195,15 @@ def _sent(
             return sent, left
         # rounded to the nearest, the sum of many can be a little longer than what was meant
         meant = {name: np.asarray(array * (0.999 * within.norm / found), array.dtype) for name, array in meant.items()}
+
+
+def _control(mean: dict[str, NDArray[Any]], order: TrainOrder, within: Bounds) -> dict[str, NDArray[Any]]:
+    """A control variate as ordered, kept to the bounds of an update: it says of the cases what a step would."""
+    nothing = {name: np.zeros_like(array) for name, array in mean.items()}
+    meant = keep(mean, nothing, within)
+    while (found := distance(sent := compression.rounded(meant, order.reply), nothing)) > within.norm:
+        meant = {name: np.asarray(array * (0.999 * within.norm / found), array.dtype) for name, array in meant.items()}
+    return sent
 
 
 def _fit(

@@ -104,10 +104,12 @@ def check_answer(answer: Answer, order: Order) -> None:
     """Refuse an answer that says more than may leave: the same at the hospital before it goes, and at the coordinator.
 
     Raises:
-        BorderRefused: an update beyond the order's bounds, or a count that could show a patient.
+        BorderRefused: an update or a control variate beyond the order's bounds, or a count that could show a patient.
     """
     if isinstance(answer, Update) and isinstance(order, TrainOrder):
         bounds.check(answer.weights, _start(answer, order), order.bounds)
+        if answer.control is not None:  # of as many numbers as the weights, it could say as much as they do
+            bounds.check(answer.control, _nothing(answer.control), order.bounds)
         _require_large(answer.n_cases)
         if answer.n_errors is not None:
             _require_large(answer.n_errors, answer.n_cases - answer.n_errors)
@@ -138,7 +140,11 @@ def _start(update: Update, order: TrainOrder) -> Weights:
     """Where the weights of an update begin: at the received ones, or at nothing where they are differences."""
     if update.encoding == "plain":
         return order.weights
-    return {name: np.zeros_like(array) for name, array in update.weights.items()}
+    return _nothing(update.weights)
+
+
+def _nothing(weights: Weights) -> Weights:
+    return {name: np.zeros_like(array) for name, array in weights.items()}
 
 
 _HALVES: Mapping[bool, frozenset[Half]] = {

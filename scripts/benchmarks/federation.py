@@ -94,8 +94,18 @@ def facts(overrides: Sequence[str] = ()) -> tuple[Facts, Hyperparameters]:
 
 
 def plan(sites: Sequence[str], overrides: Sequence[str] = (), seed: int = 0) -> Plan:
-    """A retraining as `vigie retrain launch` would plan it (configs/retraining.yaml)."""
+    """A retraining as `vigie retrain launch` would plan it (configs/retraining.yaml).
+
+    Raises:
+        ConfigurationError: values that cannot work, or updates that are only to be summed: that needs hospitals which
+            mask them for each other, and here each one's is looked at.
+    """
     config = compose("retraining", RetrainingConfig, ["name=bench", "base=bench@1", *overrides])
+    if config.privacy.get("mechanism") == "secure_aggregation":
+        raise ConfigurationError(
+            "this benchmark looks at each hospital's update, and privacy=secure_aggregation shows a sum alone: leave "
+            "it out; `vigie retrain simulate` sums"
+        )
     return Plan(
         name="bench",
         base="bench@1",

@@ -217,6 +217,29 @@ def test_a_control_variate_is_the_mean_gradient_and_corrects_every_step(round_, 
     assert not np.array_equal(led.weights["fc.weight"], free.weights["fc.weight"])
 
 
+@pytest.mark.parametrize("reply", ["plain", "float16", "eight-bit"])
+def test_a_control_variate_keeps_to_the_bounds_of_an_update_on_both_sides(round_, base, reply) -> None:
+    """It has as many numbers as the weights have: what may not leave with them may not leave with it."""
+    layer, norm = next(iter(base)), 0.01
+    ordered: dict[str, Any] = {"controls": True, "norm": norm, "reply": reply}
+    free = round_(**{**ordered, "norm": 1e9})[0].control
+    found, _ = round_(**ordered)
+    assert found.control is not None
+    assert norm < length(free)
+    assert 0.8 * norm < length(found.control) <= norm * (1 + 1e-6)
+    one = round_(**ordered, layers=(layer,))[0].control
+    assert [name for name, value in one.items() if value.any()] == [layer]
+    order = TrainOrder(retraining="r", round=1, base=BASE, hyper=QUICK, weights=base, **ordered)
+    exchange.check_answer(exchange.disclosed(found), order)
+    for forged in (free, {**found.control, layer: np.full_like(base[layer], np.nan)}):
+        with pytest.raises(BorderRefused):
+            exchange.check_answer(exchange.disclosed(found.model_copy(update={"control": forged})), order)
+
+
+def length(arrays: Any) -> float:
+    return float(sum(np.square(value.astype(np.float64)).sum() for value in arrays.values()) ** 0.5)
+
+
 def test_with_plain_descent_the_variate_is_the_papers() -> None:
     """(received - trained) / (steps * rate), less the correction: option II of the source."""
     import torch

@@ -217,6 +217,11 @@ def test_which_layers_stay_is_said_by_the_network() -> None:
         strategy("partial", layers=("layer9",)).staying(facts)
 
 
+def test_a_benchmark_that_looks_at_each_update_says_that_it_cannot_sum_them() -> None:
+    with pytest.raises(ConfigurationError, match="privacy=secure_aggregation shows a sum alone"):
+        federation.plan(("a", "b", "c"), ["privacy=secure_aggregation", "strategy=fedavg"])
+
+
 def test_what_a_strategy_wants_of_hospitals_is_in_their_orders() -> None:
     plan = federation.plan(("a", "b"), ["strategy=fedprox", "strategy.mu=0.5", "hyper.biopsy_weight=3"])
     assert plan.strategy.ordered(plan.hyper).proximal == 0.5
