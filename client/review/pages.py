@@ -84,7 +84,35 @@ def worklist_page(
         q=q,
         now=time.time(),
         withdrawals=[one for one in withdrawal.listed(site) if one.pressing],
+        may_act=reader.role in (Role.IT, Role.OPERATOR),
+        csrf=_csrf(request),
     )
+
+
+@router.post("/withdrawals/{digest}")
+def act_on_withdrawal(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    digest: str,
+    csrf: Annotated[str, Form()],
+    act: Annotated[str, Form()],
+) -> Response:
+    """Take note of a version that the coordinator has withdrawn; or obey where it asks, or keep the version."""
+    _same_origin(request)
+    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
+        raise NotAllowed("the form is not from this session: open the page again")
+    reader.require(Role.IT, Role.OPERATOR)
+    match act:
+        case "seen":
+            withdrawal.see(site, digest, reader.name)
+        case "obey":
+            withdrawal.decide(site, digest, "obeyed", reader.name)
+        case "keep":
+            withdrawal.decide(site, digest, "kept", reader.name)
+        case _:
+            raise Conflict("a withdrawal is noted, obeyed or not")
+    return RedirectResponse("/", 303)
 
 
 @router.get("/studies/{uid}")

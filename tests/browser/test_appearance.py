@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
+from client.federation.withdrawal import listed
 from client.inference.study import left_out as told
 from client.review import readers
 from client.review.recall import take_back
@@ -122,6 +123,24 @@ def test_whatever_state_a_study_is_in_its_pages_can_be_read(
         seen(f"/studies/{states[name]}", f"look-study-{name}", "r")
     seen("/studies/1.2.3", "look-error")
     assert [one for one in page.complaints if "404" not in one] == []
+
+
+def test_what_the_coordinator_withdrew_is_decided_and_noted_with_two_clicks(
+    page: Any, site: Site, states: dict[str, str], sign_in: Callable[..., None]
+) -> None:
+    withdraw_both(site)
+    sign_in()
+    assert page.locator(".notice").count() == 2
+    assert page.locator(".notice button").count() == 0  # a reader is told, and hospital IT acts
+    page.context.clear_cookies()
+    sign_in("it", "Grace Hopper")
+    page.click("text=Taken note")
+    page.wait_for_selector("text=It goes on here until a person decides")
+    assert page.locator(".notice").count() == 1
+    page.click("text=Keep it")
+    page.wait_for_selector(".notice", state="detached")
+    assert {(one.state, one.seen_by) for one in listed(site)} == {("obeyed", "Grace Hopper"), ("kept", "Grace Hopper")}
+    assert page.complaints == []
 
 
 def test_what_hospital_it_sees_can_be_read(

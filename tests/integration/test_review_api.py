@@ -322,6 +322,52 @@ def test_who_opens_the_worklist_is_told_what_the_coordinator_withdrew(
     assert "brightness@1 has read no study" not in http.get("/").text
 
 
+def test_a_withdrawal_is_decided_and_noted_on_the_page_by_whom_it_concerns(
+    http: httpx.Client, site: Site, bundles: Any, scored: Scored
+) -> None:
+    uid = scored()
+    key = Ed25519PrivateKey.generate()
+    bundles.trust(site.trust, key, "coordinator")
+    digest = versions.panel(site)[0].digest
+    notice = Notice(version=digest, label="brightness@1", reason="films of children", at=1.0).to_bytes()
+    site.config.consent.withdrawals = "ask"
+    withdrawal.answer(site, Withdrawal(notice=notice, signer="coordinator", signature=sign(notice, key)))
+
+    def state() -> str:
+        (found,) = withdrawal.listed(site)
+        return f"{found.state} {found.seen_by}".strip()
+
+    sign_in(http, site)  # a clinician reads it, and nothing more
+    page = http.get("/").text
+    assert "goes on here until a person decides" in page
+    assert "/withdrawals/" not in page
+    own = {"csrf": form_of(http.get(f"/studies/{uid}").text)["csrf"], "act": "obey"}
+    assert http.post(f"/withdrawals/{digest}", data=own).status_code == 403
+    assert state() == "waiting"
+
+    http.cookies.clear()
+    sign_in(http, site, role="it", name="Grace Hopper")
+    token = re.search(r'name="csrf" value="([0-9a-f]+)"', http.get("/").text)
+    assert token is not None
+    assert http.post(f"/withdrawals/{digest}", data=own).status_code == 403  # of another session
+    form = {"csrf": token[1], "act": "obey"}
+    assert http.post(f"/withdrawals/{digest}", data={**form, "csrf": "forged"}).status_code == 403
+    other = {"sec-fetch-site": "cross-site"}
+    assert http.post(f"/withdrawals/{digest}", data=form, headers=other).status_code == 403
+    assert http.post(f"/withdrawals/{digest}", data={**form, "act": "forget"}).status_code == 409
+    assert http.post(f"/withdrawals/{'0' * 64}", data=form).status_code == 404
+    assert state() == "waiting"
+    assert http.post(f"/withdrawals/{digest}", data={**form, "act": "keep"}).status_code == 303
+    assert state().startswith("kept")
+    assert "goes on here until a person decides" not in http.get("/").text
+    withdrawal.decide(site, digest, "obeyed", "")
+    assert "Taken note" in http.get("/").text
+    assert http.post(f"/withdrawals/{digest}", data={**form, "act": "seen"}).status_code == 303
+    assert "brightness@1 has read no study" not in http.get("/").text
+    assert state() == "obeyed Grace Hopper"
+    assert http.post(f"/withdrawals/{digest}", data={**form, "act": "keep"}).status_code == 409  # it is for good
+
+
 def test_many_studies_are_listed_quickly(http: httpx.Client, site: Site, as_role: Any, scored: Scored) -> None:
     first = scored()
     with site.database.write() as connection:
