@@ -91,7 +91,7 @@ def hospitals(
         bundles.trust(site.trust, key, "coordinator")
         shutil.copytree(residual.folder, site.versions / residual.digest)
         versions.receive(site, residual)
-        cases[name] = made_up(residual.digest, seed=number, count=20 + 10 * number)
+        cases[name] = made_up(residual.digest, seed=number, count=24 + 6 * number)
         found[name] = Hospital(site, residual, key, cases[name])
         found[name].allow()
 
