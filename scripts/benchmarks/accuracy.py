@@ -12,6 +12,8 @@ the same network, hyper-parameters (configs/version.yaml, configs/retraining.yam
 - left out: the default over the other two hospitals, first trained at one of them; tested where nothing was trained.
   Against it, the better of those two hospitals' local models, tested there too.
 
+Each training is kept once it is done (`--trained`), so that a run that was interrupted goes on where it was.
+
 Choices are made with `--fold gate`; `--fold test` is for what is reported.
 """
 
@@ -28,12 +30,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from client.federation.trainer import Lesson
 from models.bundle import Facts
 from models.hyperparameters import Hyperparameters
 from scripts.benchmarks import federation
-from scripts.benchmarks.federation import HOSPITALS, Cases, Cohort, Fold, Weights
+from scripts.benchmarks.federation import HOSPITALS, Cases, Cohort, Fold, Trained, Weights
 from scripts.benchmarks.poison import Attack
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
+from scripts.benchmarks.trained import Shelf
+from server.plan import Plan
 
 _PERSONAL = (
     *("strategy=fedbn", "strategy.head=true", "strategy.layers=[layer1,layer2,layer3,layer4]"),
@@ -86,6 +91,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", choices=("gate", "test"), default="test", help="gate: to choose by; test: to report")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="seeds that run at once")
+    trained = Path("runs/bench/trained")
+    parser.add_argument("--trained", type=Path, default=trained, help="where trainings are kept that are done")
     parser.add_argument(
         "--quick", action="store_true", help="some images of the gate's fold, a round of two steps: only to see it work"
     )
@@ -102,6 +109,7 @@ class Study:
         self._short = ("rounds=1", "hyper.steps=2") if options.quick else ()
         self._overrides = tuple(options.overrides)
         self.facts, self._first = self._version(options.quick)
+        self._shelf = Shelf(options.trained)
 
     def compared(self) -> list[Row]:
         """The areas of all contenders, a row for each hospital."""
@@ -147,7 +155,7 @@ class Study:
 
     def retrained(
         self, sites: Sequence[str], base: Weights, overrides: Sequence[str] = (), plain: bool = False
-    ) -> federation.Trained:
+    ) -> Trained:
         """Rounds over these hospitals.
 
         Args:
@@ -165,9 +173,10 @@ class Study:
 
     def begun(self, cases: Cases) -> Weights:
         """A first version, trained in one place."""
-        return federation.first(self.facts, self._first, cases, self.seed, self.threads)
+        made_from = (self.facts, self._first, cases, self.seed, self.threads)
+        return self._shelf.given(made_from, lambda: Trained(federation.first(*made_from))).weights
 
-    def _retrained(self, sites: Sequence[str], base: Weights, overrides: Sequence[str] = ()) -> federation.Trained:
+    def _retrained(self, sites: Sequence[str], base: Weights, overrides: Sequence[str] = ()) -> Trained:
         train = {site: self.cohorts[site]["train"] for site in sites}
         return self.retrained_on(train, base, overrides)
 
@@ -177,11 +186,11 @@ class Study:
         base: Weights,
         overrides: Sequence[str] = (),
         attacks: Mapping[str, Attack] | None = None,
-    ) -> federation.Trained:
+    ) -> Trained:
         """Rounds over hospitals with these cases, some of which may harm."""
         plan = federation.plan(tuple(train), (*self._short, *overrides), self.seed)
         lessons = self._lessons(base, train, plan.hyper)
-        return federation.retrain(plan, self.facts, base, lessons, attacks, self.threads)
+        return self._carried_out(plan, base, lessons, attacks)
 
     def _pooled(self, everywhere: Cases) -> Weights:
         base = self.begun(everywhere)
@@ -189,9 +198,19 @@ class Study:
         hyper = plan.hyper.model_copy(update={"steps": plan.hyper.steps * len(HOSPITALS)})
         lessons = self._lessons(base, {"pooled": everywhere}, hyper)
         plan = plan.model_copy(update={"hyper": hyper})
-        return federation.retrain(plan, self.facts, base, lessons, threads=self.threads).weights
+        return self._carried_out(plan, base, lessons).weights
 
-    def _lessons(self, base: Weights, train: dict[str, Cases], hyper: Hyperparameters) -> dict[str, federation.Lesson]:
+    def _carried_out(
+        self,
+        plan: Plan,
+        base: Weights,
+        lessons: Mapping[str, Lesson],
+        attacks: Mapping[str, Attack] | None = None,
+    ) -> Trained:
+        made_from = (plan, self.facts, base, lessons, attacks, self.threads)
+        return self._shelf.given(made_from, lambda: federation.retrain(*made_from))
+
+    def _lessons(self, base: Weights, train: dict[str, Cases], hyper: Hyperparameters) -> dict[str, Lesson]:
         at = federation.threshold(self.facts, base, next(iter(train.values())), self.threads)
         return {
             site: federation.lesson(self.facts, base, at, cases, hyper, self.threads) for site, cases in train.items()
