@@ -83,7 +83,7 @@ def _take(found: Any, one: object) -> None:
         found.update(one.model_dump_json().encode())
     elif isinstance(one, np.ndarray):
         array = cast("np.ndarray[Any, Any]", one)
-        found.update(f"{array.dtype} {array.shape}".encode() + hashlib.sha256(np.ascontiguousarray(array)).digest())
+        found.update(f"{array.dtype} {array.shape}".encode() + hashlib.sha256(array.tobytes()).digest())
     elif is_dataclass(one):
         for field in fields(one):
             _take(found, getattr(one, field.name))
