@@ -143,6 +143,8 @@ def save(plan: Plan, coordinator: Path) -> Path:
     path, text = folder / PLAN, plan.model_dump_json(indent=2)
     if path.exists() and _read(path) != plan:
         raise Conflict(f"there is another retraining called {plan.name!r}: choose another name, or resume it")
+    if path.exists():
+        return folder  # written once: its time says when the retraining was begun, and going on does not begin it
     # a plan that is half there would stop the retraining from being resumed
     with replacing(path) as file:
         file.write(text.encode())

@@ -199,6 +199,8 @@ def run(
             text = _words(schedule.step(on_line))
         except VigieError as error:
             text = f"{error.code}: {error}"
+        except OSError as error:  # a full disk, a file system that is away for a while
+            text = f"{type(error).__name__}: {error}"
         if text != said:
             told(text)
             said = text
@@ -213,8 +215,10 @@ def raise_alarm(folder: Path, model: str, why: str, at: float) -> None:
         why: for people; no patient, no hospital's data.
     """
     path = _alarms(folder)
-    with path.open("a") as file:
-        file.write(json.dumps({"at": at, "model": model, "why": why}) + "\n")
+    with path.open("a+b") as file:
+        if (end := file.seek(0, os.SEEK_END)) and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            file.write(b"\n")  # after half an alarm, left by a crash or a full disk, this one stands by itself
+        file.write(json.dumps({"at": at, "model": model, "why": why}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -222,9 +226,16 @@ def raise_alarm(folder: Path, model: str, why: str, at: float) -> None:
 def alarms(folder: Path, model: str) -> list[tuple[float, str]]:
     """The alarms of a model, oldest first."""
     path = _alarms(folder)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    return sorted((float(one["at"]), str(one["why"])) for one in whole if one["model"] == model)
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    found: list[tuple[float, str]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            one = json.loads(line)
+            if one["model"] == model:
+                found.append((float(one["at"]), str(one["why"])))
+        except (ValueError, TypeError, KeyError):  # half an alarm was not noted: whoever raised it was told so
+            log.warning("%s, line %d is no alarm and is passed over", path, number)
+    return sorted(found)
 
 
 def _alarms(folder: Path) -> Path:
@@ -236,8 +247,10 @@ def _newest(folder: Path, policy: str) -> Begun | None:
     if not names:
         return None
     name = max(names, key=_number)
-    begun = (folder / "retrainings" / name / plan.PLAN).stat().st_mtime
     lines = list(journal.read(folder / "retrainings" / name))
+    begun = (folder / "retrainings" / name / plan.PLAN).stat().st_mtime
+    if lines:  # a folder that was copied or restored has files with later times
+        begun = min(begun, float(lines[0]["at"]))
     touched = float(lines[-1]["at"]) if lines else begun
     finished = bool(lines) and lines[-1]["step"] == "finished"
     return Begun(name, begun, touched, finished, journal.held(folder / "retrainings" / name))

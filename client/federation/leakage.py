@@ -17,6 +17,7 @@ from client.store.site import Site
 from client.store.tables import patient
 from client.vigilance.register import Case
 from models.bundle import Bundle
+from models.durable import replacing
 from models.exchange import Leakage
 
 _AT_ONCE = 64
@@ -29,9 +30,9 @@ def remember(site: Site, retraining: str, cases: Sequence[Case]) -> None:
     known = _lines(path) if path.exists() else set[str]()
     wanted = known | {case.input_digest for case in cases}
     if wanted != known:
-        written = path.with_suffix(".new")
-        written.write_text("".join(f"{digest}\n" for digest in sorted(wanted)))
-        written.replace(path)
+        # on the disk before the training begins: were it emptied by a power cut, the gate would judge on these cases
+        with replacing(path) as file:
+            file.write("".join(f"{digest}\n" for digest in sorted(wanted)).encode())
 
 
 def new_errors(site: Site, model: str) -> int:

@@ -16,14 +16,16 @@ from client.federation import leakage
 from client.federation.border import Border
 from client.federation.site import handlers
 from client.store.site import Site
-from configs.schema import CoordinatorConfig, ScheduleConfig, load, save
+from configs.schema import CoordinatorConfig, RetrainingConfig, ScheduleConfig, compose, load, save
 from models.errors import BorderRefused, ConfigurationError
 from models.exchange import Refusal, Survey, Tally, check_answer, disclosed, parse
 from models.stats.disclosure import LEAST
 from server import schedule, survey
 from server.coordinator import Coordinator, create
 from server.journal import Journal, alone
+from server.launch import plan_of
 from server.messaging import Failure
+from server.plan import save as save_plan
 from server.schedule import DAY, Begun, Count, Launch, Resume, Schedule, Seen, Wait, decide
 
 MONDAY = datetime(2026, 11, 23, 3, 0).astimezone()
@@ -135,8 +137,39 @@ def test_it_begins_the_next_one_from_the_released_version_and_resumes_it(coordin
     assert [one[0] for one in launched] == ["chest-1"] * 3
 
 
-def test_what_goes_wrong_is_told_once_and_tried_again(coordinator) -> None:
-    work = SimpleNamespace(step=lambda _: (_ for _ in ()).throw(ConfigurationError("nobody is there")))
+def test_going_on_after_a_crash_answers_no_alarm_that_came_meanwhile(coordinator) -> None:
+    config = compose("retraining", RetrainingConfig, ["name=chest-1", "base=chest-radiograph@3"])
+    plan = plan_of(config, coordinator)
+    folder = save_plan(plan, coordinator.folder)
+    Journal(folder).write("started", {})
+    began = Schedule(coordinator, policy()).look().last
+    assert began is not None
+    os.utime(folder / "plan.json", (began.at - 30 * DAY,) * 2)
+    schedule.raise_alarm(coordinator.folder, "chest-radiograph", "drift", began.at - DAY)
+    save_plan(plan, coordinator.folder)  # as a resumed launch does
+    Journal(folder).write("finished", {"released": True})
+    seen = Schedule(coordinator, policy()).look()
+    assert seen.last is not None
+    assert seen.last.at == pytest.approx(began.at - 30 * DAY)
+    assert decide(policy(hours=[0, 24]), seen) == Launch(("alarm: drift",))
+    # a restored folder's files are as new as the restoring
+    os.utime(folder / "plan.json", (began.at + 30 * DAY,) * 2)
+    restored = Schedule(coordinator, policy()).look().last
+    assert restored is not None
+    assert restored.at <= began.at + 1
+
+
+def test_an_alarm_after_half_an_alarm_is_heard(coordinator) -> None:
+    schedule.raise_alarm(coordinator.folder, "chest-radiograph", "before", NOW)
+    with (coordinator.folder / "alarms.jsonl").open("a") as file:
+        file.write('{"at": 1, "mod')  # the disk was full
+    schedule.raise_alarm(coordinator.folder, "chest-radiograph", "after", NOW + 1)
+    assert schedule.alarms(coordinator.folder, "chest-radiograph") == [(NOW, "before"), (NOW + 1, "after")]
+
+
+@pytest.mark.parametrize("problem", [ConfigurationError("nobody is there"), OSError(28, "No space left on device")])
+def test_what_goes_wrong_is_told_once_and_tried_again(coordinator, problem) -> None:
+    work = SimpleNamespace(step=lambda _: (_ for _ in ()).throw(problem))
     said: list[str] = []
 
     def sleep(_: float) -> None:
@@ -147,7 +180,8 @@ def test_what_goes_wrong_is_told_once_and_tried_again(coordinator) -> None:
     slept: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         schedule.run(work, sleep, said.append, lambda _: None)  # type: ignore[arg-type]
-    assert said == ["configuration: nobody is there"]
+    assert len(said) == 1
+    assert str(problem) in said[0]
 
 
 # ── Counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
