@@ -29,14 +29,12 @@ def launch(
 
     Example: vigie retrain launch --folder coordinator spring base=chest-radiograph@1 rounds=30
     """
-    from configs.schema import RetrainingConfig, compose
     from server.coordinator import Coordinator
     from server.launch import launch as start
-    from server.launch import plan_of
+    from server.launch import plan_named
 
     coordinator = Coordinator(folder.resolve())
-    config = compose("retraining", RetrainingConfig, [f"name={name}", *(overrides or [])])
-    start(coordinator, plan_of(config, coordinator), lambda line: print(told(line), flush=True))
+    start(coordinator, plan_named(name, overrides or [], coordinator), lambda line: print(told(line), flush=True))
 
 
 @app.command()
@@ -49,12 +47,10 @@ def plan(
 
     Example: vigie retrain plan --folder coordinator spring base=chest-radiograph@1 rounds=30
     """
-    from configs.schema import RetrainingConfig, compose
     from server.coordinator import Coordinator
-    from server.launch import plan_of
+    from server.launch import plan_named
 
-    config = compose("retraining", RetrainingConfig, [f"name={name}", *(overrides or [])])
-    print(plan_of(config, Coordinator(folder.resolve())).model_dump_json(indent=2))
+    print(plan_named(name, overrides or [], Coordinator(folder.resolve())).model_dump_json(indent=2))
 
 
 @app.command()

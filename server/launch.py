@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.schema import RetrainingConfig
+from configs.schema import RetrainingConfig, compose
 from models.errors import ConfigurationError, Conflict, NotFound, VigieError
 from models.hyperparameters import Hyperparameters
 from models.validation import told
@@ -33,6 +33,18 @@ class RetrainingFailed(VigieError):
     """The run ended without its last step; the journal and the SuperLink's log say where."""
 
     code = "retraining-failed"
+
+
+def plan_named(name: str, overrides: Sequence[str], coordinator: Coordinator) -> Plan:
+    """The plan of a retraining of this name, with these settings of configs/retraining.yaml, KEY=VALUE.
+
+    Raises:
+        ConfigurationError: see `plan_of`; or the settings, or how Hydra reads a number, give it another name.
+    """
+    config = compose("retraining", RetrainingConfig, [f"name={name}", *overrides])
+    if config.name != name:  # it would be looked for, and resumed, under a name that nobody has given
+        raise ConfigurationError(f"it is called {name!r}, and the settings would call it {config.name!r}")
+    return plan_of(config, coordinator)
 
 
 def plan_of(config: RetrainingConfig, coordinator: Coordinator) -> Plan:

@@ -67,7 +67,7 @@ class Plan(BaseModel):
         privacy: how updates are protected; `server.privacy.protection_of` works out its noise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Name
     base: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}@[0-9]+$")]

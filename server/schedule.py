@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from configs.schema import WEEKDAYS, RetrainingConfig, ScheduleConfig, compose
+from configs.schema import WEEKDAYS, ScheduleConfig
 from models.errors import NotFound, VigieError
 from server import journal, plan, survey
 from server.coordinator import Coordinator
-from server.launch import Line, launch, plan_of
+from server.launch import Line, launch, plan_named
 from server.superlink import SuperLink
 
 log = logging.getLogger(__name__)
@@ -177,8 +177,8 @@ class Schedule:
         if released is None:
             raise NotFound(f"no version of {model} is released: there is nothing to retrain")
         number = 1 + max((_number(one) for one in _names(self._coordinator.folder, self._policy.name)), default=0)
-        overrides = [f"name={self._policy.name}-{number}", f"base={model}@{released}", *self._policy.retraining]
-        return plan_of(compose("retraining", RetrainingConfig, overrides), self._coordinator)
+        overrides = [f"base={model}@{released}", *self._policy.retraining]
+        return plan_named(f"{self._policy.name}-{number}", overrides, self._coordinator)
 
 
 def run(

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from configs.schema import CoordinatorConfig, RetrainingConfig, compose, save
+from configs.schema import CoordinatorConfig, save
 from models.bundle import Bundle, verify
 from models.children import free_port
 from models.errors import ConfigurationError
@@ -23,7 +23,7 @@ from scripts.simulation import engine, hospitals
 from server import journal, tracking
 from server import plan as plans
 from server.coordinator import Coordinator, create
-from server.launch import plan_of
+from server.launch import plan_named
 from server.superlink import RegisteredSite, registered_sites, write_sites
 
 Line = dict[str, Any]
@@ -86,8 +86,7 @@ def simulate(settings: Settings, say: Callable[[str], None]) -> Simulated:
         try:
             base = verify(folder / "vendor" / "bundle", coordinator.trusted)
             coordinator.registry.register(base, {"origin": "vendor"})
-            words = [f"name={settings.name}", f"base={base.facts.label}", *settings.overrides]
-            plan = plan_of(compose("retraining", RetrainingConfig, words), coordinator)
+            plan = plan_named(settings.name, [f"base={base.facts.label}", *settings.overrides], coordinator)
             path = plans.save(plan, coordinator.folder)
             with _followed(path, say):
                 engine.run(coordinator.folder, folder / "hospitals", plan.name, settings.at_once)

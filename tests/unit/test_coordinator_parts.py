@@ -1,15 +1,20 @@
 """A plan is kept, a journal survives a crash, the gate blocks."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from configs.schema import CoordinatorConfig
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Evidence, Measure, Subgroups
 from models.subgroups import Change
 from server import journal, plan
+from server.coordinator import create
+from server.launch import plan_named
 from server.plan import Plan
 from server.release import decide, figures
 
@@ -39,11 +44,23 @@ def test_a_plan_is_never_replaced_by_another_of_its_name(tmp_path: Path) -> None
         {"strategy": {"name": "krum"}},
         {"strategy": {"name": "trimmed-mean"}},
         {"strategy": {"name": "median"}},
+        {"deadline_seconds": math.inf},  # no JSON: such a plan would be written, and could not be read again
+        {"connect_seconds": math.inf},
+        {"consent_seconds": math.inf},
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises((ConfigurationError, ValidationError)):
         _plan(**changes)
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("spring", ["name=autumn"]), ("1e3", [])])
+def test_a_retraining_is_called_what_it_was_called(tmp_path: Path, name: str, overrides: list[str]) -> None:
+    made = create(tmp_path / "coordinator", CoordinatorConfig())
+    (made.folder / "sites.json").write_text(json.dumps({"alpha": {"node_id": 1, "key_sha256": ""}}))
+    with pytest.raises(ConfigurationError, match=name):
+        plan_named(name, ["base=chest@1", *overrides], made)
+    assert plan_named("spring", ["base=chest@1"], made).name == "spring"
 
 
 def test_every_hospital_and_round_draws_from_a_seed_of_its_own() -> None:
