@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from client.store import ledger
 from client.store.countersigned import verified, verified_facts
 from client.store.site import Site
+from client.store.tables import ledger as entries
 from client.store.tables import version, withdrawal
 from models.bundle import Bundle, Facts, label
 from models.errors import Conflict, NotFound
@@ -302,7 +303,9 @@ def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) ->
         .order_by(version.c.adopted_at.desc(), version.c.number.desc())
     )
     with site.database.write() as connection:
-        served = connection.execute(query).all()
+        # by the chain's order: a clock that was wrong for a while would make another version the one before
+        turns = _turns(connection)
+        served = sorted(connection.execute(query).all(), key=lambda one: turns.get(one.digest, 0), reverse=True)
         present = next((one for one in served if one.state == "adopted"), None)
         if present is None and served and served[0].state == "retired":  # nobody takes a version off to have it back
             present = served[0]
@@ -317,6 +320,13 @@ def roll_back(site: Site, name: str, by: str = "", reason: Why | None = None) ->
         said = {"version": _held(row).label, "left": left, **_said(by, reason)}
         _trace(connection, "version.rolled-back", row.digest, said)
     return _known(site, row.digest)
+
+
+def _turns(connection: Connection) -> dict[str, int]:
+    """The ledger's newest entry by which each version came to serve."""
+    serves = entries.c.event.in_(("version.adopted", "version.rolled-back"))
+    rows = connection.execute(select(entries.c.seq, entries.c.facts).where(serves).order_by(entries.c.seq))
+    return {json.loads(row.facts)["digest"]: row.seq for row in rows}
 
 
 def _said(by: str, reason: Why | None) -> dict[str, ledger.Fact]:

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
-from sqlalchemy import select
+from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from client.inference.panel import load
 from client.store import versions
 from client.store.site import Site
-from client.store.tables import outcome, study
+from client.store.tables import outcome, study, version
 from models.bundle import Bundle, from_archive, to_archive
 from models.errors import Conflict, NotFound
 from models.signing import load_trust
@@ -93,6 +93,16 @@ def test_every_study_has_one_outcome_by_the_old_or_the_new_version(
     assert '"reason":"quality"' in entry.facts
     assert after in entry.facts
     node.stop()
+
+
+def test_a_clock_that_was_wrong_does_not_change_what_served_before(site: Site, newer: Callable[[int], Bundle]) -> None:
+    first = versions.panel(site)[0].digest
+    with site.database.write() as connection:  # adopted while the clock was years ahead
+        connection.execute(update(version).where(version.c.digest == first).values(adopted_at=4e9))
+    second = newer(2).digest
+    newer(3)
+    assert versions.roll_back(site, "brightness").digest == second
+    assert versions.roll_back(site, "brightness").digest == first
 
 
 def test_going_back_again_goes_further_back_and_never_to_what_was_left(
