@@ -10,7 +10,7 @@ class Hyperparameters(BaseModel):
     """How to train; the values for a first training and for a local round stand in configs/training.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; 0: a rehearsal, in which all is done as in a round but nothing is learned.
         batch_size: cases in a step.
         learning_rate: peak of the schedule (AdamW).
         final_rate: the schedule's end, as a share of the peak.
@@ -30,7 +30,7 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(default=500, ge=1, le=100_000)
+    steps: int = Field(default=500, ge=0, le=100_000)
     batch_size: int = Field(default=32, ge=2, le=4096)
     learning_rate: float = Field(default=2e-3, gt=0, le=1)
     final_rate: float = Field(default=0.01, ge=0, le=1)
@@ -49,6 +49,11 @@ class Hyperparameters(BaseModel):
     biopsy_weight: float = Field(default=1.0, ge=0, le=100)
     proximal: float = Field(default=0.0, ge=0, le=100)
     flip_penalty: float = Field(default=0.0, ge=0, le=100)
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether nothing is to be learned."""
+        return self.steps == 0
 
     def tier_weight(self, tier: str) -> float:
         """How much more often a case is drawn whose truth rests on this tier, by the tier's word."""

@@ -14,7 +14,7 @@ from models.change_plan import Layer
 from models.compression import Encoding
 from models.documents import Kind
 from models.hyperparameters import Hyperparameters
-from models.protection import Protection, SecureAggregation, Unprotected
+from models.protection import PatientLevel, Protection, SecureAggregation, SiteLevel, Unprotected
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,127}$")]
@@ -72,10 +72,12 @@ class Terms(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> "Terms":
-        if set(self.leaves) != set(leaving(self.rounds, self.privacy)):
+        if set(self.leaves) != set(leaving(self.rounds, self.privacy, self.rehearses)):
             raise ValueError("what is said to leave is not what such a retraining sends")
         if self.controls and not isinstance(self.privacy, Unprotected):
             raise ValueError("a control variate has no noise")
+        if self.rehearses and isinstance(self.privacy, PatientLevel | SiteLevel):
+            raise ValueError("there is nothing to protect, and nothing to pay for, where nothing is learned")
         if self.quorum > len(self.hospitals) or len(set(self.hospitals)) < len(self.hospitals):
             raise ValueError("quorum and hospitals do not fit each other")
         if isinstance(self.privacy, SecureAggregation):
@@ -93,6 +95,11 @@ class Terms(BaseModel):
         return Bounds(self.norm, self.layers)
 
     @property
+    def rehearses(self) -> bool:
+        """Whether nothing is learned, and no version offered in the end."""
+        return self.rounds > 0 and self.hyper.rehearses
+
+    @property
     def identities(self) -> dict[str, bytes]:
         """The public key of each hospital, under secure aggregation."""
         return {site: bytes.fromhex(key) for site, key in zip(self.hospitals, self.keys, strict=False)}
@@ -102,12 +109,12 @@ class Terms(BaseModel):
         return self.model_dump_json().encode()
 
 
-def leaving(rounds: int, privacy: Protection | None = None) -> tuple[Leaves, ...]:
-    """Which messages leave a hospital in a retraining of so many rounds."""
+def leaving(rounds: int, privacy: Protection | None = None, rehearsal: bool = False) -> tuple[Leaves, ...]:
+    """Which messages leave a hospital in a retraining of so many rounds; a rehearsal ends with them."""
     if not rounds:
         return ("evidence", "decision")
     update: Leaves = "masked-update" if isinstance(privacy, SecureAggregation) else "update"
-    return (update, "evidence", "decision")
+    return (update,) if rehearsal else (update, "evidence", "decision")
 
 
 _KIND = Kind(Terms, "vigie retraining terms", "the terms", MAX_BYTES)

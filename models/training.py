@@ -59,9 +59,11 @@ def fit(
         The mean loss over the last tenth of the steps.
 
     Raises:
-        InvalidTraining: shapes do not fit, or there is nothing to draw.
+        InvalidTraining: shapes do not fit, there is nothing to draw, or no step to take.
         TrainingDiverged: the loss or a weight is no longer finite; the network is spoilt.
     """
+    if hyper.rehearses:
+        raise InvalidTraining("steps is 0: there is nothing to learn in no step")
     pixels, targets, draw = checked(images, labels, weights)
     served = lessons(taught, len(pixels)) if hyper.flip_penalty else None
     generator = torch.Generator().manual_seed(seed)

@@ -247,6 +247,8 @@ def told(line: dict[str, Any]) -> str:
         case "quorum-missed":
             missing = "".join(f"  {site}: {code}" for site, code in line["failures"].items())
             return f"round {line['round']}: quorum missed, {line['why']}{missing}"
+        case "finished" if line.get("rehearsed"):
+            return "finished: a rehearsal, nothing was learned and no version made of it"
         case "ended":
             return f"ended before its last step: {line['why']}"
         case step:

@@ -145,7 +145,10 @@ def _lines(found: "Agreement") -> list[tuple[str, str]]:
         trained = ", ".join(f"round {round_}: {times}" for round_, times in sorted(found.trained.items()))
         lines += [
             ("rounds", f"{terms.rounds}, aggregated by {terms.strategy}"),
-            ("trains on", "validated cases of training patients who do not object to reuse"),
+            (
+                "learns nothing from" if terms.rehearses else "trains on",
+                "validated cases of training patients who do not object to reuse",
+            ),
             ("hyper-parameters", hyper),
             ("layers", ", ".join(terms.layers)),
             ("norm bound", f"{terms.norm:g} a round"),

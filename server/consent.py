@@ -73,7 +73,7 @@ def terms_of(plan: Plan, base: str, facts: Facts, now: float, keys: tuple[str, .
         norm=plan.norm,
         privacy=plan.privacy,
         keys=keys,
-        leaves=leaving(plan.rounds, plan.privacy),
+        leaves=leaving(plan.rounds, plan.privacy, plan.rehearses),
         deadline_seconds=plan.deadline_seconds,
         created_at=now,
         expires_at=now + plan.valid_days * 86400,

@@ -112,6 +112,11 @@ class Plan(BaseModel):
         if self.compression.updates != "plain":
             raise ConfigurationError("privacy=secure_aggregation sums whole numbers: compression=none")
 
+    @property
+    def rehearses(self) -> bool:
+        """Whether all is done as in a retraining, but nothing is learned and no version made."""
+        return self.rounds > 0 and self.hyper.rehearses
+
     def lacks(self, cases: Mapping[str, int]) -> str:
         """What these hospitals lack of a round's quorum, in words; empty where it is met.
 

@@ -51,7 +51,7 @@ def protection_of(asked: Mapping[str, Any], steps: int, rounds: int, weighting: 
 
     Raises:
         ConfigurationError: no such mechanism, a strategy that needs more than a sum, or an epsilon that no noise keeps
-            to.
+            to; or a mechanism that would be paid for learning nothing.
     """
     wanted = Wanted.model_validate(dict(asked))
     match wanted.mechanism:
@@ -67,6 +67,8 @@ def protection_of(asked: Mapping[str, Any], steps: int, rounds: int, weighting: 
             return SecureAggregation(weighting=cast(Weighting, weighting)) if rounds else Unprotected()
         case other:
             raise ConfigurationError(f"privacy.mechanism {other!r}: none, dp_patient, dp_central or secure_aggregation")
+    if rounds and not steps:
+        raise ConfigurationError("hyper.steps=0 learns nothing that could be protected: privacy=none")
     if not rounds:
         return Unprotected()  # a delivery sends no update
     noise = wanted.noise or math.ceil(1e4 * noise_for(wanted.epsilon, wanted.delta, share, count)) / 1e4

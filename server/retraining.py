@@ -2,8 +2,9 @@
 
     consents ─► rounds ─► candidate ─► registered ─► offered ─► evidence ─► release gate ─► released or not ─► decisions
 
-A plan without rounds delivers its base as it is. Every step that is in the journal is not done again; a message that
-was answered and not journalled is asked again, which changes nothing at a hospital.
+A plan without rounds delivers its base as it is; one without steps, a rehearsal, ends with its rounds. Every step that
+is in the journal is not done again; a message that was answered and not journalled is asked again, which changes
+nothing at a hospital.
 """
 
 import logging
@@ -97,7 +98,11 @@ def _conduct(hospitals: Hospitals, folder: Path, plan: Plan) -> None:
     agreed = consent.agreed(hospitals, proposal, plan, step.journal)
     _require_quorum(step, "agreed", len(agreed))
     step = replace(step, plan=plan.model_copy(update={"sites": agreed}))
-    offered = _candidate(step, base, _rounds(step, base, proposal)) if plan.rounds else base
+    weights = _rounds(step, base, proposal) if plan.rounds else {}
+    if plan.rehearses:
+        step.journal.write("finished", {"released": False, "rehearsed": True})
+        return
+    offered = _candidate(step, base, weights) if plan.rounds else base
     version = coordinator.registry.find_digest(offered.digest)
     evidence = _offer(step, offered, version)
     released = _release_gate(step, version, offered.facts.parent, evidence)

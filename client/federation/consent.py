@@ -375,6 +375,8 @@ def _departs(site: Site, order: TrainOrder | MaskOrder | UnmaskOrder | Offer | R
         if not isinstance(asked.privacy, SecureAggregation):
             return "a sum that was not agreed to"
         return "" if 1 <= order.round <= asked.rounds else f"round {order.round} of {asked.rounds}"
+    if asked.rehearses:
+        return "a version, after rounds in which nothing was to be learned"
     if not asked.rounds:
         return "" if order.digest == asked.base else "another version than the one to deliver"
     if isinstance(order, Release):

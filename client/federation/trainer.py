@@ -80,10 +80,12 @@ def train(site: Site, order: TrainOrder) -> Update:
     positive = labels(cases)
     drawn = draws(cases, order.hyper)
     _require_both(positive[drawn > 0])
-    if isinstance(order.privacy, Unprotected) and (most := order.hyper.steps * order.hyper.batch_size) < LEAST:
+    most = order.hyper.steps * order.hyper.batch_size
+    if isinstance(order.privacy, Unprotected) and most < LEAST and not order.hyper.rehearses:
         # of one step on two cases, their pictures can be told (scripts/benchmarks/inversion.py)
         raise TooFewCases(f"{most} cases drawn in all: fewer than {LEAST} would show a patient")
-    remember(site, order.retraining, cases)
+    if not order.hyper.rehearses:
+        remember(site, order.retraining, cases)
     lesson = Lesson(
         tensors(site, bundle, cases),
         positive,
@@ -118,6 +120,8 @@ def learn(
 ) -> tuple[Update, Kept]:
     """One round at one hospital, without its store: the same arguments give the same bits.
 
+    Of a rehearsal the received weights come back as they are, with what was found of them.
+
     Args:
         facts, base: of the version that the order starts from.
         kept: what the rounds before left here.
@@ -140,8 +144,11 @@ def learn(
     judged = scores(network, lesson.images, threads=threads).astype(np.float64)
     variate = ControlVariate(order.control) if order.controls else None
     frozen = [name for name in base if _among(name, order.frozen)]
-    loss = _fit(network, lesson, order, frozen, variate, threads, secret)
-    trained = get_weights(network)
+    if order.hyper.rehearses:
+        loss, trained = None, {**base, **own, **received}
+    else:
+        loss = _fit(network, lesson, order, frozen, variate, threads, secret)
+        trained = get_weights(network)
     within = within or order.bounds
     sent, left = _sent({name: trained[name] for name in received}, received, order, kept, within)
     update = Update(

@@ -8,10 +8,10 @@ what stays. Of the others the median counts, and of the turns' medians the media
   FedAvg's weighting by root of cases, no privacy, no compression. A round is from one round's durable line in the
   journal to the next one's. In it are: guard, TLS and signed requests, border, consent looked at twice, ledger,
   outbox, the forks of the ClientApp and of the trainer, journal. The network is a residual network of that size for
-  pictures of 32 x 32, and the training one step on eleven of the hospital's two dozen training cases (fewer are not
-  trained on; of one step no mean over steps is kept), after the received weights have judged them: the trainer is the
-  product's own, so that what it takes to put weights into a network, score, train and check an update is in the figure,
-  and images to speak of are not.
+  pictures of 32 x 32. What is launched is a rehearsal (`hyper.steps=0`): the trainer puts the weights into a network,
+  judges the hospital's two dozen training cases, and checks and hands back the weights it was given, as the other two
+  contenders do. With `--steps 1` it also learns from eleven of the cases (fewer are not trained on; of one step no mean
+  over steps is kept), which the others do not.
   Candidate, offer and release, which follow the last round, are not.
 - NVFLARE 2.9.0 in its POC mode: server and four clients with its default polling, the FedAvg of its NumPy recipe, the
   client's script in the client's process, which moves the weights by one number and returns them. A round is from its
@@ -62,7 +62,7 @@ _PREPROCESSING: Final = Preprocessing(
         {"_target_": "ScaleIntensityRange", "a_min": 0.0, "a_max": 4095.0, "b_min": 0.0, "b_max": 1.0, "clip": True},
     ]
 )
-_TRAINING: Final = {"hyper.steps": 1, "hyper.batch_size": LEAST, "hyper.learning_rate": 1e-4, "hyper.averaging": 0}
+_TRAINING: Final = {"hyper.batch_size": LEAST, "hyper.learning_rate": 1e-4, "hyper.averaging": 0}
 _CHANNELS: Final = {"0.05 MB": (8, 8, 16, 16), "32 MB": (64, 128, 256, 736)}
 # a finding each, so that no case of the one is a case of the other
 _FINDINGS: Final = {"0.05 MB": "R-42061", "32 MB": "R-42062"}
@@ -79,6 +79,7 @@ def run(arguments: Sequence[str]) -> Report:
     )
     parser.add_argument("--turns", type=positive, default=5)
     parser.add_argument("--rounds", type=positive, default=5, help="of a job, after its first one")
+    parser.add_argument("--steps", type=int, default=0, help="of training at each hospital of Vigie; 0: a rehearsal")
     parser.add_argument("--sizes", nargs="+", choices=tuple(_CHANNELS), default=tuple(_CHANNELS))
     parser.add_argument("--only", nargs="+", choices=(VIGIE, NVFLARE, FLOWER), default=(VIGIE, NVFLARE, FLOWER))
     parser.add_argument("--contender", type=Path, help="the Python of an environment with NVFLARE")
@@ -101,8 +102,10 @@ def _turns(folder: Path, options: argparse.Namespace) -> dict[str, list[Row]]:
     poc = FlarePoc(python, folder / "nvflare", len(SITES)) if python is not None else None
     rounds = options.rounds + 1
 
+    settings = _TRAINING | {"hyper.steps": options.steps}
+
     def vigie(turn: int, size: str) -> list[Row]:
-        found = deployment.rounds(f"turn-{turn}-{list(bases).index(size)}", bases[size], rounds, **_TRAINING)
+        found = deployment.rounds(f"turn-{turn}-{list(bases).index(size)}", bases[size], rounds, **settings)
         return [{"seconds": seconds} for seconds in found]
 
     def nvflare(_: int, size: str) -> list[Row]:

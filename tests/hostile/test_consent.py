@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, MetricRecord
 from onnx import TensorProto, helper
+from pydantic import ValidationError
 from registry_in_memory import Kept
 
 import client.federation.site as served_by
@@ -39,6 +40,7 @@ from models.exchange import (
     parse,
 )
 from models.hyperparameters import Hyperparameters
+from models.protection import PatientLevel
 from models.terms import Terms, leaving
 from scripts.retrain_commands import told
 from server.messaging import Failure
@@ -151,6 +153,27 @@ def test_what_was_never_proposed_is_refused_whatever_it_is(hospital):
         assert hospital.says(message) == Refusal(to=message.kind, code="consent-missing")
     assert (hospital.done, hospital.left()) == ([], [])
     assert hospital.told() == {f"{kind}: nobody has proposed it" for kind in ("train", "offer", "release")}
+
+
+def test_a_rehearsal_trains_nothing_and_is_followed_by_no_version(hospital):
+    rehearsal = HYPER.model_copy(update={"steps": 0})
+    for leaves in (leaving(2), ("update", "evidence")):  # a hospital reads what leaves: it says so, or is no terms
+        with pytest.raises(ValidationError, match="what is said to leave"):
+            hospital.terms(hyper=rehearsal, leaves=leaves)
+    hospital.agree(hyper=rehearsal, leaves=leaving(2, rehearsal=True))
+    assert hospital.says(hospital.order(hyper=HYPER.at_round(1, 2))) == Refusal(to="train", code="not-allowed")
+    release = Release(retraining="spring", digest=hospital.base.digest, released=True)
+    for message in (offer(hospital.base), release):
+        assert hospital.says(message) == Refusal(to=message.kind, code="not-allowed")
+    assert hospital.done == []
+    assert isinstance(hospital.says(hospital.order(hyper=rehearsal.at_round(1, 2))), Update)
+    assert hospital.left() == ["consent", "update"]
+
+
+def test_a_rehearsal_pays_for_no_noise(hospital):
+    private = PatientLevel(clip=1.0, noise=1.0, share=0.1, epsilon=1.0, delta=1e-5)
+    with pytest.raises(ValidationError, match="nothing to protect"):
+        hospital.terms(hyper=HYPER.model_copy(update={"steps": 0}), privacy=private, leaves=leaving(2, rehearsal=True))
 
 
 def test_a_proposal_waits_for_a_person_and_starts_nothing(hospital):

@@ -77,6 +77,15 @@ def distance(update: Update, base: dict[str, Any]) -> float:
     return float(sum(np.square(value - base[name]).sum() for name, value in update.weights.items()) ** 0.5)
 
 
+@pytest.mark.parametrize("reply", ["plain", "float16", "eight-bit"])
+def test_a_rehearsal_gives_back_what_came(round_, base, reply) -> None:
+    hyper = QUICK.model_copy(update={"steps": 0})
+    update, kept = round_(hyper=hyper, reply=reply, controls=True)
+    received = {name: np.asarray(value) for name, value in base.items()}
+    assert all(np.array_equal(value, base[name]) for name, value in update.trained(received).items())
+    assert not any(value.any() for value in (*kept.left.values(), *(update.control or {}).values()))
+
+
 def test_a_proximal_term_holds_back_and_none_changes_nothing(round_, base) -> None:
     free = round_()[0]
     again = round_(hyper=QUICK.model_copy(update={"proximal": 0.0}))[0]
@@ -299,6 +308,13 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     assert update.answers(order)
     kept = Memory(site.retrainings, "spring").before(2, residual.digest)
     assert set(kept.left) == set(base)
+    learned = list(site.trained.glob("*"))
+    rehearsed = order.model_copy(update={"retraining": "rehearsal", "hyper": hyper.model_copy(update={"steps": 0})})
+    rehearsal = trainer.train(site, rehearsed)
+    assert (rehearsal.n_cases, rehearsal.n_errors, rehearsal.train_loss) == (14, 7, None)
+    assert rehearsal.auc_received == update.auc_received
+    assert not any(value.any() for value in rehearsal.weights.values())
+    assert list(site.trained.glob("*")) == learned  # its errors are as new as before
     again = trainer.train(site, order)
     assert all(np.array_equal(update.weights[name], again.weights[name]) for name in base)
     for few in ({"biopsy_weight": 0.0}, {"steps": 5, "batch_size": 2}):

@@ -306,9 +306,9 @@ def test_a_plan_that_would_undo_its_protection_does_not_start(changes: dict[str,
 
 
 def test_protection_is_chosen_by_a_word_and_its_noise_follows() -> None:
-    def asked(*overrides: str) -> Any:
+    def asked(*overrides: str, steps: int = 45) -> Any:
         config = compose("retraining", RetrainingConfig, ["name=x", "base=x@1", *overrides])
-        return protection_of(config.privacy, 45, config.rounds)
+        return protection_of(config.privacy, steps, config.rounds)
 
     assert asked() == Unprotected()
     assert asked("privacy=dp_patient", "rounds=0") == Unprotected()
@@ -320,6 +320,9 @@ def test_protection_is_chosen_by_a_word_and_its_noise_follows() -> None:
     assert central == SiteLevel(noise=4.0, epsilon=round(epsilon([Mechanism(4.0, 1.0, 4)], 1e-5), 3), delta=1e-5)
     with pytest.raises(ConfigurationError, match="protects nobody"):
         asked("privacy=dp_central", "privacy.noise=0.01")
+    for mechanism in ("dp_central", "dp_patient"):
+        with pytest.raises(ConfigurationError, match="learns nothing"):
+            asked(f"privacy={mechanism}", steps=0)
 
 
 def test_a_network_that_mixes_patients_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,16 @@ def conducted(_sealed: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return go
 
 
+def test_a_rehearsal_ends_with_its_rounds_and_makes_no_version(conducted: Callable[..., Any]) -> None:
+    found = conducted({}, hyper=Hyperparameters(steps=0))
+    steps = [line["step"] for line in found.lines()]
+    assert steps.count("round") == 3
+    assert steps[-1] == "finished"
+    assert not {"candidate", "evidence", "release-gate", "decisions"} & set(steps)
+    assert not found.registry.lineage
+    assert "rehearsal" in told(found.lines()[-1])
+
+
 def test_a_late_update_is_part_of_the_next_round_and_everybody_is_told(conducted: Callable[..., Any]) -> None:
     found = conducted({("gamma", 1): "late"})
     rounds = {line["round"]: line for line in found.lines() if line["step"] == "round"}

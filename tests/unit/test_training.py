@@ -136,9 +136,11 @@ def test_weights_go_out_and_in() -> None:
 
 
 def test_hyperparameters_refuse_nonsense_and_cool_down() -> None:
-    for wrong in ({"steps": 0}, {"learning_rate": float("inf")}, {"optimiser": 1}):
+    for wrong in ({"steps": -1}, {"learning_rate": float("inf")}, {"optimiser": 1}):
         with pytest.raises(ValidationError):
             Hyperparameters.model_validate(wrong)
+    with pytest.raises(InvalidTraining, match="nothing to learn"):
+        fit(build("residual"), *cases(4), np.ones(4), Hyperparameters(steps=0), seed=0)
     rates = [QUICK.at_round(number, 8).learning_rate for number in range(1, 9)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == QUICK.learning_rate
