@@ -22,6 +22,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -136,8 +137,11 @@ class Bundle:
         """Whether it ships the weights that its network was made of; a quantized version, and some vendors', do not."""
         return (self.folder / WEIGHTS).exists()
 
-    def read_weights(self) -> dict[str, NDArray[Any]]:
+    def read_weights(self, but: Collection[str] = ()) -> dict[str, NDArray[Any]]:
         """The weights by name, as they were trained.
+
+        Args:
+            but: names of those that are not wanted.
 
         Raises:
             BundleRefused: it ships none, or they cannot be read.
@@ -146,7 +150,7 @@ class Bundle:
             raise BundleRefused(f"{self.facts.label}: ships no weights, so nothing can be trained from it")
         try:
             with np.load(self.folder / WEIGHTS, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                return {name: file[name] for name in file.files if name not in but}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise BundleRefused(f"{self.facts.label}: the weights cannot be read ({type(error).__name__})") from error
 

@@ -49,12 +49,15 @@ _KEY, _AT, _SIGNATURE = "x-vigie-key", "x-vigie-at", "x-vigie-signature"
 Buffer = bytes | memoryview
 
 
-def detached(record: "RecordDict", put: Callable[[str, Buffer], object]) -> "RecordDict":
+def detached(
+    record: "RecordDict", put: Callable[[str, Buffer], object], known: "dict[int, tuple[Buffer, Array]] | None" = None
+) -> "RecordDict":
     """The message as it travels: closed, with slips for what is large.
 
     Args:
         record: stays as it is.
         put: told each parcel's digest and bytes, before the message with its slip is returned.
+        known: slips of messages before this one, by the identity of the bytes that they stand for; added to.
     """
     from flwr.app import Array, ConfigRecord, RecordDict
     from flwr.common.serde import recorddict_to_proto
@@ -62,10 +65,15 @@ def detached(record: "RecordDict", put: Callable[[str, Buffer], object]) -> "Rec
     def slip(array: "Array") -> "Array":
         if len(array.data) < LARGE:
             return array
+        if known is not None and id(array.data) in known:
+            return known[id(array.data)][1]
         content = memoryview(array.data)
         digest = hashlib.sha256(content).hexdigest()
         put(digest, content)
-        return Array(array.dtype, tuple(array.shape), _SLIP, f"{digest} {len(content)}".encode())
+        found = Array(array.dtype, tuple(array.shape), _SLIP, f"{digest} {len(content)}".encode())
+        if known is not None:
+            known[id(array.data)] = array.data, found  # kept, so that no other can have its identity
+        return found
 
     closed = recorddict_to_proto(_with(record, slip)).SerializeToString(deterministic=True)
     return RecordDict({_CLOSED: ConfigRecord({_CLOSED: closed})})

@@ -48,6 +48,7 @@ class Aggregation:
         self._moving = [name for name in base if not any(is_in(name, layer) for layer in layers)]
         self.weights = base if weights is None else weights
         self.state: Weights = state or {}
+        self._rounded: tuple[Weights, Weights] | None = None
         # a protected round is paid for with its own noise, and counted with its own hospitals
         self._waits = plan.late and plan.strategy.late and isinstance(plan.privacy, Unprotected)
 
@@ -154,4 +155,6 @@ class Aggregation:
         moving = self.moving
         if encoding == "plain":
             return moving
-        return compression.rounded(compression.difference(moving, self._base), encoding)
+        if self._rounded is None or self._rounded[0] is not self.weights:  # for all hospitals alike
+            self._rounded = self.weights, compression.rounded(compression.difference(moving, self._base), encoding)
+        return self._rounded[1]

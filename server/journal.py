@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import write
 from models.durable import replacing
 from models.errors import Conflict
 
@@ -76,7 +77,7 @@ class Journal:
 
     def _save(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         with replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            write(file, arrays)
 
     def _load(self, path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flwr.app import Array, MessageType, RecordDict
 from flwr.app import Message as FlowerMessage
-from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from models import exchange, parcels
 from models.errors import BorderRefused, NotFound
-from models.exchange import CODES, Answer, Channel, Order, Refusal, TrainOrder
+from models.exchange import CODES, Answer, Channel, Order, Packer, Refusal, TrainOrder
 from server.parcels import Shelf
 from server.superlink import CHANNELS, RegisteredNode, RegisteredSite, registered_sites
 
@@ -126,6 +126,7 @@ class Exchange:
         open_: dict[str, _Asked] = {name: _Asked() for name in sorted(orders)}
         waiting: dict[str, tuple[str, int]] = {}
         packed: dict[int, RecordDict] = {}
+        pack, slips = Packer(), dict[int, tuple[parcels.Buffer, Array]]()
 
         def ask(nodes: Mapping[str, _Nodes]) -> None:
             for name, asked in list(open_.items()):
@@ -137,7 +138,7 @@ class Exchange:
                     del open_[name]
                 elif asked.lost and node is not None and left > 0:
                     if id(orders[name]) not in packed:
-                        packed[id(orders[name])] = self._slim(orders[name].to_record(), laid)
+                        packed[id(orders[name])] = self._slim(orders[name].to_record(pack), laid, slips)
                     record = packed[id(orders[name])]
                     message = FlowerMessage(
                         record,
@@ -181,7 +182,7 @@ class Exchange:
         results.update({name: Failure(asked.lost or SILENT) for name, asked in open_.items()})
         return Answered(dict(sorted(results.items())), time.monotonic() - started)
 
-    def _slim(self, record: RecordDict, laid: set[str]) -> RecordDict:
+    def _slim(self, record: RecordDict, laid: set[str], slips: dict[int, tuple[parcels.Buffer, Array]]) -> RecordDict:
         """The message with what is large in it on the shelf; `laid` is told what."""
         if self._shelf is None:
             return record
@@ -191,7 +192,7 @@ class Exchange:
             laid.add(digest)
             shelf.put(digest, content)
 
-        return parcels.detached(record, put)
+        return parcels.detached(record, put, slips)
 
     def _read(self, reply: FlowerMessage, order: Order, node: int) -> Answer | Failure:
         """What a node answered, with what it brought beside it."""

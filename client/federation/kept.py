@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arrays import write
 from models.durable import replacing
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Memory:
             arrays = {f"left/{name}": value for name, value in kept.left.items()}
             arrays |= {f"local/{name}": value for name, value in kept.local.items()}
             with replacing(self._path(round_)) as file:
-                np.savez(file, allow_pickle=False, base=np.array(kept.base), **arrays)
+                write(file, {"base": kept.base, **arrays})
             stale = [number for number in stale if number != round_]
         for number in stale:
             self._path(number).unlink(missing_ok=True)

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from models.arrays import write
 from models.bounds import Bounds, keep
 from models.durable import replacing
-from models.exchange import TrainOrder, Update, fingerprint
+from models.exchange import TrainOrder, Update, digest, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Outbox:
         if update.encoding == "plain":
             arrays |= {f"{_START}/{name}": value for name, value in order.weights.items()}
         with replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            write(file, arrays)
         for other in self._folder.glob("*.npz"):
             if other != path:
                 other.unlink(missing_ok=True)
@@ -103,9 +104,16 @@ class Outbox:
 
     def _path(self, order: TrainOrder, within: Bounds) -> Path:
         if self._asked is None or self._asked[0] is not order:
-            self._asked = order, fingerprint(order.to_record()).sha256
+            self._asked = order, _digest(order)
         asked = f"{self._asked[1]} {within.norm!r}"
         return self._folder / f"{order.round:010d}-{hashlib.sha256(asked.encode()).hexdigest()}.npz"
+
+
+def _digest(order: TrainOrder) -> str:
+    """Of the order with its weights' digests in their places: to pack them once more would copy all of them."""
+    from flwr.app import Array
+
+    return fingerprint(order.to_record(lambda weights, _: Array(np.array(digest(weights))))).sha256
 
 
 def _read(path: Path) -> Update | None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models import group, masks
+from models.arrays import write
 from models.durable import replacing
 from models.errors import NotFound
 from models.exchange import Masked, MaskOrder, Sealed
@@ -216,7 +217,7 @@ class Secrets:
 
     def _write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         stream = io.BytesIO()
-        np.savez(stream, allow_pickle=False, **{key: np.asarray(value) for key, value in arrays.items()})
+        write(stream, arrays)
         self._write(f"{name}.npz", stream.getbuffer())
 
     def _write(self, name: str, content: bytes | memoryview) -> None:

@@ -102,7 +102,9 @@ def train(site: Site, order: TrainOrder) -> Update:
     kept = memory.before(order.round, order.base)
     seen = {**lesson.arrays, **{f"local/{name}": value for name, value in kept.local.items()}}
     secret = pay(site, order, seen, lesson.patients)
-    base, within = bundle.read_weights(), bounds_of(site, order)
+    # an order that brings weights, and not what is to be added to the base's, needs of the base what else there is
+    base = bundle.read_weights(but=order.weights if order.encoding == "plain" else ())
+    within = bounds_of(site, order)
     update, kept = learn(bundle.facts, base, lesson, order, kept, within, site.threads, secret)
     memory.keep(order.round, kept)
     return update
@@ -123,7 +125,7 @@ def learn(
     Of a rehearsal the received weights come back as they are, with what was found of them.
 
     Args:
-        facts, base: of the version that the order starts from.
+        facts, base: of the version that the order starts from; weights that the order brings need not be there.
         kept: what the rounds before left here.
         within: what the update may change; by default what the order allows.
         secret: that the noise of a training that protects each patient is drawn from.

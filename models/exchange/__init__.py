@@ -45,7 +45,7 @@ from models.exchange.checks import (
 from models.exchange.crossing import Crossing, fingerprint
 from models.exchange.grouped import GroupOrder, Masked, MaskOrder, Sealed, Unmasked, UnmaskOrder
 from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
-from models.exchange.weights import Layout, Weights, check_weights, digest, is_in, layout_of
+from models.exchange.weights import Layout, Packer, Weights, check_weights, digest, is_in, layout_of
 from models.exchange.words import (
     CODES,
     KINDS,
@@ -92,6 +92,7 @@ __all__ = [
     "Name",
     "Offer",
     "Order",
+    "Packer",
     "Proposal",
     "Reason",
     "Refusal",

@@ -17,7 +17,7 @@ from models import group
 from models.errors import BorderRefused
 from models.exchange.message import Message, require
 from models.exchange.orders import TrainOrder
-from models.exchange.weights import vector
+from models.exchange.weights import Pack, vector
 from models.exchange.words import MAX_WEIGHTS, Count, Digest, Name
 from models.group import Given, Group
 
@@ -146,7 +146,7 @@ class Masked(_Step):
 
     vector: NDArray[np.uint32]
 
-    def _pack(self, record: "RecordDict", fields: dict[str, Any]) -> None:
+    def _pack(self, record: "RecordDict", fields: dict[str, Any], pack: Pack) -> None:
         from flwr.app import Array, ArrayRecord
 
         record["vector"] = ArrayRecord({"packed": Array(self.vector)})

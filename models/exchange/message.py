@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.compression import Encoding
 from models.errors import BorderRefused
 from models.exchange import weights as tensors
-from models.exchange.weights import Layout, Weights
+from models.exchange.weights import Layout, Pack, Weights
 from models.exchange.words import KINDS, WIRE, Kind
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ class Message(Declared):
     payload: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
 
-    def to_record(self) -> "RecordDict":
-        """The message as Flower carries it."""
+    def to_record(self, pack: Pack = tensors.packed) -> "RecordDict":
+        """The message as Flower carries it.
+
+        Args:
+            pack: makes an array of weights; a `Packer`, where several messages have the same.
+        """
         from flwr.app import ConfigRecord, RecordDict
 
         fields: dict[str, Any] = {"kind": self.kind, "wire": WIRE}
@@ -42,7 +46,7 @@ class Message(Declared):
             else:
                 fields[key] = _listed(value)
         record = RecordDict()
-        self._pack(record, fields)
+        self._pack(record, fields, pack)
         record["vigie"] = ConfigRecord(fields)
         return record
 
@@ -79,7 +83,7 @@ class Message(Declared):
             message._require_layout(layout)
         return message
 
-    def _pack(self, record: "RecordDict", fields: dict[str, Any]) -> None:
+    def _pack(self, record: "RecordDict", fields: dict[str, Any], pack: Pack) -> None:
         """Add the arrays to the record, and what describes them to the fields."""
 
     @classmethod
@@ -106,15 +110,15 @@ class Weighted(Message):
     weights: Weights
     control: Weights | None = None
 
-    def _pack(self, record: "RecordDict", fields: dict[str, Any]) -> None:
+    def _pack(self, record: "RecordDict", fields: dict[str, Any], pack: Pack) -> None:
         from flwr.app import ArrayRecord
 
-        record["weights"] = ArrayRecord({"packed": tensors.packed(self.weights, self.encoding)})
+        record["weights"] = ArrayRecord({"packed": pack(self.weights, self.encoding)})
         fields["layout"] = tensors.lines(self.weights)
         if self.control is not None:
             if tensors.layout_of(self.control) != tensors.layout_of(self.weights):
                 raise BorderRefused("a control variate is not laid out as the weights")
-            record["control"] = ArrayRecord({"packed": tensors.packed(self.control, self.encoding)})
+            record["control"] = ArrayRecord({"packed": pack(self.control, self.encoding)})
 
     @classmethod
     def _unpack(cls, record: "RecordDict", values: dict[str, Any]) -> None:

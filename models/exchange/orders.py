@@ -12,7 +12,7 @@ from models.change_plan import Layer
 from models.compression import Encoding
 from models.errors import BorderRefused
 from models.exchange.message import Message, Weighted, require
-from models.exchange.weights import Layout, Weights, is_in, vector
+from models.exchange.weights import Layout, Pack, Weights, is_in, vector
 from models.exchange.words import MAX_ASKED, MAX_BUNDLE, Count, Digest, LayerNames, Name
 from models.hyperparameters import Hyperparameters
 from models.protection import Protection, SecureAggregation, Unprotected
@@ -130,7 +130,7 @@ class Offer(Message):
     parent: Digest | None = None
     bundle: Annotated[bytes, Field(min_length=1, max_length=MAX_BUNDLE)]
 
-    def _pack(self, record: "RecordDict", fields: dict[str, Any]) -> None:
+    def _pack(self, record: "RecordDict", fields: dict[str, Any], pack: Pack) -> None:
         from flwr.app import Array, ArrayRecord
 
         fields["bundle_sha256"] = hashlib.sha256(self.bundle).hexdigest()

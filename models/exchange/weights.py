@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -32,6 +32,9 @@ Weights = Mapping[str, NDArray[Any]]
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """(shape, number type) by name: what the weights of a version look like."""
+
+Pack = Callable[[Weights, Encoding], "Array"]
+"""Makes of weights what travels: `packed`, or a `Packer`."""
 
 
 def is_in(name: str, layer: str) -> bool:
@@ -62,6 +65,21 @@ def _order(weights: Weights) -> list[str]:
 def lines(weights: Weights) -> list[str]:
     """The layout on the wire: `name dtype shape`, in order."""
     return [f"{name} {weights[name].dtype.name} {'x'.join(map(str, weights[name].shape))}" for name in _order(weights)]
+
+
+class Packer:
+    """Packs the same tensors once: the orders of a round have the same weights for every hospital."""
+
+    def __init__(self) -> None:
+        # the tensors are kept with what was made of them, so that no other ones can have their place in memory
+        self._made: dict[tuple[object, ...], tuple[Weights, Array]] = {}
+
+    def __call__(self, weights: Weights, encoding: Encoding) -> "Array":
+        """See `packed`; the same object for the same tensors."""
+        key = (encoding, *((name, id(weights[name])) for name in sorted(weights)))
+        if key not in self._made:
+            self._made[key] = weights, packed(weights, encoding)
+        return self._made[key][1]
 
 
 def packed(weights: Weights, encoding: Encoding) -> "Array":

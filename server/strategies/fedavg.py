@@ -5,12 +5,14 @@ Source: McMahan et al., Communication-Efficient Learning of Deep Networks from D
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.strategies.strategy import Contribution, Next, Strategy, Weights
+
+_BLOCK: Final = 1 << 15  # numbers
 
 
 class Averaging(Strategy):
@@ -55,10 +57,24 @@ def mean(contributions: Sequence[Contribution], shares: Sequence[float]) -> dict
     if total <= 0:
         raise ValueError("nothing to average")
     ordered = sorted(zip(contributions, shares, strict=True), key=lambda pair: pair[0].site)
-    result: dict[str, NDArray[Any]] = {}
-    for name, first in ordered[0][0].weights.items():
-        accumulated = np.zeros(first.shape, dtype=np.float64)
-        for contribution, share in ordered:
-            accumulated += contribution.weights[name].astype(np.float64) * (share / total)
-        result[name] = accumulated.astype(first.dtype)
-    return result
+    return {
+        name: _mean([(contribution.weights[name], share / total) for contribution, share in ordered])
+        for name in ordered[0][0].weights
+    }
+
+
+def _mean(arrays: Sequence[tuple[NDArray[Any], float]]) -> NDArray[Any]:
+    """Block by block: in double precision the whole would be written and read anew for each hospital."""
+    first = arrays[0][0]
+    found = np.empty(first.shape, first.dtype)
+    flat = found.reshape(-1)
+    scaled, summed = np.empty((2, min(_BLOCK, first.size)), np.float64)
+    for start in range(0, first.size, _BLOCK):
+        end = min(start + _BLOCK, first.size)
+        total = summed[: end - start]
+        total.fill(0.0)
+        for array, share in arrays:
+            part = np.multiply(array.reshape(-1)[start:end], share, out=scaled[: end - start], dtype=np.float64)
+            total += part
+        flat[start:end] = total
+    return found

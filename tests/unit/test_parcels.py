@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from models import parcels
 from models.errors import BorderRefused
-from models.exchange import Update, fingerprint
+from models.exchange import Packer, TrainOrder, Update, fingerprint
+from models.hyperparameters import Hyperparameters
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 PATH = parcels.PATH + "a" * 64
@@ -51,6 +52,23 @@ def test_an_update_is_read_from_its_parcel():
 
     assert len(shelf) == 1
     assert all(np.array_equal(read.weights[name], array) for name, array in sent.weights.items())
+
+
+def test_what_several_messages_have_is_packed_and_laid_down_once():
+    weights, laid = update(1 << 19).weights, list[str]()
+    orders = [
+        TrainOrder(retraining="r", round=1, base="a" * 64, seed=seed, hyper=Hyperparameters(), weights=dict(weights))
+        for seed in range(3)
+    ]
+    other = orders[0].model_copy(update={"weights": {name: value + 1 for name, value in weights.items()}})
+    pack, slips = Packer(), dict[int, tuple[parcels.Buffer, Array]]()
+    slim = [
+        parcels.detached(order.to_record(pack), lambda digest, _: laid.append(digest), slips)
+        for order in (*orders, other)
+    ]
+    alone = [parcels.detached(order.to_record(), lambda *_: None) for order in (*orders, other)]
+    assert [fingerprint(one) for one in slim] == [fingerprint(one) for one in alone]
+    assert len(laid) == 2
 
 
 def test_weights_are_packed_as_flower_packs_an_array():

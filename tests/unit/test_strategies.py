@@ -97,6 +97,26 @@ def test_of_one_hospital_the_weights_are_its_own(name: str) -> None:
         np.testing.assert_allclose(found[key], value, rtol=1e-6)
 
 
+def test_a_mean_has_the_same_bits_however_large_the_tensors_are() -> None:
+    draw = np.random.default_rng(0)
+    shapes = {"large": (3, 1 << 15), "odd": ((1 << 15) + 7,), "none": (0, 4), "one": ()}
+    all_ = [
+        Contribution(
+            site,
+            {name: np.asarray(draw.normal(size=shape), np.float32) for name, shape in shapes.items()}
+            | {"steps": np.asarray(number, np.int64)},
+            number,
+        )
+        for number, site in ((40, "b"), (7, "a"), (90, "c"))
+    ]
+    found = strategy("fedavg").next({}, all_, {}).weights
+    for name, value in found.items():
+        exact = np.zeros(value.shape)
+        for one in sorted(all_, key=lambda one: one.site):
+            exact = exact + one.weights[name].astype(np.float64) * (one.cases / 137)
+        assert value.tobytes() == exact.astype(value.dtype).tobytes()
+
+
 def test_hospitals_count_by_what_was_chosen() -> None:
     zero, one = {"w": np.zeros(1, np.float32)}, {"w": np.ones(1, np.float32)}
     pair = [Contribution("a", zero, 90, 0.2), Contribution("b", one, 10, 0.8)]
