@@ -7,6 +7,7 @@ repeats anything; what it has begun, and was cut off, it resumes.
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,14 +50,14 @@ class Seen:
     Attributes:
         now: with its zone.
         errors: by hospital, as last counted; `counted_at` when, in seconds since the epoch; None: never.
-        alarms: those raised, oldest first: when, and why.
+        alarms: those that no retraining has answered, oldest first: why each was raised.
     """
 
     now: datetime
     last: Begun | None = None
     errors: Mapping[str, int] = field(default_factory=dict[str, int])
     counted_at: float | None = None
-    alarms: Sequence[tuple[float, str]] = ()
+    alarms: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +89,38 @@ class Wait:
 def decide(policy: ScheduleConfig, seen: Seen) -> Launch | Resume | Count | Wait:
     """What to do now. Pure.
 
-    An alarm, and a count, that came before the last retraining was begun are answered by it.
+    A count that came before the last retraining was begun is answered by it. What was written while a clock ran ahead,
+    and says that it was after now, was long ago.
     """
     now, last = seen.now.timestamp(), seen.last
+
+    def since(at: float) -> float:
+        return now - at if at <= now + HOUR else math.inf
+
     if last is not None and not last.finished:
-        if last.running or now - last.touched >= policy.retry_hours * HOUR:
+        if last.running or since(last.touched) >= policy.retry_hours * HOUR:
             return Resume(last.name)
         return Wait(f"{last.name} ended before its last step and is resumed later")
-    if last is not None and now - last.at < policy.least_days * DAY:
+    rested = since(last.at) if last is not None else math.inf
+    if rested < policy.least_days * DAY:
+        assert last is not None
         return Wait(f"{last.name} was begun less than {policy.least_days:g} days ago")
     if not _open(policy, seen.now):
         return Wait("not at this time of the week")
-    since = last.at if last is not None else 0.0
     why: list[str] = []
-    if policy.every_days and now - since >= policy.every_days * DAY:
+    if policy.every_days and rested >= policy.every_days * DAY:
         why.append(f"calendar: every {policy.every_days:g} days")
     if policy.alarms:
-        why += [f"alarm: {text}" for at, text in seen.alarms if at > since]
-    fresh = seen.counted_at is not None and seen.counted_at > since
+        why += [f"alarm: {text}" for text in seen.alarms]
+    counted = since(seen.counted_at) if seen.counted_at is not None else math.inf
+    fresh = counted < rested
     if policy.errors and fresh:
         some = {site: count for site, count in seen.errors.items() if count}
         if sum(some.values()) >= policy.errors and len(some) >= policy.hospitals:
             why.append(f"errors: {sum(some.values())} new ones at {', '.join(sorted(some))}")
     if why:
         return Launch(tuple(why))
-    if policy.errors and (not fresh or seen.counted_at is None or now - seen.counted_at >= policy.survey_hours * HOUR):
+    if policy.errors and (not fresh or counted >= policy.survey_hours * HOUR):
         return Count()
     return Wait("no reason")
 
@@ -145,7 +153,7 @@ class Schedule:
             _newest(self._coordinator.folder, self._policy.name),
             counted.errors if counted else {},
             counted.at if counted else None,
-            alarms(self._coordinator.folder, self._policy.model),
+            alarms(self._coordinator.folder, self._policy.model, self._policy.name),
         )
 
     def step(self, on_line: Callable[[Line], None] | None = None) -> Launch | Resume | Count | Wait:
@@ -157,7 +165,9 @@ class Schedule:
         decision = decide(self._policy, self.look())
         match decision:
             case Launch():
-                launch(self._coordinator, self._plan(), on_line)
+                begun = self._plan()
+                _note(self._coordinator.folder, {"model": self._policy.model, "answered": begun.name})
+                launch(self._coordinator, begun, on_line)
             case Resume():
                 launch(self._coordinator, plan.load(self._coordinator.folder, decision.name), on_line)
             case Count():
@@ -214,28 +224,38 @@ def raise_alarm(folder: Path, model: str, why: str, at: float) -> None:
         folder: the coordinator's.
         why: for people; no patient, no hospital's data.
     """
-    path = _alarms(folder)
-    with path.open("a+b") as file:
-        if (end := file.seek(0, os.SEEK_END)) and os.pread(file.fileno(), 1, end - 1) != b"\n":
-            file.write(b"\n")  # after half an alarm, left by a crash or a full disk, this one stands by itself
-        file.write(json.dumps({"at": at, "model": model, "why": why}).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _note(folder, {"at": at, "model": model, "why": why})
 
 
-def alarms(folder: Path, model: str) -> list[tuple[float, str]]:
-    """The alarms of a model, oldest first."""
+def alarms(folder: Path, model: str, policy: str) -> list[str]:
+    """Why a model is to be retrained: the alarms that no retraining of this policy has answered, oldest first.
+
+    What comes after what is told by the order of lines: a clock may have been wrong.
+    """
     path = _alarms(folder)
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    found: list[tuple[float, str]] = []
+    begun, found = set(_names(folder, policy)), list[str]()
     for number, line in enumerate(lines, 1):
         try:
             one = json.loads(line)
-            if one["model"] == model:
-                found.append((float(one["at"]), str(one["why"])))
+            if one["model"] != model:
+                continue
+            if "answered" not in one:
+                found.append(str(one["why"]))
+            elif one["answered"] in begun:  # else it was killed before it began
+                found.clear()
         except (ValueError, TypeError, KeyError):  # half an alarm was not noted: whoever raised it was told so
             log.warning("%s, line %d is no alarm and is passed over", path, number)
-    return sorted(found)
+    return found
+
+
+def _note(folder: Path, line: Mapping[str, str | float]) -> None:
+    with _alarms(folder).open("a+b") as file:
+        if (end := file.seek(0, os.SEEK_END)) and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            file.write(b"\n")  # after half an alarm, left by a crash or a full disk, this one stands by itself
+        file.write(json.dumps(line).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _alarms(folder: Path) -> Path:
