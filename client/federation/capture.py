@@ -17,6 +17,7 @@ reads all of them in the clear (tests/integration/test_loop.py).
 import json
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -288,16 +289,17 @@ def read(capture: Path, port: int) -> Iterator[Packet]:
     command += ["-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"]
     for name in _FIELDS:
         command += ["-e", name]
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        raise CaptureUnreadable("tshark is not installed: it comes with Wireshark") from None
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            yield _packet(line.rstrip("\n").split("\t"))
-        said = process.stderr.read()
+    with tempfile.TemporaryFile("w+") as complaints:  # a pipe would fill up while the packets are read
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        except FileNotFoundError:
+            raise CaptureUnreadable("tshark is not installed: it comes with Wireshark") from None
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                yield _packet(line.rstrip("\n").split("\t"))
+        complaints.seek(0)
+        said = complaints.read()
     if process.returncode:
         lines = [line for line in said.splitlines() if line and not line.startswith("Running as user")]
         raise CaptureUnreadable(f"{capture}: {lines[-1] if lines else f'tshark ended with {process.returncode}'}")
