@@ -1,5 +1,6 @@
 """What this hospital does with each order that its border let through."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +17,14 @@ from client.store.versions import barred, signed_facts
 from models.bundle import read_layout
 from models.errors import NotAllowed
 from models.exchange import (
+    Consent,
     Decision,
     Evidence,
     GroupOrder,
     Layout,
     MaskOrder,
     Offer,
+    Proposal,
     Release,
     Sealed,
     Tally,
@@ -32,6 +35,16 @@ from models.exchange import (
 
 Asked = TypeVar("Asked", GroupOrder, MaskOrder, UnmaskOrder)
 Given = TypeVar("Given")
+
+
+def tidy(site: Site) -> None:
+    """Throw away what nobody can ask for any more: answers and secrets of retrainings that were withdrawn, or whose
+    time is over. One that ended with a decision has done so itself; one that was given up, and a rehearsal, has not.
+    """
+    for found in consent.listed(site):
+        if found.state == "withdrawn" or found.terms.expires_at < time.time():
+            Outbox(site.retrainings, found.retraining).finish()
+            group.finish(site, found.retraining)
 
 
 def handlers(folder: Path) -> Handlers:
@@ -70,6 +83,10 @@ def handlers(folder: Path) -> Handlers:
 
         return answered
 
+    def propose(order: Proposal) -> Consent:
+        tidy(site)
+        return group.consented(site, consent.answer(site, order))
+
     def judge_agreed(offer: Offer) -> Evidence:
         agreed = consent.require(site, offer)
         if barred(site, offer.digest):
@@ -88,7 +105,7 @@ def handlers(folder: Path) -> Handlers:
         return decision
 
     return Handlers(
-        propose=lambda order: group.consented(site, consent.answer(site, order)),
+        propose=propose,
         allows=lambda order: consent.require(site, order),
         train=train_agreed,
         offer=judge_agreed,

@@ -170,6 +170,20 @@ def test_a_rehearsal_trains_nothing_and_is_followed_by_no_version(hospital):
     assert hospital.left() == ["consent", "update"]
 
 
+def test_what_nobody_can_ask_for_any_more_is_not_kept(hospital):
+    hospital.agree()
+    assert isinstance(hospital.says(hospital.order()), Update)
+    kept = hospital.site.retrainings / "spring" / "outbox"
+    secrets = hospital.site.retrainings / "spring" / "group"
+    secrets.mkdir()
+    hospital.says(hospital.proposal("summer"))
+    assert kept.exists()
+    consent.withdraw(hospital.site, "spring", "Dr Curie")
+    hospital.says(hospital.proposal("autumn"))
+    assert not kept.exists()
+    assert not secrets.exists()
+
+
 def test_a_rehearsal_pays_for_no_noise(hospital):
     private = PatientLevel(clip=1.0, noise=1.0, share=0.1, epsilon=1.0, delta=1e-5)
     with pytest.raises(ValidationError, match="nothing to protect"):
