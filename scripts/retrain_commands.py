@@ -122,11 +122,20 @@ def alarm(
 
     Example: vigie retrain alarm --folder coordinator chest-radiograph "drift at two hospitals"
     """
+    # an alarm is noted whatever does not answer: the registry is asked once, not for minutes
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    from mlflow.exceptions import MlflowException
+
     from server.coordinator import Coordinator
     from server.schedule import raise_alarm
 
-    raise_alarm(Coordinator(folder.resolve()).folder, model, why, time.time())
-    print(f"{model}: noted")
+    coordinator, unsure = Coordinator(folder.resolve()), ""
+    try:
+        coordinator.registry.aliases(model)
+    except MlflowException:
+        unsure = "; the registry does not answer, so nobody has looked whether there is such a model"
+    raise_alarm(coordinator.folder, model, why, time.time())
+    print(f"{model}: noted{unsure}")
 
 
 @app.command()

@@ -239,7 +239,7 @@ class Registry:
         """
         versions = self.versions(name)
         if not versions:
-            raise NotFound(f"the registry has no model {name!r}; it has {', '.join(self.names()) or 'none'}")
+            raise self._unknown(name)
         aliases = self.aliases(name)
         return [
             Known(
@@ -379,8 +379,17 @@ class Registry:
         self._client.delete_registered_model_alias(name, alias)
 
     def aliases(self, name: str) -> dict[str, int]:
-        """The version that each alias of a model points at."""
-        model = self._client.get_registered_model(name)
+        """The version that each alias of a model points at.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        try:
+            model = self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise self._unknown(name) from None
+            raise
         return {alias: int(number) for alias, number in model.aliases.items()}
 
     def withdraw(self, version: Registered, reason: str) -> Registered | None:
@@ -415,6 +424,9 @@ class Registry:
         """What was said of a version."""
         found = self._client.get_model_version(version.name, str(version.number))
         return dict(found.tags)
+
+    def _unknown(self, name: str) -> NotFound:
+        return NotFound(f"the registry has no model {name!r}; it has {', '.join(self.names()) or 'none'}")
 
     def _versions(self, name: str) -> list[ModelVersion]:
         return list(_all(lambda token: self._client.search_model_versions(f"name = '{name}'", page_token=token)))

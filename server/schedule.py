@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+
 from configs.schema import WEEKDAYS, ScheduleConfig
 from models.errors import NotFound, VigieError
 from server import journal, plan, survey
@@ -209,6 +211,8 @@ def run(
             text = _words(schedule.step(on_line))
         except VigieError as error:
             text = f"{error.code}: {error}"
+        except MlflowException as error:  # the registry is away, or starts
+            text = f"the registry does not answer: {str(error).splitlines()[0]}"
         except OSError as error:  # a full disk, a file system that is away for a while
             text = f"{type(error).__name__}: {error}"
         if text != said:

@@ -133,6 +133,15 @@ def test_mlflow_itself_compares_versions_over_hospitals(running: Running, versio
     assert not known["compared@1"].figures
 
 
+def test_an_alarm_for_a_model_that_nobody_has_is_refused(running: Running, version: Callable[..., Bundle]) -> None:
+    running.registry.register(version("chest-radiograph"), {})
+    folder = str(running.coordinator.folder)
+    found = CliRunner().invoke(app, ["retrain", "alarm", "--folder", folder, "chest-radiogram", "drift"])
+    assert isinstance(found.exception, NotFound)
+    assert "it has " in str(found.exception)
+    assert not (running.coordinator.folder / "alarms.jsonl").exists()
+
+
 def test_a_withdrawn_version_is_released_and_trained_from_no_more(
     running: Running, version: Callable[..., Bundle]
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from mlflow.exceptions import MlflowException
+from typer.testing import CliRunner
 
 from client.federation import leakage
 from client.federation.border import Border
@@ -20,6 +22,7 @@ from configs.schema import CoordinatorConfig, RetrainingConfig, ScheduleConfig, 
 from models.errors import BorderRefused, ConfigurationError
 from models.exchange import Refusal, Survey, Tally, check_answer, disclosed, parse
 from models.stats.disclosure import LEAST
+from scripts.vigie import app
 from server import schedule, survey
 from server.coordinator import Coordinator, create
 from server.journal import Journal, alone
@@ -191,7 +194,10 @@ def test_an_alarm_after_half_an_alarm_is_heard(coordinator) -> None:
     assert schedule.alarms(coordinator.folder, "chest-radiograph", "chest") == ["before", "after"]
 
 
-@pytest.mark.parametrize("problem", [ConfigurationError("nobody is there"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "problem",
+    [ConfigurationError("nobody is there"), OSError(28, "No space left on device"), MlflowException("refused")],
+)
 def test_what_goes_wrong_is_told_once_and_tried_again(coordinator, problem) -> None:
     work = SimpleNamespace(step=lambda _: (_ for _ in ()).throw(problem))
     said: list[str] = []
@@ -206,6 +212,15 @@ def test_what_goes_wrong_is_told_once_and_tried_again(coordinator, problem) -> N
         schedule.run(work, sleep, said.append, lambda _: None)  # type: ignore[arg-type]
     assert len(said) == 1
     assert str(problem) in said[0]
+
+
+def test_an_alarm_is_noted_where_the_registry_is_away(coordinator, monkeypatch) -> None:
+    monkeypatch.delitem(coordinator.__dict__, "registry")
+    words = ["retrain", "alarm", "--folder", str(coordinator.folder), "chest-radiograph", "drift"]
+    found = CliRunner().invoke(app, words, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    assert found.exit_code == 0
+    assert "nobody has looked" in found.output
+    assert schedule.alarms(coordinator.folder, "chest-radiograph", "chest") == ["drift"]
 
 
 # ── Counting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
