@@ -124,16 +124,11 @@ def alarm(
     """
     # an alarm is noted whatever does not answer: the registry is asked once, not for minutes
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    from mlflow.exceptions import MlflowException
-
     from server.coordinator import Coordinator
-    from server.schedule import raise_alarm
+    from server.schedule import is_known, raise_alarm
 
-    coordinator, unsure = Coordinator(folder.resolve()), ""
-    try:
-        coordinator.registry.aliases(model)
-    except MlflowException:
-        unsure = "; the registry does not answer, so nobody has looked whether there is such a model"
+    coordinator = Coordinator(folder.resolve())
+    unsure = "" if is_known(coordinator, model) else "; the registry does not answer: is there such a model?"
     raise_alarm(coordinator.folder, model, why, time.time())
     print(f"{model}: noted{unsure}")
 

@@ -221,6 +221,19 @@ def run(
         sleep(pause)
 
 
+def is_known(coordinator: Coordinator, model: str) -> bool:
+    """Whether the registry has said that there is such a model; False where it does not answer.
+
+    Raises:
+        NotFound: it has said that there is none.
+    """
+    try:
+        coordinator.registry.aliases(model)
+    except MlflowException:
+        return False
+    return True
+
+
 def raise_alarm(folder: Path, model: str, why: str, at: float) -> None:
     """Write down that a model is to be retrained; the schedule of the model answers it, once.
 

@@ -219,7 +219,7 @@ def test_an_alarm_is_noted_where_the_registry_is_away(coordinator, monkeypatch) 
     words = ["retrain", "alarm", "--folder", str(coordinator.folder), "chest-radiograph", "drift"]
     found = CliRunner().invoke(app, words, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
     assert found.exit_code == 0
-    assert "nobody has looked" in found.output
+    assert "is there such a model?" in found.output
     assert schedule.alarms(coordinator.folder, "chest-radiograph", "chest") == ["drift"]
 
 
