@@ -48,7 +48,7 @@ from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.torchscript import NAME as TORCHSCRIPT
 from client.inference.trial import TriedStudy, try_folder
 from client.store import versions
-from client.store.site import Site
+from client.store.site import KEY_BYTES, KEYS, Site
 from client.store.tables import delivery, instance, study, workitem
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
@@ -192,10 +192,15 @@ def _clock(site: Site) -> Check:
 
 
 def _secrets(site: Site) -> Check:
-    missing = [name for name in ("fold.key", "pseudonym.key") if not (site.secrets / name).exists()]
-    if missing:
-        advice = "restore them from the backup: new ones would draw patients into other folds"
-        return Check("secrets", False, f"{', '.join(missing)} missing", advice)
+    sizes = {name: path.stat().st_size for name in KEYS if (path := site.secrets / name).exists()}
+    wanting = [f"{name} missing" for name in KEYS if name not in sizes]
+    wanting += [f"{name} is no whole key, {size} bytes" for name, size in sizes.items() if size < KEY_BYTES]
+    if wanting:
+        advice = (
+            "restore them from the backup: new ones would draw patients into other folds, give them other pseudonyms;"
+            " where no study has come yet, take away what there is of them and let `vigie site init` make them"
+        )
+        return Check("secrets", False, ", ".join(wanting), advice)
     if site.config.superlink and not (site.secrets / "supernode.key").exists():
         advice = "restore it, or let `vigie site init` make one and give the coordinator the new supernode.key.pub"
         return Check("secrets", False, "supernode.key missing: the coordinator cannot be called", advice)

@@ -6,6 +6,7 @@ form carries a token bound to it. The cookie names the hash of the reader's toke
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -23,8 +24,10 @@ from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTier, answerable, record
-from client.store.site import Site, write_secret
+from client.store.site import KEY_BYTES, Site, write_secret
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotSignedIn, VigieError
+
+log = logging.getLogger(__name__)
 
 COOKIE: Final = "vigie"
 _HOURS: Final = 12
@@ -357,8 +360,15 @@ def _sign(site: Site, text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _session_key(folder: Path) -> bytes:
-    write_secret(folder / "session.key", secrets.token_bytes(32), keep=True)
-    return (folder / "session.key").read_bytes()
+    path = folder / "session.key"
+    try:
+        write_secret(path, secrets.token_bytes(KEY_BYTES), keep=True)
+        if len(path.read_bytes()) < KEY_BYTES:  # of a release that wrote it in place, on a disk that was full
+            write_secret(path, secrets.token_bytes(KEY_BYTES))
+        return path.read_bytes()
+    except OSError as error:  # a full disk is no reason to show nobody the results: sessions end with this process
+        log.error("%s is not written: %s", path, type(error).__name__)
+        return secrets.token_bytes(KEY_BYTES)
 
 
 def _page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
