@@ -151,21 +151,6 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
         sys.exit(1)
 
 
-@app.command()
-def reader(
-    folder: Folder,
-    name: str,
-    role: Annotated[str, typer.Option(help="clinician, it, operator or device")] = "clinician",
-) -> None:
-    """Let a person or a device in; prints their token, once.
-
-    Example: vigie site reader --folder node "Dr Curie"
-    """
-    from client.review.readers import add
-
-    print(add(_opened(folder), name, role))
-
-
 @app.command("try")
 def try_(
     studies: Annotated[Path, typer.Argument(help="folder of DICOM files")],

@@ -10,6 +10,7 @@ from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
 from models.validation import told
 from scripts import (
     coordinator_commands,
+    reader_commands,
     result_commands,
     retrain_commands,
     site_commands,
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="On-premise imaging AI that hospitals watch, correct and retrain together. Example: vigie demo",
 )
+site_commands.app.command("reader")(reader_commands.reader)
+site_commands.app.command("readers")(reader_commands.readers)
 site_commands.app.command("results")(result_commands.results)
 site_commands.app.command("privacy")(site_privacy_commands.privacy)
 app.add_typer(site_commands.app, name="site")

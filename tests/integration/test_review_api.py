@@ -9,14 +9,16 @@ import pytest
 from cost import relative
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, update
+from typer.testing import CliRunner
 
 from client.federation import withdrawal
-from client.review import readers
+from client.review import readers, worklist
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, study
 from models.exchange import Withdrawal
 from models.withdrawal import Notice, sign
+from scripts.vigie import app
 
 Scored = Callable[..., str]
 AGREE = {"revision": 1, "decision": "agree", "answer": "positive", "tier": "ai_visible"}
@@ -269,6 +271,30 @@ def test_a_renewed_token_ends_the_session(http: httpx.Client, site: Site) -> Non
     assert http.get("/").status_code == 200
     readers.renew(site, "Ada Lovelace")
     assert http.get("/").status_code == 303
+
+
+def test_hospital_it_gives_another_token_and_shuts_people_out(http: httpx.Client, site: Site, scored: Scored) -> None:
+    def command(*words: str) -> str:
+        said = CliRunner().invoke(app, ["site", *words, "--folder", str(site.folder)])
+        assert said.exit_code == 0, said.output
+        return said.output
+
+    uid = scored(objects=True)
+    first = sign_in(http, site)
+    form = form_of(http.get(f"/studies/{uid}").text) | {"decision": "agree"}
+    assert http.post(f"/studies/{uid}/verdict", data=form).status_code == 303
+    second = command("reader", "Ada Lovelace", "--renew").strip()
+    assert http.get("/").status_code == 303  # the session of a token that was lost, say
+    for token, status in ((first, 401), (second, 200)):
+        assert http.get("/api/studies", headers={"Authorization": f"Bearer {token}"}).status_code == status
+    assert "Ada Lovelace" in command("readers")
+    http.post("/login", data={"token": second})
+    command("reader", "Ada Lovelace", "--remove")
+    assert http.get("/").status_code == 303
+    assert http.get("/api/studies", headers={"Authorization": f"Bearer {second}"}).status_code == 401
+    assert "Ada Lovelace" not in command("readers")
+    [given] = worklist.one(site, uid).verdicts  # what was said stays, and by whom
+    assert given.reader == "Ada Lovelace"
 
 
 def test_it_sees_no_verdict_form_and_cannot_post_one(http: httpx.Client, site: Site, scored: Scored) -> None:
