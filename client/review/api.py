@@ -18,6 +18,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
 from client.arrival.intake import Intake
+from client.arrival.room import refusing
 from client.arrival.urgency import Urgency
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
@@ -246,9 +247,13 @@ routes = APIRouter(prefix="/api", dependencies=[Depends(_reader)])
 
 
 @open_routes.get("/health")
-def health() -> dict[str, str]:
-    """That the process answers; says nothing of anybody."""
-    return {"status": "ok"}
+def health(site: ThisSite) -> dict[str, str]:
+    """That the process answers, and for whoever watches it whether it takes images; says nothing of anybody.
+
+    `status` is `ok`, `disk-full` or `queue-full`, always with 200: to start the node again would mend neither.
+    """
+    found = refusing(site)
+    return {"status": found.reason if found else "ok"}
 
 
 @routes.get("/studies")

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from client.arrival.room import refusing
 from client.federation import withdrawal
 from client.inference.outcomes import retry
 from client.review import deadletters, missed, worklist
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 COOKIE: Final = "vigie"
 _HOURS: Final = 12
+_UNKEPT: Final = "Your session was over, and what you just entered was not kept. Sign in, and enter it again."
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # the page shows the AI's answer, so that what is read blind cannot be entered here
@@ -267,9 +269,9 @@ def image_png(site: ThisSite, reader: ThisReader, uid: str, revision: int | None
 
 
 @router.get("/login")
-def login_page(request: Request) -> Response:
-    """Where a token is pasted."""
-    return _page(request, "login.html", problem="")
+def login_page(request: Request, unkept: bool = False) -> Response:
+    """Where a token is pasted; `unkept`, after a form that came without a session."""
+    return _page(request, "login.html", problem=_UNKEPT if unkept else "")
 
 
 @router.post("/login")
@@ -277,9 +279,13 @@ def sign_in(request: Request, site: ThisSite, token: Annotated[str, Form()]) -> 
     """Open a session with a token."""
     _same_origin(request)
     try:
-        authenticate(site, token.strip())
+        role = authenticate(site, token.strip()).role
     except NotSignedIn:
         return _page(request, "login.html", 401, problem="This token is not known here.")
+    if role is Role.DEVICE:
+        return _page(
+            request, "login.html", 403, problem="This token is a device's: it stores images, and opens no page."
+        )
     token_hash = hashlib.sha256(token.strip().encode()).hexdigest()
     expires = int(time.time()) + _HOURS * 3600
     signature = _sign(site, f"session.{token_hash}.{expires}")
@@ -316,7 +322,7 @@ def asset(request: Request) -> Response:
 def show_error(request: Request, error: VigieError, status: int) -> Response:
     """What a person sees of an error: the way to the login page, or what was wrong."""
     if status == 401:
-        return RedirectResponse("/login", 303)
+        return RedirectResponse("/login?unkept=1" if request.method == "POST" else "/login", 303)
     return _page(request, "error.html", status, message=str(error), code=error.code)
 
 
@@ -372,7 +378,13 @@ def _session_key(folder: Path) -> bytes:
 
 
 def _page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-    context: Mapping[str, Any] = {"reader": None, "institution": _site(request).config.institution, **values}
+    site = _site(request)
+    context: Mapping[str, Any] = {
+        "reader": None,
+        "institution": site.config.institution,
+        "refusing": refusing(site) if values.get("reader") else None,  # no business of strangers
+        **values,
+    }
     return HTMLResponse(_environment().get_template(name).render(context), status)
 
 

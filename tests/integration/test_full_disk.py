@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full import no_room
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from sqlalchemy import event, select
 
+from client import node
 from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
@@ -227,6 +229,16 @@ def test_what_raised_and_could_not_be_written_down_is_not_called_a_crash(
     with working(site, archive, broken):
         eventually(lambda: concluded(site), 60)
     assert concluded(site) == [("failed", ["unexpected"])]
+
+
+def test_a_node_that_cannot_write_where_it_listens_listens(
+    site: Site, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (site.folder / "node.json").write_text("of a node that was killed")
+    with no_room(), node._announced(site.folder, 104, 8080):
+        assert capsys.readouterr().out.startswith("ready ")
+        assert not (site.folder / "node.json").exists()
+    assert "no room on the disk" in caplog.text
 
 
 def test_a_log_line_that_cannot_be_written_is_printed_nowhere() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from typer.testing import CliRunner
 
 from client.federation import withdrawal
-from client.review import readers, worklist
+from client.review import pages, readers, worklist
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, study
@@ -295,6 +295,50 @@ def test_hospital_it_gives_another_token_and_shuts_people_out(http: httpx.Client
     assert "Ada Lovelace" not in command("readers")
     [given] = worklist.one(site, uid).verdicts  # what was said stays, and by whom
     assert given.reader == "Ada Lovelace"
+
+
+def test_a_session_ends_and_what_is_entered_after_it_is_said_not_to_be_kept(
+    http: httpx.Client, site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = scored(objects=True)
+    monkeypatch.setattr(pages, "_HOURS", -1)
+    token = readers.add(site, "Ada Lovelace", "clinician")
+    over = http.post("/login", data={"token": token}).headers["set-cookie"]
+    http.cookies.set("vigie", over.partition("=")[2].partition(";")[0])
+    assert http.get("/").headers["location"] == "/login"
+    assert "not kept" not in http.get("/login").text
+    form = {"csrf": "0", "revision": "1", "tier": "ai_visible", "decision": "agree"}
+    answer = http.post(f"/studies/{uid}/verdict", data=form)
+    assert answer.status_code == 303
+    assert "was not kept" in http.get(answer.headers["location"]).text
+    assert worklist.one(site, uid).verdicts == ()
+
+
+def test_a_device_opens_no_session(http: httpx.Client, site: Site) -> None:
+    answer = http.post("/login", data={"token": readers.add(site, "CT-1", "device")})
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert "a device" in answer.text
+
+
+@pytest.mark.parametrize("short", ["disk-full", "queue-full"])
+def test_that_images_are_refused_is_said_to_whoever_is_signed_in_and_to_what_watches(
+    http: httpx.Client, site: Site, scored: Scored, short: str
+) -> None:
+    uid = scored()
+    sign_in(http, site)
+    assert "refused, for" not in http.get("/").text
+    if short == "disk-full":
+        site.config.reserve_mib = 1 << 40
+    else:
+        site.config.most_waiting = 1
+        with site.database.write() as connection:
+            connection.execute(update(study).values(state="queued"))
+    for path in ("/", f"/studies/{uid}", "/deliveries", "/missed"):
+        assert "refused, for" in http.get(path).text, path
+    assert "refused, for" not in http.get("/login").text
+    answer = http.get("/api/health")  # what restarts nodes that do not answer leaves this one alone
+    assert (answer.status_code, answer.json()) == (200, {"status": short})
 
 
 def test_it_sees_no_verdict_form_and_cannot_post_one(http: httpx.Client, site: Site, scored: Scored) -> None:

@@ -1,11 +1,10 @@
 """A hospital's keys and settings are whole or not there: what is made with less than a key is no secret."""
 
-import resource
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from full import no_room
 
 from client.doctor import examine
 from client.review import pages
@@ -19,17 +18,6 @@ READ: dict[str, Callable[[Site], object]] = {
     "pseudonym.key": lambda site: site.patient_key("P1"),
     "noise.key": lambda site: site.noise_key("a training"),
 }
-
-
-@contextmanager
-def no_room() -> Generator[None]:
-    """Files can be made and nothing written into them, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("keep", [True, False])
