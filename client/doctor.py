@@ -5,7 +5,6 @@ server and to the PACS's web service leaves the node.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -264,14 +263,11 @@ def _titles(site: Site) -> Check:
 
 def _running(site: Site) -> dict[str, Any] | None:
     """What this folder's node says of itself, empty while it starts; None where none runs."""
-    with contextlib.suppress(FileNotFoundError), (site.folder / "node.lock").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with contextlib.suppress(FileNotFoundError):
-                return json.loads((site.folder / "node.json").read_bytes())
-            return {}
-    return None
+    if not site.served:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((site.folder / "node.json").read_bytes())
+    return {}
 
 
 def _trust(site: Site) -> Check:

@@ -68,7 +68,7 @@ def init(
     from client.store.site import create
     from configs.schema import PeerConfig, SiteConfig
     from models.errors import ConfigurationError
-    from models.signing import load_trust
+    from models.signing import load_public, load_trust
 
     title, at, address = pacs.partition("@")
     peer, colon, port = address.rpartition(":")
@@ -88,6 +88,10 @@ def init(
     for file in (*trust, *([ca] if ca else [])):
         if not file.is_file():
             raise ConfigurationError(f"{file} is missing: nothing was made")
+    for key in trust:
+        if key.suffix != ".pub":
+            raise ConfigurationError(f"--trust {key}: a signer's public key is a file NAME.pub; nothing was made")
+        load_public(key)
     if (folder / "site.yaml").exists():
         print(f"{folder / 'site.yaml'} is there already and stays as it is: edit it to change settings")
     site = create(folder, config)

@@ -56,6 +56,11 @@ def main() -> None:
     except VigieError as error:
         print(f"vigie: {error.code}: {error}", file=sys.stderr)
         sys.exit(EXIT_CODES.get(error.code, 1))
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is something else's
+        if error.strerror is None:
+            raise
+        print(f"vigie: system: {': '.join(filter(None, (str(error.filename or ''), error.strerror)))}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

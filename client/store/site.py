@@ -1,8 +1,10 @@
 """A hospital's folder: where everything lies, and the keys that never leave it."""
 
+import fcntl
 import hashlib
 import hmac
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +58,16 @@ class Site:
     def engines(self) -> Path:
         """What this machine made and measured of its versions, by digest; may be deleted at any time."""
         return self.folder / "engines"
+
+    @property
+    def served(self) -> bool:
+        """Whether a node runs on this folder."""
+        with suppress(FileNotFoundError), (self.folder / "node.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def threads(self) -> int:
@@ -132,8 +144,16 @@ def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> S
 
     Args:
         fold_key: 32 bytes to draw the folds with; random when not given (only the demo and tests fix it).
+
+    Raises:
+        ConfigurationError: a node runs on the folder, whose database is of another release.
     """
     site = Site(folder.resolve())
+    if site.served:
+        try:
+            site.database.check()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"a node runs on {site.folder}: stop it first, for {error}") from error
     for path in (site.folder, site.archive, site.tensors, site.versions, site.trust, site.secrets, site.logs):
         path.mkdir(parents=True, exist_ok=True)
     site.secrets.chmod(0o700)
@@ -143,8 +163,9 @@ def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> S
     if not (site.folder / "site.yaml").exists():
         save(config, site.folder / "site.yaml")
     # the one Flower bundle that may start anything here: the manifest of the code that is installed
+    if not site.served:
+        site.database.migrate()
     (site.trust / "app.sha256").write_text(flower_app.digest() + "\n")
-    site.database.migrate()
     return site
 
 
