@@ -158,7 +158,9 @@ def run(folder: Path) -> None:
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
         worker = WorkerProcess(site.folder)
-        completion = Completion(site, gateway.intake.sending, gateway.intake.over, worker.wake)
+        completion = Completion(
+            site, gateway.intake.sending, gateway.intake.over, worker.wake, gateway.intake.refused.of
+        )
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
             fetcher = Fetcher(site, gateway.take, gateway.intake.moves)

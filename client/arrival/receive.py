@@ -60,13 +60,21 @@ class Receiving:
     Args:
         bounds: the times of the site's configuration, when not given.
         census: asks the PACS; None where it may not be asked.
+        refused: the images of a study that were not taken, as far as they are known.
     """
 
-    def __init__(self, site: Site, bounds: Bounds | None = None, census: Census | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        bounds: Bounds | None = None,
+        census: Census | None = None,
+        refused: Callable[[str], Set[str]] = lambda _uid: frozenset(),
+    ) -> None:
         config = site.config
         self._site = site
         self._bounds = bounds or Bounds(config.quiet_seconds, config.longest_quiet_seconds, config.longest_step_seconds)
         self._census = census
+        self._refused = refused
         self._archive = Archive(site.archive)
         self._required = Required(site, self._archive)
         self._rules = priority.rules(config)
@@ -144,7 +152,7 @@ class Receiving:
         fresh: list[tuple[Row[Any], object]] = []
         for row in rows:
             count = self._census.count(row.uid, row.touched_at) if self._census else None
-            known = (row.touched_at, row.uid in sending, told.get(row.uid), count)
+            known = (row.touched_at, row.uid in sending, told.get(row.uid), count, self._refused(row.uid))
             before = self._waiting.get(row.uid)
             if before is not None and before[0] == known and now < before[1]:
                 waiting[row.uid] = before
@@ -182,8 +190,17 @@ class Receiving:
                 counted=self._counted(connection, row, series.get(row.uid, [])),
                 from_pacs=sender.calling_ae == self._site.config.pacs.ae_title,
                 required=self._required.here(connection, row.uid),
+                refused=self._outside(connection, row.uid),
             )
         return found
+
+    def _outside(self, connection: Connection, uid: str) -> int:
+        """How many images of a study were refused and are not here: one that is here may have been sent again."""
+        refused = self._refused(uid)
+        if not refused:
+            return 0
+        here = connection.execute(select(instance.c.sop_uid).where(instance.c.study_uid == uid)).scalars()
+        return len(refused - set(here))
 
     def _said(self, uid: str) -> list[Urgency | None]:
         """What the images of a study say of its urgency: the first one's of each series."""
@@ -276,6 +293,7 @@ class Completion:
         sending: the studies that open associations have sent of last.
         ended: set when an association is over, which nobody writes down and which may complete a study.
         queued: called when studies were queued.
+        refused: as for `Receiving`.
     """
 
     def __init__(
@@ -284,12 +302,13 @@ class Completion:
         sending: Callable[[], Set[str]],
         ended: threading.Event,
         queued: Callable[[], None] = lambda: None,
+        refused: Callable[[str], Set[str]] = lambda _uid: frozenset(),
     ) -> None:
         self._site = site
         self._ended = ended
         self._queued = queued
         self._census = Census(site) if site.config.pacs.query else None
-        self._receiving = Receiving(site, census=self._census)
+        self._receiving = Receiving(site, census=self._census, refused=refused)
         self._sending = sending
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="completion", daemon=True)
