@@ -158,9 +158,7 @@ def run(folder: Path) -> None:
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
         worker = WorkerProcess(site.folder)
-        completion = Completion(
-            site, gateway.intake.sending, gateway.intake.over, worker.wake, gateway.intake.refused.of
-        )
+        completion = Completion(site, gateway.intake.sending, gateway.intake.over, worker.wake, gateway.intake.refused)
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
             fetcher = Fetcher(site, gateway.take, gateway.intake.moves)

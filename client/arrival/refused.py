@@ -6,6 +6,7 @@ What stayed outside is known to be missing then, as if a procedure step had list
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 _MOST_STUDIES: Final = 1000
@@ -18,16 +19,19 @@ class Refused:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._studies: OrderedDict[str, set[str]] = OrderedDict()
+        self._fresh: set[str] = set()
 
     def note(self, study_uid: str, sop_uid: str) -> None:
         """An image was refused, for a reason that is none of its own."""
         with self._lock:
             images = self._studies.setdefault(study_uid, set())
             self._studies.move_to_end(study_uid)
-            if len(images) < _MOST_IMAGES:
+            if len(images) < _MOST_IMAGES and sop_uid not in images:
                 images.add(sop_uid)
+                self._fresh.add(study_uid)
             if len(self._studies) > _MOST_STUDIES:
-                self._studies.popitem(last=False)
+                forgotten, _ = self._studies.popitem(last=False)
+                self._fresh.discard(forgotten)
 
     def came(self, study_uid: str, sop_uid: str) -> None:
         """It is here now."""
@@ -42,3 +46,14 @@ class Refused:
         """What of a study was refused and has not come since, over a door of this node."""
         with self._lock:
             return frozenset(self._studies.get(study_uid, ()))
+
+    def fresh(self) -> frozenset[str]:
+        """The studies of which images were refused that had not been before, since this was asked last."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, set()
+            return frozenset(fresh)
+
+    def again(self, study_uids: Iterable[str]) -> None:
+        """What was to be done about these could not be done yet."""
+        with self._lock:
+            self._fresh.update(study_uids)

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (
     ModalityPerformedProcedureStep,
     StudyRootQueryRetrieveInformationModelFind,
 )
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from client.arrival import receive
 from client.arrival.census import Census
@@ -186,14 +186,14 @@ def test_a_study_of_which_the_node_refused_images_is_waited_for_and_is_not_calle
     site: Site, radiograph: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, syntax: UID, large: bool
 ) -> None:
     big = {"rows": 1500, "columns": 1000} if large else {}  # comes in several pieces
-    images = of_one_study(radiograph, 4, SOPClassUID=CT, Modality="CT", **big)
+    images = of_one_study(radiograph, 5, SOPClassUID=CT, Modality="CT", **big)
     uid = images[0].StudyInstanceUID
     for image in images:
         image.file_meta.MediaStorageSOPClassUID, image.file_meta.TransferSyntaxUID = CT, syntax
         image.SeriesInstanceUID = images[0].SeriesInstanceUID
-    now = time.time()
+    fifth = images.pop()
     gateway = Gateway(site)
-    receiving = Receiving(site, SOON, refused=gateway.intake.refused.of)
+    receiving = Receiving(site, Bounds(0.0, 0.0, 0.0), refused=gateway.intake.refused)
 
     def send(*images: Dataset) -> list[int]:
         entity = AE("CT")
@@ -209,13 +209,21 @@ def test_a_study_of_which_the_node_refused_images_is_waited_for_and_is_not_calle
         room = gateway.intake._room
         monkeypatch.setattr(room, "_reserve", 1 << 60)
         assert send(*images[1:]) == [0xA700] * 3  # the first of them is here already
-        monkeypatch.setattr(receive.time, "time", lambda: now + 3600.0)
+        assert Receiving(site, SOON, refused=gateway.intake.refused).complete() == 0  # they may be sent again
         assert receiving.complete() == 1
         assert row_of(site, uid).completed_by == Basis.EXPECTED_MISSING
         assert row_of(site, uid).missing == 2
+        with site.database.write() as connection:
+            connection.execute(update(study).values(state="scored"))
+        assert send(*images[2:]) == [0xA700] * 2  # tried again: nothing new is known
+        assert receiving.complete() == 0
+        assert (row_of(site, uid).state, row_of(site, uid).revision) == ("scored", 1)
+        assert send(fifth) == [0xA700]  # of a study that has been read
+        assert receiving.complete() == 1
+        assert (row_of(site, uid).state, row_of(site, uid).revision) == ("queued", 2)
+        assert row_of(site, uid).missing == 3
         monkeypatch.setattr(room, "_reserve", 0)
-        assert send(*images) == [0] * 4
-        monkeypatch.setattr(receive.time, "time", lambda: now + 7200.0)
+        assert send(*images, fifth) == [0] * 5
         assert receiving.complete() == 1
         assert row_of(site, uid).missing == 0
     finally:
