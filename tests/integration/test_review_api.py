@@ -8,6 +8,7 @@ import httpx
 import pytest
 from cost import relative
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from full import no_room
 from sqlalchemy import insert, select, update
 from typer.testing import CliRunner
 
@@ -312,6 +313,23 @@ def test_a_session_ends_and_what_is_entered_after_it_is_said_not_to_be_kept(
     assert answer.status_code == 303
     assert "was not kept" in http.get(answer.headers["location"]).text
     assert worklist.one(site, uid).verdicts == ()
+
+
+def test_a_verdict_for_which_there_is_no_room_is_said_not_to_be_kept(
+    http: httpx.Client, site: Site, scored: Scored
+) -> None:
+    uid = scored(objects=True)
+    token = sign_in(http, site)
+    form = form_of(http.get(f"/studies/{uid}").text) | {"decision": "agree"}
+    bearer = {"Authorization": f"Bearer {token}"}
+    with no_room():
+        page = http.post(f"/studies/{uid}/verdict", data=form)
+        answer = http.post(f"/api/studies/{uid}/verdicts", json=AGREE, headers=bearer)
+    assert (page.status_code, answer.status_code, answer.json()["code"]) == (507, 507, "no-room")
+    assert "nothing was kept" in page.text
+    assert worklist.one(site, uid).verdicts == ()
+    assert http.post(f"/studies/{uid}/verdict", data=form).status_code == 303
+    assert len(worklist.one(site, uid).verdicts) == 1
 
 
 def test_a_device_opens_no_session(http: httpx.Client, site: Site) -> None:
