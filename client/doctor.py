@@ -313,7 +313,7 @@ def _certificates(site: Site) -> Check:
         return Check("DICOM certificates", True, "none in site.yaml")
     said: list[str] = []
     for name in ("certificate", "ca"):
-        lasts, found = _dates(site.folder / getattr(files, name))
+        lasts, found = _dates(site.folder / getattr(files, name), chain=name == "certificate")
         said.append(f"tls.{name} {found}")
         if not lasts:
             advice = "put the next one in its place and start the node again: no peer takes one that has ended"
@@ -321,12 +321,18 @@ def _certificates(site: Site) -> Check:
     return Check("DICOM certificates", True, ", ".join(said))
 
 
-def _dates(path: Path) -> tuple[bool, str]:
-    """Whether the first certificate of a PEM file is valid for some weeks yet, and for how long."""
+def _dates(path: Path, *, chain: bool = False) -> tuple[bool, str]:
+    """Whether the certificates of a PEM file are valid for some weeks yet, and for how long.
+
+    Args:
+        chain: all of them are needed, as with our own and those between it and its authority; else one of them is
+            enough, as where the next authority stands beside the one before.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError:
         return False, "is no certificate"
+    certificate = (min if chain else max)(certificates, key=lambda one: one.not_valid_after_utc)
     now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     days = (end - now).days
     if end < now:

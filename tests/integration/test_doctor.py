@@ -319,6 +319,14 @@ def test_certificates_for_dicom_that_are_missing_of_others_or_have_ended(site: S
     use(good.certificate, good.key, old.ca)
     assert "tls.ca ended" in one(site, "DICOM certificates").found
 
+    both, chain = tmp_path / "both.pem", tmp_path / "chain.pem"
+    both.write_bytes(old.ca.read_bytes() + good.ca.read_bytes())  # the next authority beside the one before
+    use(good.certificate, good.key, both)
+    assert one(site, "DICOM certificates").ok
+    chain.write_bytes(good.certificate.read_bytes() + old.ca.read_bytes())  # what signed ours has ended
+    use(chain, good.key, good.ca)
+    assert "tls.certificate ended" in one(site, "DICOM certificates").found
+
 
 @pytest.fixture
 def secured(site: Site) -> Iterator[Callable[[Path, ServerFiles | None], None]]:
