@@ -5,7 +5,6 @@ server and to the PACS's web service leaves the node.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -27,17 +26,29 @@ import httpx
 from cryptography import x509
 from pydicom.dataset import Dataset
 from pynetdicom import AE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made from a table at import
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,  # type: ignore[attr-defined]  # made from a table at import
+    StudyRootQueryRetrieveInformationModelFind,  # type: ignore[attr-defined]
+    Verification,  # type: ignore[attr-defined]
+)
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelGet as StudyRootGet,  # type: ignore[attr-defined]
+)
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelMove as StudyRootMove,  # type: ignore[attr-defined]
+)
 from sqlalchemy import Column, func, select
 from sqlalchemy.exc import DatabaseError
 
 from client.arrival.exclusions import waiting
 from client.arrival.index import unsettled
 from client.cores import allowed
+from client.delivery.absence import absence
 from client.delivery.carrier import OPTIONAL_CLASSES, RESULT_CLASSES
+from client.delivery.commitment import MOST_ASKS
 from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from client.dicom.listener import client_tls, server_tls
+from client.dicom.listener import client_tls, networks, server_tls
 from client.dicom.requestor import associate
 from client.federation import withdrawal
 from client.inference import evidence, specimen
@@ -48,8 +59,9 @@ from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.torchscript import NAME as TORCHSCRIPT
 from client.inference.trial import TriedStudy, try_folder
 from client.store import versions
-from client.store.site import Site
+from client.store.site import KEY_BYTES, KEYS, Site
 from client.store.tables import delivery, instance, study, workitem
+from configs.schema import PeerConfig
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
 
@@ -192,10 +204,15 @@ def _clock(site: Site) -> Check:
 
 
 def _secrets(site: Site) -> Check:
-    missing = [name for name in ("fold.key", "pseudonym.key") if not (site.secrets / name).exists()]
-    if missing:
-        advice = "restore them from the backup: new ones would draw patients into other folds"
-        return Check("secrets", False, f"{', '.join(missing)} missing", advice)
+    sizes = {name: path.stat().st_size for name in KEYS if (path := site.secrets / name).exists()}
+    wanting = [f"{name} missing" for name in KEYS if name not in sizes]
+    wanting += [f"{name} is no whole key, {size} bytes" for name, size in sizes.items() if size < KEY_BYTES]
+    if wanting:
+        advice = (
+            "restore them from the backup: new ones would draw patients into other folds, give them other pseudonyms;"
+            " where no study has come yet, take away what there is of them and let `vigie site init` make them"
+        )
+        return Check("secrets", False, ", ".join(wanting), advice)
     if site.config.superlink and not (site.secrets / "supernode.key").exists():
         advice = "restore it, or let `vigie site init` make one and give the coordinator the new supernode.key.pub"
         return Check("secrets", False, "supernode.key missing: the coordinator cannot be called", advice)
@@ -237,21 +254,20 @@ def _ports(site: Site) -> Check:
 def _titles(site: Site) -> Check:
     """Who is let in by name; neither is a fault, as addresses and certificates are the better lock."""
     config = site.config
+    networks(config.calling_addresses)
     called = "only" if config.require_called_ae else "or any other title (require_called_ae is false)"
     calling = ", ".join(config.calling_ae_titles) or "any (calling_ae_titles is empty)"
-    return Check("AE titles", True, f"called {config.ae_title} {called}; calling: {calling}")
+    addresses = ", ".join(config.calling_addresses) or "any address"
+    return Check("AE titles", True, f"called {config.ae_title} {called}; calling: {calling}; from {addresses}")
 
 
 def _running(site: Site) -> dict[str, Any] | None:
     """What this folder's node says of itself, empty while it starts; None where none runs."""
-    with contextlib.suppress(FileNotFoundError), (site.folder / "node.lock").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with contextlib.suppress(FileNotFoundError):
-                return json.loads((site.folder / "node.json").read_bytes())
-            return {}
-    return None
+    if not site.served:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((site.folder / "node.json").read_bytes())
+    return {}
 
 
 def _trust(site: Site) -> Check:
@@ -297,7 +313,7 @@ def _certificates(site: Site) -> Check:
         return Check("DICOM certificates", True, "none in site.yaml")
     said: list[str] = []
     for name in ("certificate", "ca"):
-        lasts, found = _dates(site.folder / getattr(files, name))
+        lasts, found = _dates(site.folder / getattr(files, name), chain=name == "certificate")
         said.append(f"tls.{name} {found}")
         if not lasts:
             advice = "put the next one in its place and start the node again: no peer takes one that has ended"
@@ -305,12 +321,18 @@ def _certificates(site: Site) -> Check:
     return Check("DICOM certificates", True, ", ".join(said))
 
 
-def _dates(path: Path) -> tuple[bool, str]:
-    """Whether the first certificate of a PEM file is valid for some weeks yet, and for how long."""
+def _dates(path: Path, *, chain: bool = False) -> tuple[bool, str]:
+    """Whether the certificates of a PEM file are valid for some weeks yet, and for how long.
+
+    Args:
+        chain: all of them are needed, as with our own and those between it and its authority; else one of them is
+            enough, as where the next authority stands beside the one before.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError:
         return False, "is no certificate"
+    certificate = (min if chain else max)(certificates, key=lambda one: one.not_valid_after_utc)
     now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     days = (end - now).days
     if end < now:
@@ -358,7 +380,8 @@ def _pacs(site: Site) -> Check:
     entity.add_requested_context(Verification)
     optional = [sop_class for switch, sop_class in OPTIONAL_CLASSES.items() if getattr(site.config.results, switch)]
     wanted = [] if peer.stow_url else [*RESULT_CLASSES, *optional]
-    for sop_class in wanted:
+    services = _services(peer)
+    for sop_class in (*wanted, *services):
         entity.add_requested_context(sop_class)
     association = associate(entity, peer.host, peer.port, peer.ae_title, client_tls(site))
     if not association.is_established:
@@ -371,9 +394,10 @@ def _pacs(site: Site) -> Check:
         if association.is_rejected:
             advice = f"let AE title {site.config.ae_title} in at the PACS, and check the one it is called by here"
             return Check("PACS", False, f"{where} refuses the association", advice)
-        return Check("PACS", False, f"{where} does not answer", "check host, port and firewall in site.yaml; is it up?")
+        return Check("PACS", False, *absence(site, _ANSWER_SECONDS))
     try:
         taken = {str(context.abstract_syntax) for context in association.accepted_contexts}
+        lacking = {switch: sop_class.name for sop_class, switch in services.items() if str(sop_class) not in taken}
         refused = [sop_class.name for sop_class in wanted if str(sop_class) not in taken]
         echoes = str(Verification) in taken
         status = association.send_c_echo().get("Status") if echoes else 0x0000
@@ -383,8 +407,24 @@ def _pacs(site: Site) -> Check:
         return Check("PACS", False, f"{where} answers C-ECHO with {status}", "ask whoever runs the PACS")
     if refused:
         return Check("PACS", False, f"{where} takes no {', '.join(refused)}", "let the PACS accept these SOP classes")
+    if lacking:
+        advice = f"let the PACS offer it to {site.config.ae_title}, or turn {', '.join(lacking)} off in site.yaml"
+        return Check("PACS", False, f"{where} does not offer {', '.join(lacking.values())}", advice)
     takes = "takes every kind of result" if wanted else "results go by STOW-RS"
     return Check("PACS", True, f"{where} {'answers C-ECHO' if echoes else 'has no C-ECHO'} and {takes}")
+
+
+def _services(peer: PeerConfig) -> dict[Any, str]:
+    """What `pacs` in site.yaml asks of the PACS beside storing: SOP class → the setting that asks for it."""
+    services: dict[Any, str] = {}
+    if peer.fetch != "none":
+        services[StudyRootQueryRetrieveInformationModelFind] = "pacs.fetch"
+        services[StudyRootGet if peer.fetch == "get" else StudyRootMove] = "pacs.fetch"
+    if peer.query:
+        services[StudyRootQueryRetrieveInformationModelFind] = "pacs.query"
+    if peer.commitment:
+        services[StorageCommitmentPushModel] = "pacs.commitment"
+    return services
 
 
 def _stow(site: Site) -> Check:
@@ -434,10 +474,22 @@ def _deliveries(site: Site) -> Check:
     arrived = counts.get("sent", 0) + counts.get("committed", 0)
     aside = counts.get("failed", 0) + counts.get("quarantined", 0)
     found = f"{arrived} sent, {counts.get('pending', 0)} waiting, {aside} put aside"
+    if site.config.pacs.commitment and (unconfirmed := _unconfirmed(site)):
+        advice = "ask whoever runs the PACS whether it keeps them, and why it does not say so"
+        return Check("results", False, f"{found}, {unconfirmed} that the PACS never confirmed to keep", advice)
     if aside:
         advice = "vigie site deliveries lists them: mend what they say, then --resend, --remake or --override"
         return Check("results", False, found, advice)
     return Check("results", True, found)
+
+
+def _unconfirmed(site: Site) -> int:
+    """How many objects the PACS was asked about as often as it is asked, without an answer."""
+    query = select(func.count()).where(
+        delivery.c.state == "sent", delivery.c.transaction_uid.is_(None), delivery.c.asked >= MOST_ASKS
+    )
+    with site.database.read() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def _studies(site: Site) -> Check:

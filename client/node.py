@@ -29,6 +29,7 @@ from client.arrival.gateway import Gateway
 from client.arrival.priors import Fetcher
 from client.arrival.receive import Completion
 from client.review.api import create_app
+from client.store.fullness import out_of_room
 from client.store.site import Site
 from models.children import keep_quiet
 from models.errors import ConfigurationError
@@ -157,7 +158,7 @@ def run(folder: Path) -> None:
         stack.callback(gateway.close)
         api = create_app(site, gateway.intake)
         worker = WorkerProcess(site.folder)
-        completion = Completion(site, gateway.intake.sending, gateway.intake.over, worker.wake)
+        completion = Completion(site, gateway.intake.sending, gateway.intake.over, worker.wake, gateway.intake.refused)
         stack.callback(completion.close)
         if config.pacs.fetch != "none":
             fetcher = Fetcher(site, gateway.take, gateway.intake.moves)
@@ -223,8 +224,15 @@ def _announced(folder: Path, dicom_port: int, api_port: int) -> Generator[None]:
     facts: dict[str, Any] = {"dicom_port": dicom_port, "api_port": api_port, "pid": os.getpid()}
     path = folder / "node.json"
     temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(facts))
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(facts))
+        temporary.replace(path)
+    except OSError as error:
+        if not out_of_room(error):
+            raise
+        # it says no more than the settings do, and to end for it would cost the senders their door
+        path.unlink(missing_ok=True)
+        log.error("%s is not written: there is no room on the disk", path)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(f"ready {json.dumps(facts)}\n")
         sys.stdout.flush()

@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from models.durable import replacing
 from models.errors import ConfigurationError
 from models.validation import told
 
@@ -501,6 +502,7 @@ def load(path: Path, schema: type[T]) -> T:
         raise ConfigurationError(f"{path} is missing: run `vigie {path.stem} init` first")
     try:
         content = path.read_text(encoding="utf-8")
+        _require(bool(content.strip()), f"{path} is empty: it was not written whole, and defaults are no settings")
         # what stands elsewhere, in the environment for instance, is looked up anew
         return cast(T, _read(content, schema) if "${" in content else copy.deepcopy(_known(content, schema)))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
@@ -515,8 +517,9 @@ _known = lru_cache(maxsize=4)(_read)  # to check settings takes a tenth of a sec
 
 
 def save(config: SiteConfig | CoordinatorConfig, path: Path) -> None:
-    """Write a settings file, to be read by `load`."""
-    OmegaConf.save(OmegaConf.structured(config), path)
+    """Write a settings file, to be read by `load`; whole or not at all."""
+    with replacing(path) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
 
 def compose(name: str, schema: type[T], overrides: list[str]) -> T:

@@ -8,6 +8,7 @@ VigieError
 ├── ConsentMissing         this hospital has not agreed to this retraining
 ├── NotFound               the thing named does not exist
 ├── Conflict               the thing named is not in a state that allows this
+├── NoRoom                 there is no room on the disk
 ├── ConfigurationError     settings that cannot work, found before anything starts
 ├── UnknownNetwork         a version names an architecture that is not known, or facts it does not have
 ├── InvalidPreprocessing   a version names a step outside the allow-list, or steps that make no image
@@ -77,6 +78,12 @@ class Conflict(VigieError):
     """The thing named is not in a state that allows this."""
 
     code = "conflict"
+
+
+class NoRoom(VigieError):
+    """There is no room on the disk; nothing was kept."""
+
+    code = "no-room"
 
 
 class ConfigurationError(VigieError):

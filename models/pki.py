@@ -6,7 +6,6 @@ per hospital, with which its SuperNode proves which hospital it is. Keys that si
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from models import durable
 from models.errors import ConfigurationError
 
 LIFETIME = datetime.timedelta(days=825)
@@ -194,12 +194,8 @@ def write_private(path: Path, content: bytes) -> None:
         ConfigurationError: the file already exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{path.name} already exists; a key is never replaced silently") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+    if not durable.make(path, content):
+        raise ConfigurationError(f"{path.name} already exists; a key is never replaced silently")
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -62,14 +62,23 @@ def load_trust(folder: Path) -> dict[str, Ed25519PublicKey]:
     """
     trusted: dict[str, Ed25519PublicKey] = {}
     for path in sorted(folder.glob("*.pub")):
-        try:
-            key = load_pem_public_key(path.read_bytes())
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise ConfigurationError(f"{path} is not a readable public key: {error}") from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise ConfigurationError(f"{path} is not an Ed25519 key")
-        trusted[path.stem] = key
+        trusted[path.stem] = load_public(path)
     return trusted
+
+
+def load_public(path: Path) -> Ed25519PublicKey:
+    """Read a public key.
+
+    Raises:
+        ConfigurationError: unreadable or not Ed25519.
+    """
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(f"{path} is not a readable public key: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigurationError(f"{path} is not an Ed25519 key")
+    return key
 
 
 def holds(key: Ed25519PublicKey, signature: bytes, content: bytes) -> bool:

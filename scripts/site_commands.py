@@ -68,7 +68,7 @@ def init(
     from client.store.site import create
     from configs.schema import PeerConfig, SiteConfig
     from models.errors import ConfigurationError
-    from models.signing import load_trust
+    from models.signing import load_public, load_trust
 
     title, at, address = pacs.partition("@")
     peer, colon, port = address.rpartition(":")
@@ -88,6 +88,10 @@ def init(
     for file in (*trust, *([ca] if ca else [])):
         if not file.is_file():
             raise ConfigurationError(f"{file} is missing: nothing was made")
+    for key in trust:
+        if key.suffix != ".pub":
+            raise ConfigurationError(f"--trust {key}: a signer's public key is a file NAME.pub; nothing was made")
+        load_public(key)
     if (folder / "site.yaml").exists():
         print(f"{folder / 'site.yaml'} is there already and stays as it is: edit it to change settings")
     site = create(folder, config)
@@ -149,21 +153,6 @@ def supernode(folder: Folder, runtime_port: int = 0) -> None:
     if not stopped:
         print(f"the SuperNode ended by itself again and again; see {site.logs / 'supernode.log'}", file=sys.stderr)
         sys.exit(1)
-
-
-@app.command()
-def reader(
-    folder: Folder,
-    name: str,
-    role: Annotated[str, typer.Option(help="clinician, it, operator or device")] = "clinician",
-) -> None:
-    """Let a person or a device in; prints their token, once.
-
-    Example: vigie site reader --folder node "Dr Curie"
-    """
-    from client.review.readers import add
-
-    print(add(_opened(folder), name, role))
 
 
 @app.command("try")

@@ -10,6 +10,7 @@ from models.errors import ConfigurationError, NotAllowed, NotFound, VigieError
 from models.validation import told
 from scripts import (
     coordinator_commands,
+    reader_commands,
     result_commands,
     retrain_commands,
     site_commands,
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="On-premise imaging AI that hospitals watch, correct and retrain together. Example: vigie demo",
 )
+site_commands.app.command("reader")(reader_commands.reader)
+site_commands.app.command("readers")(reader_commands.readers)
 site_commands.app.command("results")(result_commands.results)
 site_commands.app.command("privacy")(site_privacy_commands.privacy)
 app.add_typer(site_commands.app, name="site")
@@ -53,6 +56,11 @@ def main() -> None:
     except VigieError as error:
         print(f"vigie: {error.code}: {error}", file=sys.stderr)
         sys.exit(EXIT_CODES.get(error.code, 1))
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is something else's
+        if error.strerror is None:
+            raise
+        print(f"vigie: system: {': '.join(filter(None, (str(error.filename or ''), error.strerror)))}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

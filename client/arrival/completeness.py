@@ -115,6 +115,7 @@ class Facts:
         counted: images that the PACS says to have more than we have; None where it did not say, or has fewer.
         from_pacs: the sender is the PACS that was asked.
         required: the adopted versions' required series are here; None where none is required.
+        refused: images that this node did not take, and that have not come since.
     """
 
     sender: Sender
@@ -125,6 +126,7 @@ class Facts:
     counted: int | None = None
     from_pacs: bool = False
     required: bool | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ def judge(facts: Facts) -> tuple[Basis, ...]:
     doubts: list[Basis] = []
     if announced.in_progress:
         doubts.append(Basis.STEP_OPEN)
-    if announced.missing or facts.counted or facts.required is False:
+    if announced.missing or facts.counted or facts.refused or facts.required is False:
         doubts.append(Basis.EXPECTED_MISSING)
     if not doubts and announced.listed and not announced.unlisted:
         return (Basis.ANNOUNCED,)
@@ -252,13 +254,13 @@ def judge(facts: Facts) -> tuple[Basis, ...]:
 
 
 def missing(facts: Facts) -> int:
-    """How many images a study is known to have that are not here: announced, counted at the PACS, or stated.
+    """How many images a study is known to have that are not here: announced, counted at the PACS, refused, or stated.
 
     Each is another witness of the same images, so the greatest counts. What images state of their acquisition is not
     held against a list or a count that says that all is here.
     """
     listed = {Basis.ANNOUNCED, Basis.COUNTED}.intersection(judge(facts))
-    return max(facts.announced.missing, facts.counted or 0, 0 if listed else lacking(facts.series))
+    return max(facts.announced.missing, facts.counted or 0, facts.refused, 0 if listed else lacking(facts.series))
 
 
 def lacking(series: Sequence[Series]) -> int:

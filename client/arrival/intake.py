@@ -32,6 +32,7 @@ from client.arrival.header import LAST_TAG, NUMBERS, TAGS, scan
 from client.arrival.index import Arrival, Filed, Index, promote
 from client.arrival.moves import Moves
 from client.arrival.orphans import Orphans
+from client.arrival.refused import Refused
 from client.arrival.rejection import SOP_CLASS as REJECTIONS
 from client.arrival.rejection import rejection
 from client.arrival.room import Backlog, Room
@@ -63,6 +64,10 @@ STATUS: Final = {
     "patient-mismatch": 0xC003,
     "not-asked": 0xC004,
 }
+
+_PASSING: Final = frozenset(
+    {"disk-full", "queue-full", "out-of-resources", "storage-failure"}
+)  # sent again, it may be kept
 
 MAX_INFLATED: Final = 1 << 30
 _COMMIT_SECONDS: Final = 60.0
@@ -138,11 +143,13 @@ class Intake:
     Attributes:
         over: set whenever an association or request ends.
         moves: our C-MOVEs that are open.
+        refused: images that were not taken although nothing is wrong with them.
     """
 
     def __init__(self, site: Site) -> None:
         self.over = threading.Event()
         self.moves = Moves()
+        self.refused = Refused()
         self._site = site
         self._archive = Archive(site.archive)
         self._archive.sweep()
@@ -287,6 +294,7 @@ class Instance:
         self._draft: Draft | None = None
         self._begins_at = 0
         self._look_at = 0
+        self._first = True
         self.header: Header | None = None
         self.problem = ""
         with self._noting():
@@ -299,22 +307,16 @@ class Instance:
             self._begins_at = self._draft.size
 
     def write(self, content: memoryview) -> None:
-        if self._draft is None or self.problem:
-            return
-        with self._noting():
-            self._require_room()
-            self._look(content)
-            self._draft.write(content)
+        self._add(content)
 
     def keep(self, content: memoryview) -> int:
+        self._add(content)
         with self._noting():
             if self._draft is not None and not self.problem:
-                self._require_room()
-                self._look(content)
-                self._draft.write(content)
                 self.header = self.header or self._read(self._draft.path)
                 self._intake.file(self._offer, self.header, self._draft)
         self.discard()
+        self._remember()
         if not self.problem:
             return SUCCESS
         log.warning("instance not stored: %s", self.problem)
@@ -325,10 +327,36 @@ class Instance:
         if draft is not None:
             draft.close()
 
+    def _add(self, content: memoryview) -> None:
+        first, self._first = self._first, False
+        if self._draft is not None and not self.problem:
+            with self._noting():
+                self._require_room()
+                if first:
+                    self._look(content)
+                self._draft.write(content)
+        if self.problem and first:
+            self._glance(content)
+
+    def _remember(self) -> None:
+        """Of which study it is, where it was refused for a reason that is none of its own; or that it came at last."""
+        header = self.header
+        if header is None or self._offer.fetching:
+            return
+        if not self.problem:
+            self._intake.refused.came(header.study_uid, header.sop_uid)
+        elif self.problem in _PASSING and header.picture:
+            self._intake.refused.note(header.study_uid, header.sop_uid)
+
+    def _glance(self, content: memoryview) -> None:
+        """Read of what is refused already which study it is of, if the dataset's first bytes say so."""
+        if self.header is None and self.problem in _PASSING:
+            with contextlib.suppress(InvalidStudy, *MALFORMED):
+                self.header = self._announced(read_header(BytesIO(content[:_HEAD]), self._syntax))
+
     def _look(self, content: memoryview) -> None:
         """Read the header in the dataset's first bytes, where it is a plain one."""
-        assert self._draft is not None
-        if self._draft.size == self._begins_at and self._syntax in _PLAIN:
+        if self._syntax in _PLAIN:
             text = scan(bytes(content[:_HEAD]), implicit=self._syntax.is_implicit_VR)
             if text is not None:
                 self.header = self._announced(_header(text))

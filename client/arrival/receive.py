@@ -29,6 +29,7 @@ from client.arrival.completeness import (
     missing,
 )
 from client.arrival.procedure_steps import announced, changed
+from client.arrival.refused import Refused
 from client.arrival.required import Required
 from client.arrival.urgency import Urgency
 from client.dicom.malformed import MALFORMED
@@ -60,13 +61,21 @@ class Receiving:
     Args:
         bounds: the times of the site's configuration, when not given.
         census: asks the PACS; None where it may not be asked.
+        refused: the images that the doors have not taken; None where there are no doors.
     """
 
-    def __init__(self, site: Site, bounds: Bounds | None = None, census: Census | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        bounds: Bounds | None = None,
+        census: Census | None = None,
+        refused: Refused | None = None,
+    ) -> None:
         config = site.config
         self._site = site
         self._bounds = bounds or Bounds(config.quiet_seconds, config.longest_quiet_seconds, config.longest_step_seconds)
         self._census = census
+        self._refused = refused or Refused()
         self._archive = Archive(site.archive)
         self._required = Required(site, self._archive)
         self._rules = priority.rules(config)
@@ -83,6 +92,7 @@ class Receiving:
         Returns:
             How many studies were queued.
         """
+        self._reopen()
         now = time.time()
         quiet_since = now - min(_LOOK_SECONDS, self._bounds.quiet)
         query = select(study.c.uid, study.c.touched_at, study.c.completed_at, study.c.completed_by, study.c.calling_ae)
@@ -144,7 +154,7 @@ class Receiving:
         fresh: list[tuple[Row[Any], object]] = []
         for row in rows:
             count = self._census.count(row.uid, row.touched_at) if self._census else None
-            known = (row.touched_at, row.uid in sending, told.get(row.uid), count)
+            known = (row.touched_at, row.uid in sending, told.get(row.uid), count, self._refused.of(row.uid))
             before = self._waiting.get(row.uid)
             if before is not None and before[0] == known and now < before[1]:
                 waiting[row.uid] = before
@@ -182,8 +192,45 @@ class Receiving:
                 counted=self._counted(connection, row, series.get(row.uid, [])),
                 from_pacs=sender.calling_ae == self._site.config.pacs.ae_title,
                 required=self._required.here(connection, row.uid),
+                refused=self._outside(connection, row.uid),
             )
         return found
+
+    def _reopen(self) -> None:
+        """A study that was read before images of it were refused is read again, as what it is: not whole."""
+        fresh = set(self._refused.fresh())
+        try:
+            for uid in tuple(fresh):
+                with self._site.database.read() as connection:
+                    row = connection.execute(
+                        select(study.c.state, study.c.revision, study.c.missing).where(study.c.uid == uid)
+                    ).first()
+                    outside = self._outside(connection, uid)
+                if row is not None and row.state not in ("receiving", "prior") and outside > row.missing:
+                    self._receive_again(uid, row)
+                fresh.discard(uid)
+        finally:
+            self._refused.again(fresh)
+
+    def _receive_again(self, uid: str, row: Any) -> None:
+        revision = row.revision + (row.state != "queued")
+        with self._site.database.write() as connection:
+            changed = connection.execute(
+                update(study)
+                .where(study.c.uid == uid, study.c.state == row.state, study.c.revision == row.revision)
+                .values(state="receiving", revision=revision, attempts=0, touched_at=time.time())
+            )
+            if changed.rowcount and revision != row.revision:
+                facts: dict[str, ledger.Fact] = {"study": self._site.study_key(uid), "revision": revision}
+                ledger.append(connection, "study.reopened", facts)
+
+    def _outside(self, connection: Connection, uid: str) -> int:
+        """How many images of a study were refused and are not here: one that is here may have been sent again."""
+        refused = self._refused.of(uid)
+        if not refused:
+            return 0
+        here = connection.execute(select(instance.c.sop_uid).where(instance.c.study_uid == uid)).scalars()
+        return len(refused - set(here))
 
     def _said(self, uid: str) -> list[Urgency | None]:
         """What the images of a study say of its urgency: the first one's of each series."""
@@ -276,6 +323,7 @@ class Completion:
         sending: the studies that open associations have sent of last.
         ended: set when an association is over, which nobody writes down and which may complete a study.
         queued: called when studies were queued.
+        refused: as for `Receiving`.
     """
 
     def __init__(
@@ -284,12 +332,13 @@ class Completion:
         sending: Callable[[], Set[str]],
         ended: threading.Event,
         queued: Callable[[], None] = lambda: None,
+        refused: Refused | None = None,
     ) -> None:
         self._site = site
         self._ended = ended
         self._queued = queued
         self._census = Census(site) if site.config.pacs.query else None
-        self._receiving = Receiving(site, census=self._census)
+        self._receiving = Receiving(site, census=self._census, refused=refused)
         self._sending = sending
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="completion", daemon=True)

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,30 @@ from client.store.tables import study
 log = logging.getLogger(__name__)
 
 _COUNTED_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """That images are refused just now.
+
+    Attributes:
+        reason: what senders are told, a key of `client.arrival.intake.STATUS`.
+        why: for people of the hospital.
+    """
+
+    reason: str
+    why: str
+
+
+def refusing(site: Site) -> Refusing | None:
+    """Whether images of new studies are refused, and why; None where they are taken."""
+    free = _free(site.archive)
+    if free < max(site.config.reserve_mib, 1) << 20:
+        return Refusing("disk-full", f"Images are refused, for {free >> 20} MiB are left on the disk")
+    waiting = _waiting(site)
+    if waiting >= site.config.most_waiting:
+        return Refusing("queue-full", f"New studies but emergencies are refused, for {waiting} wait to be read")
+    return None
 
 
 class Room:
@@ -40,8 +65,7 @@ class Room:
 
     def left(self) -> bool:
         """Whether another image may be taken."""
-        found = os.statvfs(self._folder)
-        free = found.f_bavail * found.f_frsize
+        free = _free(self._folder)
         short = free < self._reserve
         with self._lock:
             changed, self._short = short != self._short, short
@@ -99,12 +123,21 @@ class Backlog:
         return True
 
     def _count(self) -> None:
-        query = select(func.count()).select_from(study).where(study.c.state.in_(("receiving", "queued")))
-        with self._site.database.read() as connection:
-            self._waiting = int(connection.execute(query).scalar_one())
+        self._waiting = _waiting(self._site)
         full = self._waiting >= self._most
         if full and not self._full:
             log.error("new studies but emergencies are refused: %d wait, most_waiting is %d", self._waiting, self._most)
         elif self._full and not full:
             log.warning("new studies are accepted again: %d wait", self._waiting)
         self._full, self._counted_at = full, time.monotonic()
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _waiting(site: Site) -> int:
+    query = select(func.count()).select_from(study).where(study.c.state.in_(("receiving", "queued")))
+    with site.database.read() as connection:
+        return int(connection.execute(query).scalar_one())

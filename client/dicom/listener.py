@@ -103,10 +103,15 @@ def _loaded(site: Site, context: ssl.SSLContext) -> ssl.SSLContext:
     context.set_ciphers(_CIPHERS)
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_cert_chain(site.folder / files.certificate, site.folder / files.key)
+        context.load_cert_chain(site.folder / files.certificate, site.folder / files.key, _passphrase)
         context.load_verify_locations(site.folder / files.ca)
     except OSError as error:
         raise ConfigurationError(
             f"tls: certificate, key and ca are PEM files that belong together ({error.strerror or error})"
         ) from error
     return context
+
+
+def _passphrase() -> str:
+    """What OpenSSL asks for where a key is protected; it would ask on the terminal of a node that has none."""
+    raise ConfigurationError("tls: the key is protected by a passphrase: put it there without one, for its owner only")

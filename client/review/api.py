@@ -15,9 +15,11 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
+from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
 from client.arrival.intake import Intake
+from client.arrival.room import refusing
 from client.arrival.urgency import Urgency
 from client.dicomweb import app as dicomweb
 from client.dicomweb import viewer
@@ -27,10 +29,11 @@ from client.review import deadletters, missed, objections, pages, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
+from client.store.fullness import out_of_room
 from client.store.site import Site
 from client.store.tables import version
 from client.vigilance import register
-from models.errors import NotSignedIn, VigieError
+from models.errors import NoRoom, NotSignedIn, VigieError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ STATUS: Final[dict[str, int]] = {
     "not-allowed": 403,
     "not-found": 404,
     "conflict": 409,
+    "no-room": 507,
     "invalid-verdict": 422,
     "invalid-study": 422,
 }
@@ -246,9 +250,13 @@ routes = APIRouter(prefix="/api", dependencies=[Depends(_reader)])
 
 
 @open_routes.get("/health")
-def health() -> dict[str, str]:
-    """That the process answers; says nothing of anybody."""
-    return {"status": "ok"}
+def health(site: ThisSite) -> dict[str, str]:
+    """That the process answers, and for whoever watches it whether it takes images; says nothing of anybody.
+
+    `status` is `ok`, `disk-full` or `queue-full`, always with 200: to start the node again would mend neither.
+    """
+    found = refusing(site)
+    return {"status": found.reason if found else "ok"}
 
 
 @routes.get("/studies")
@@ -396,6 +404,8 @@ def create_app(site: Site, intake: Intake | None = None) -> FastAPI:
     app.include_router(viewer.router)
     app.include_router(viewer.fallback)  # the last: it answers whatever is not ours
     app.add_exception_handler(VigieError, _on_error)
+    app.add_exception_handler(OSError, _on_disk)
+    app.add_exception_handler(DatabaseError, _on_disk)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
 
@@ -423,6 +433,14 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if not request.url.path.startswith(("/api/", f"{dicomweb.PREFIX}/")):
         return pages.show_error(request, error, status)
     return _problem(status, error.code, str(error))
+
+
+async def _on_disk(request: Request, error: Exception) -> Response:
+    if not out_of_room(error):
+        raise error
+    log.error("%s is not kept: there is no room on the disk", request.method)
+    message = "there is no room on the disk, and nothing was kept: tell hospital IT, and do it again when there is"
+    return await _on_error(request, NoRoom(message))
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ form carries a token bound to it. The cookie names the hash of the reader's toke
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -17,17 +18,21 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from client.arrival.room import refusing
 from client.federation import withdrawal
 from client.inference.outcomes import retry
 from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTier, answerable, record
-from client.store.site import Site, write_secret
+from client.store.site import KEY_BYTES, Site, write_secret
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotSignedIn, VigieError
+
+log = logging.getLogger(__name__)
 
 COOKIE: Final = "vigie"
 _HOURS: Final = 12
+_UNKEPT: Final = "Your session was over, and what you just entered was not kept. Sign in, and enter it again."
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
 # the page shows the AI's answer, so that what is read blind cannot be entered here
@@ -264,9 +269,9 @@ def image_png(site: ThisSite, reader: ThisReader, uid: str, revision: int | None
 
 
 @router.get("/login")
-def login_page(request: Request) -> Response:
-    """Where a token is pasted."""
-    return _page(request, "login.html", problem="")
+def login_page(request: Request, unkept: bool = False) -> Response:
+    """Where a token is pasted; `unkept`, after a form that came without a session."""
+    return _page(request, "login.html", problem=_UNKEPT if unkept else "")
 
 
 @router.post("/login")
@@ -274,9 +279,13 @@ def sign_in(request: Request, site: ThisSite, token: Annotated[str, Form()]) -> 
     """Open a session with a token."""
     _same_origin(request)
     try:
-        authenticate(site, token.strip())
+        role = authenticate(site, token.strip()).role
     except NotSignedIn:
         return _page(request, "login.html", 401, problem="This token is not known here.")
+    if role is Role.DEVICE:
+        return _page(
+            request, "login.html", 403, problem="This token is a device's: it stores images, and opens no page."
+        )
     token_hash = hashlib.sha256(token.strip().encode()).hexdigest()
     expires = int(time.time()) + _HOURS * 3600
     signature = _sign(site, f"session.{token_hash}.{expires}")
@@ -313,7 +322,7 @@ def asset(request: Request) -> Response:
 def show_error(request: Request, error: VigieError, status: int) -> Response:
     """What a person sees of an error: the way to the login page, or what was wrong."""
     if status == 401:
-        return RedirectResponse("/login", 303)
+        return RedirectResponse("/login?unkept=1" if request.method == "POST" else "/login", 303)
     return _page(request, "error.html", status, message=str(error), code=error.code)
 
 
@@ -357,12 +366,25 @@ def _sign(site: Site, text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _session_key(folder: Path) -> bytes:
-    write_secret(folder / "session.key", secrets.token_bytes(32), keep=True)
-    return (folder / "session.key").read_bytes()
+    path = folder / "session.key"
+    try:
+        write_secret(path, secrets.token_bytes(KEY_BYTES), keep=True)
+        if len(path.read_bytes()) < KEY_BYTES:  # of a release that wrote it in place, on a disk that was full
+            write_secret(path, secrets.token_bytes(KEY_BYTES))
+        return path.read_bytes()
+    except OSError as error:  # a full disk is no reason to show nobody the results: sessions end with this process
+        log.error("%s is not written: %s", path, type(error).__name__)
+        return secrets.token_bytes(KEY_BYTES)
 
 
 def _page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-    context: Mapping[str, Any] = {"reader": None, "institution": _site(request).config.institution, **values}
+    site = _site(request)
+    context: Mapping[str, Any] = {
+        "reader": None,
+        "institution": site.config.institution,
+        "refusing": refusing(site) if values.get("reader") else None,  # no business of strangers
+        **values,
+    }
     return HTMLResponse(_environment().get_template(name).render(context), status)
 
 

@@ -14,6 +14,7 @@ from client.store.site import Site
 from client.store.tables import reader
 from models.errors import Conflict, NotAllowed, NotFound, NotSignedIn
 
+_NOBODY = "-"  # begins what stands in the place of a token's hash where there is no token
 _NAME = re.compile(r"[^\x00-\x1f\\=]{1,64}")
 
 
@@ -43,12 +44,28 @@ class Reader:
             raise NotAllowed(f"this needs the role {' or '.join(roles)}; {self.name} has {self.role}")
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Somebody who is let in; `since` when, as seconds since 1970."""
+
+    name: str
+    role: Role
+    since: float
+
+
+def listed(site: Site) -> list[Admitted]:
+    """Who is let in, by name."""
+    query = select(reader).where(~reader.c.token_sha256.startswith(_NOBODY)).order_by(reader.c.name)
+    with site.database.read() as connection:
+        return [Admitted(row.name, Role(row.role), row.created_at) for row in connection.execute(query)]
+
+
 def add(site: Site, name: str, role: Role | str) -> str:
     """Admit a reader and give back their token: shown once, kept nowhere.
 
     Raises:
         NotAllowed: no such role, or a name that cannot stand in a report.
-        Conflict: the name is taken.
+        Conflict: the name is taken, be it by somebody who was shut out.
     """
     if role not in list(Role):
         raise NotAllowed(f"role {role!r}: one of {', '.join(Role)}")
@@ -57,7 +74,7 @@ def add(site: Site, name: str, role: Role | str) -> str:
     token = secrets.token_urlsafe(32)
     with site.database.write() as connection:
         if connection.execute(select(reader.c.name).where(reader.c.name == name)).first():
-            raise Conflict(f"{name} is a reader already")
+            raise Conflict(f"{name} is a reader already: --renew gives another token, --remove shuts them out")
         connection.execute(
             insert(reader).values(name=name, token_sha256=_hash(token), role=str(role), created_at=time.time())
         )
@@ -81,7 +98,8 @@ def renew(site: Site, name: str) -> str:
 
 
 def remove(site: Site, name: str) -> None:
-    """Take a reader's access away; one who has given verdicts stays in their history, with a token nobody has.
+    """Take a reader's access away, and end their sessions; one who has given verdicts stays in their history, without a
+    token.
 
     Raises:
         NotFound: nobody of that name.
@@ -91,7 +109,7 @@ def remove(site: Site, name: str) -> None:
     with site.database.write() as connection:
         if connection.execute(select(verdict.c.id).where(verdict.c.reader == name).limit(1)).first():
             statement = reader.update().where(reader.c.name == name)
-            changed = connection.execute(statement.values(token_sha256=_hash(secrets.token_urlsafe(32))))
+            changed = connection.execute(statement.values(token_sha256=_NOBODY + secrets.token_hex(16)))
         else:
             changed = connection.execute(delete(reader).where(reader.c.name == name))
         if changed.rowcount == 0:

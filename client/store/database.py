@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
+from client.store.fullness import PRIMARY, want_of_room
 from models.errors import ConfigurationError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -40,7 +41,7 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Connection]:
         """A transaction that holds the write lock from its start; rolled back on any exception."""
-        with self._engine.connect() as connection:
+        with self._engine.connect() as connection, self._explained():
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -88,6 +89,17 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        """SQLite calls a disk full, and one of which the quota is used up failing: find out which it is."""
+        try:
+            yield
+        except DatabaseError as error:
+            code: int = getattr(error.orig, "sqlite_errorcode", 0)
+            if error.orig is not None and code & PRIMARY == sqlite3.SQLITE_IOERR:
+                error.orig.__cause__ = want_of_room(self.path.parent)
+            raise
 
 
 class Watch:

@@ -5,11 +5,15 @@ for ever where a person should hear of it.
 """
 
 import errno
+import os
 import sqlite3
+import tempfile
+from pathlib import Path
 from typing import Final
 
 _NUMBERS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PRIMARY: Final = 0xFF  # of an SQLite result code; what is above says where
+_A_LITTLE: Final = 64 << 10  # bytes; a transaction's order of size
+PRIMARY: Final = 0xFF  # of an SQLite result code; what is above says where
 
 
 def out_of_room(error: BaseException | None) -> bool:
@@ -28,4 +32,15 @@ def out_of_room(error: BaseException | None) -> bool:
 
 def _full(error: sqlite3.Error) -> bool:
     code: int = getattr(error, "sqlite_errorcode", 0)  # absent where Python itself raised it
-    return code & _PRIMARY == sqlite3.SQLITE_FULL
+    return code & PRIMARY == sqlite3.SQLITE_FULL
+
+
+def want_of_room(folder: Path) -> OSError | None:
+    """What the system says to somebody who writes a little there; None where there is room."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(_A_LITTLE))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if out_of_room(error) else None
+    return None

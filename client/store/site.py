@@ -1,22 +1,26 @@
 """A hospital's folder: where everything lies, and the keys that never leave it."""
 
+import fcntl
 import hashlib
 import hmac
-import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from client.cores import allowed
 from client.store.database import Database
 from client.store.ledger import Ledger
 from configs.schema import SiteConfig, load, save
-from models import flower_app
+from models import durable, flower_app
 from models.errors import ConfigurationError
 
 Fold = Literal["train", "gate", "test"]
+KEYS: Final = ("fold.key", "pseudonym.key", "noise.key")
+"""What a hospital's folds, pseudonyms and noise are drawn with: made once, and no other does."""
+KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ class Site:
     def engines(self) -> Path:
         """What this machine made and measured of its versions, by digest; may be deleted at any time."""
         return self.folder / "engines"
+
+    @property
+    def served(self) -> bool:
+        """Whether a node runs on this folder."""
+        with suppress(FileNotFoundError), (self.folder / "node.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def threads(self) -> int:
@@ -117,9 +131,12 @@ class Site:
     def _key(self, name: str) -> bytes:
         path = self.secrets / name
         try:
-            return path.read_bytes()
+            key = path.read_bytes()
         except FileNotFoundError:
             raise ConfigurationError(f"{path} is missing: run `vigie site init`, or restore the backup") from None
+        if len(key) < KEY_BYTES:  # what is made with less is no secret
+            raise ConfigurationError(f"{path} is no whole key, {len(key)} bytes: restore the backup")
+        return key
 
 
 def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> Site:
@@ -127,27 +144,39 @@ def create(folder: Path, config: SiteConfig, fold_key: bytes | None = None) -> S
 
     Args:
         fold_key: 32 bytes to draw the folds with; random when not given (only the demo and tests fix it).
+
+    Raises:
+        ConfigurationError: a node runs on the folder, whose database is of another release.
     """
     site = Site(folder.resolve())
+    if site.served:
+        try:
+            site.database.check()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"a node runs on {site.folder}: stop it first, for {error}") from error
     for path in (site.folder, site.archive, site.tensors, site.versions, site.trust, site.secrets, site.logs):
         path.mkdir(parents=True, exist_ok=True)
     site.secrets.chmod(0o700)
-    for name, content in (("fold.key", fold_key), ("pseudonym.key", None), ("noise.key", None)):
-        write_secret(site.secrets / name, content or secrets.token_bytes(32), keep=True)
+    for name in KEYS:
+        content = fold_key if name == "fold.key" and fold_key else secrets.token_bytes(KEY_BYTES)
+        write_secret(site.secrets / name, content, keep=True)
     if not (site.folder / "site.yaml").exists():
         save(config, site.folder / "site.yaml")
     # the one Flower bundle that may start anything here: the manifest of the code that is installed
+    if not site.served:
+        site.database.migrate()
     (site.trust / "app.sha256").write_text(flower_app.digest() + "\n")
-    site.database.migrate()
     return site
 
 
 def write_secret(path: Path, content: bytes, *, keep: bool = False) -> None:
-    """Write a file that only its owner may read; with `keep`, an existing one stays as it is."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if keep else os.O_TRUNC)
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError:
+    """Write a file that only its owner may read, whole or not at all; with `keep`, an existing one stays as it is.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    if keep:
+        durable.make(path, content)
         return
-    with os.fdopen(descriptor, "wb") as file:
+    with durable.replacing(path, 0o600) as file:
         file.write(content)

@@ -1,6 +1,7 @@
 """When a study is complete, told over real associations: procedure steps, notifications, counts, split sendings."""
 
 import contextlib
+import io
 import shutil
 import threading
 import time
@@ -15,7 +16,7 @@ import pydicom
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (
@@ -23,7 +24,7 @@ from pynetdicom.sop_class import (
     ModalityPerformedProcedureStep,
     StudyRootQueryRetrieveInformationModelFind,
 )
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from client.arrival import receive
 from client.arrival.census import Census
@@ -177,6 +178,64 @@ def test_a_study_that_is_all_here_is_called_complete_when_its_association_ends(
             store(association, image)
             assert row_of(site, image.StudyInstanceUID).state == "receiving"
         eventually(lambda: row_of(site, image.StudyInstanceUID).state == "queued")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_study_of_which_the_node_refused_images_is_waited_for_and_is_not_called_whole(
+    site: Site, radiograph: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, syntax: UID, large: bool
+) -> None:
+    big = {"rows": 1500, "columns": 1000} if large else {}  # comes in several pieces
+    images = of_one_study(radiograph, 5, SOPClassUID=CT, Modality="CT", **big)
+    uid = images[0].StudyInstanceUID
+    for image in images:
+        image.file_meta.MediaStorageSOPClassUID, image.file_meta.TransferSyntaxUID = CT, syntax
+        image.SeriesInstanceUID = images[0].SeriesInstanceUID
+    fifth = images.pop()
+    gateway = Gateway(site)
+    receiving = Receiving(site, Bounds(0.0, 0.0, 0.0), refused=gateway.intake.refused)
+
+    def send(*images: Dataset) -> list[int]:
+        entity = AE("CT")
+        entity.add_requested_context(CT, syntax)
+        association = entity.associate("127.0.0.1", gateway.port, ae_title="VIGIE")
+        try:
+            return [int(association.send_c_store(encoded(image, syntax)).Status) for image in images]
+        finally:
+            association.release()
+
+    try:
+        assert send(*images[:2]) == [0, 0]
+        room = gateway.intake._room
+        monkeypatch.setattr(room, "_reserve", 1 << 60)
+        assert send(*images[1:]) == [0xA700] * 3  # the first of them is here already
+        assert Receiving(site, SOON, refused=gateway.intake.refused).complete() == 0  # they may be sent again
+        assert receiving.complete() == 1
+        assert row_of(site, uid).completed_by == Basis.EXPECTED_MISSING
+        assert row_of(site, uid).missing == 2
+        with site.database.write() as connection:
+            connection.execute(update(study).values(state="scored"))
+        assert send(*images[2:]) == [0xA700] * 2  # tried again: nothing new is known
+        assert receiving.complete() == 0
+        assert (row_of(site, uid).state, row_of(site, uid).revision) == ("scored", 1)
+        assert send(fifth) == [0xA700]  # of a study that has been read
+        assert receiving.complete() == 1
+        assert (row_of(site, uid).state, row_of(site, uid).revision) == ("queued", 2)
+        assert row_of(site, uid).missing == 3
+        monkeypatch.setattr(room, "_reserve", 0)
+        assert send(*images, fifth) == [0] * 5
+        assert receiving.complete() == 1
+        assert row_of(site, uid).missing == 0
+    finally:
+        gateway.close()
+
+
+def encoded(image: Dataset, syntax: UID) -> Dataset:
+    """The image as it comes from a modality that has it in this transfer syntax."""
+    file = io.BytesIO()
+    image.save_as(file, enforce_file_format=True)
+    file.seek(0)
+    return pydicom.dcmread(file)
 
 
 def test_a_step_that_is_given_up_holds_nobody(site: Site, gateway: Gateway, radiograph: Callable[..., Dataset]) -> None:

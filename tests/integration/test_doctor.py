@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,14 +12,23 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts
-from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, Verification
+from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from client import doctor
 from client.cores import allowed
+from client.delivery.commitment import MOST_ASKS
 from client.doctor import Check, examine
 from client.federation.supernode import make_keys
 from client.inference import selection
@@ -30,7 +40,7 @@ from client.store.site import Site
 from client.store.tables import delivery
 from configs.schema import PeerConfig, TlsConfig, save
 from models.children import free_port
-from models.pki import make_server, make_supernode
+from models.pki import ServerFiles, make_server, make_supernode
 from models.preprocessing import Preprocessing
 
 Scored = Callable[..., str]
@@ -98,6 +108,55 @@ def test_a_pacs_that_does_not_answer_refuses_us_or_our_results(site: Site, answe
 
     answering(SecondaryCaptureImageStorage)
     assert "Comprehensive 3D SR" in looked(site)["PACS"].found
+
+
+def test_a_service_that_is_set_and_the_pacs_does_not_offer(site: Site, answering: Callable[..., None]) -> None:
+    answering()
+    assert one(site, "PACS").ok
+    for switch, value, name in (
+        ("commitment", True, "Storage Commitment Push Model"),
+        ("query", True, "Study Root Query/Retrieve Information Model - FIND"),
+        ("fetch", "get", "Study Root Query/Retrieve Information Model - GET"),
+        ("fetch", "move", "Study Root Query/Retrieve Information Model - MOVE"),
+    ):
+        answering()
+        setattr(site.config.pacs, switch, value)
+        found = one(site, "PACS")
+        assert name in found.found
+        assert f"pacs.{switch}" in found.advice
+    classes = (context.abstract_syntax for context in AllStoragePresentationContexts)
+    answering(*classes, StudyRootFind, StudyRootMove, StorageCommitmentPushModel)
+    site.config.pacs.commitment, site.config.pacs.query, site.config.pacs.fetch = True, True, "move"
+    assert one(site, "PACS").ok
+
+
+def test_objects_that_the_pacs_never_confirmed(site: Site, scored: Scored) -> None:
+    scored(objects=True)
+    with site.database.write() as connection:
+        connection.execute(update(delivery).values(state="sent", asked=MOST_ASKS))
+    assert one(site, "results").ok  # it was not asked to
+    site.config.pacs.commitment = True
+    found = one(site, "results")
+    assert "2 that the PACS never confirmed" in found.found
+    with site.database.write() as connection:
+        connection.execute(update(delivery).values(state="committed"))
+    assert one(site, "results").ok
+
+
+def test_addresses_with_which_no_node_would_start(site: Site) -> None:
+    site.config.calling_addresses = ["10.0.0.0/8"]
+    assert "from 10.0.0.0/8" in one(site, "AE titles").found
+    site.config.calling_addresses = ["10.0.0.300"]
+    assert "10.0.0.300" in one(site, "AE titles").found
+    assert not one(site, "AE titles").ok
+
+
+def test_a_clock_that_was_set_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one(site, "clock").ok
+    monkeypatch.setattr(doctor.time, "time", lambda: 1e9)
+    found = one(site, "clock")
+    assert "earlier than the newest ledger entry" in found.found
+    assert "NTP" in found.advice
 
 
 def test_a_gpu_that_does_not_compute_and_threads_that_wait_for_each_other(
@@ -259,6 +318,82 @@ def test_certificates_for_dicom_that_are_missing_of_others_or_have_ended(site: S
     assert "ends in 19 days" in one(site, "DICOM certificates").found
     use(good.certificate, good.key, old.ca)
     assert "tls.ca ended" in one(site, "DICOM certificates").found
+
+    both, chain = tmp_path / "both.pem", tmp_path / "chain.pem"
+    both.write_bytes(old.ca.read_bytes() + good.ca.read_bytes())  # the next authority beside the one before
+    use(good.certificate, good.key, both)
+    assert one(site, "DICOM certificates").ok
+    chain.write_bytes(good.certificate.read_bytes() + old.ca.read_bytes())  # what signed ours has ended
+    use(chain, good.key, good.ca)
+    assert "tls.certificate ended" in one(site, "DICOM certificates").found
+
+
+@pytest.fixture
+def secured(site: Site) -> Iterator[Callable[[Path, ServerFiles | None], None]]:
+    """The PACS, with this certificate by TLS, or without TLS; who calls it has to show one signed by its `ca`."""
+    servers: list[Any] = []
+
+    def start(ca: Path, files: ServerFiles | None) -> None:
+        context = None
+        if files is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(files.certificate, files.key)
+            context.load_verify_locations(ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        entity = AE("PACS")
+        entity.supported_contexts = AllStoragePresentationContexts
+        server = entity.start_server(("127.0.0.1", 0), block=False, ssl_context=context)
+        assert server is not None
+        servers.append(server)
+        site.config.pacs = PeerConfig("127.0.0.1", server.server_address[1], "PACS", tls=True)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def test_a_pacs_with_which_there_is_no_tls(
+    site: Site, secured: Callable[[Path, ServerFiles | None], None], tmp_path: Path
+) -> None:
+    # both sides of one authority: the server's certificate of this machine's addresses serves as ours, too
+    good, other = make_server(tmp_path / "good"), make_server(tmp_path / "other")
+    old = make_server(tmp_path / "old", now=datetime(2018, 1, 1, tzinfo=UTC))
+
+    def ours(files: ServerFiles, ca: Path) -> None:
+        site.config.tls = TlsConfig(str(files.certificate), str(files.key), str(ca))
+
+    ours(good, other.ca)
+    secured(good.ca, good)
+    found = one(site, "PACS")
+    assert "its certificate is not taken" in found.found
+    assert "tls.ca" in found.advice
+
+    ours(good, old.ca)
+    secured(good.ca, old)
+    assert "expired" in one(site, "PACS").found
+
+    ours(good, good.ca)
+    secured(other.ca, good)  # it trusts others
+    found = one(site, "PACS")
+    assert "TLS" in found.found
+    assert "let the PACS trust" in found.advice
+
+    secured(good.ca, None)
+    found = one(site, "PACS")
+    assert "no TLS with it" in found.found
+    assert "pacs.tls" in found.advice
+
+    secured(good.ca, good)
+    site.config.pacs.tls = False
+    assert "does it want TLS" in one(site, "PACS").advice
+
+
+def test_a_key_with_a_passphrase_is_said_and_nobody_is_asked_for_it(site: Site, tmp_path: Path) -> None:
+    files = make_server(tmp_path)
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    site.config.tls = TlsConfig(str(files.certificate), str(files.key), str(files.ca))
+    assert "passphrase" in one(site, "DICOM TLS").found
 
 
 def test_a_disk_with_less_than_images_have_to_leave_and_an_archive_that_is_gone(site: Site) -> None:

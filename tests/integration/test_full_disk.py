@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full import no_room
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
-from sqlalchemy import event, select
+from sqlalchemy import event, insert, select
+from sqlalchemy.exc import OperationalError
 
+from client import node
 from client.arrival.completeness import Bounds
 from client.arrival.gateway import Gateway
 from client.arrival.receive import Receiving
@@ -32,7 +35,7 @@ from client.inference.worker import Worker
 from client.store.archive import Archive
 from client.store.fullness import out_of_room
 from client.store.site import Site
-from client.store.tables import outcome, study
+from client.store.tables import outcome, patient, study
 from models.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.integration
@@ -229,6 +232,16 @@ def test_what_raised_and_could_not_be_written_down_is_not_called_a_crash(
     assert concluded(site) == [("failed", ["unexpected"])]
 
 
+def test_a_node_that_cannot_write_where_it_listens_listens(
+    site: Site, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (site.folder / "node.json").write_text("of a node that was killed")
+    with no_room(), node._announced(site.folder, 104, 8080):
+        assert capsys.readouterr().out.startswith("ready ")
+        assert not (site.folder / "node.json").exists()
+    assert "no room on the disk" in caplog.text
+
+
 def test_a_log_line_that_cannot_be_written_is_printed_nowhere() -> None:
     program = (
         "import logging\nfrom pathlib import Path\nfrom client import logs\n"
@@ -256,6 +269,22 @@ def test_a_prepared_image_for_which_there_is_no_room_leaves_nothing_behind(
     monkeypatch.undo()
     tensors.keep("a" * 64, preprocessing, tensor)
     assert len([path for path in site.tensors.rglob("*") if path.is_file()]) == 1
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk_to_the_database_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SQLite tells ENOSPC from all else, and a limit on the size of files is what a test can set
+    with no_room(), pytest.raises(OperationalError) as told, site.database.write() as connection:
+        connection.execute(insert(patient).values(key="k", patient_id="P", issuer="", fold="train", first_seen=0.0))
+    assert told.value.orig.sqlite_errorname == "SQLITE_IOERR_WRITE"
+    assert out_of_room(told.value)
+    with site.database.read() as connection:
+        assert connection.execute(select(patient)).all() == []
+    monkeypatch.setattr("client.store.database.want_of_room", lambda _folder: None)  # there is room: it fails
+    with no_room(), pytest.raises(OperationalError) as told, site.database.write() as connection:
+        connection.execute(insert(patient).values(key="k", patient_id="P", issuer="", fold="train", first_seen=0.0))
+    assert not out_of_room(told.value)
 
 
 def test_a_failing_disk_is_no_full_one() -> None:

@@ -8,15 +8,18 @@ import httpx
 import pytest
 from cost import relative
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from full import no_room
 from sqlalchemy import insert, select, update
+from typer.testing import CliRunner
 
 from client.federation import withdrawal
-from client.review import readers
+from client.review import pages, readers, worklist
 from client.store import versions
 from client.store.site import Site
 from client.store.tables import delivery, outcome, patient, study
 from models.exchange import Withdrawal
 from models.withdrawal import Notice, sign
+from scripts.vigie import app
 
 Scored = Callable[..., str]
 AGREE = {"revision": 1, "decision": "agree", "answer": "positive", "tier": "ai_visible"}
@@ -269,6 +272,91 @@ def test_a_renewed_token_ends_the_session(http: httpx.Client, site: Site) -> Non
     assert http.get("/").status_code == 200
     readers.renew(site, "Ada Lovelace")
     assert http.get("/").status_code == 303
+
+
+def test_hospital_it_gives_another_token_and_shuts_people_out(http: httpx.Client, site: Site, scored: Scored) -> None:
+    def command(*words: str) -> str:
+        said = CliRunner().invoke(app, ["site", *words, "--folder", str(site.folder)])
+        assert said.exit_code == 0, said.output
+        return said.output
+
+    uid = scored(objects=True)
+    first = sign_in(http, site)
+    form = form_of(http.get(f"/studies/{uid}").text) | {"decision": "agree"}
+    assert http.post(f"/studies/{uid}/verdict", data=form).status_code == 303
+    second = command("reader", "Ada Lovelace", "--renew").strip()
+    assert http.get("/").status_code == 303  # the session of a token that was lost, say
+    for token, status in ((first, 401), (second, 200)):
+        assert http.get("/api/studies", headers={"Authorization": f"Bearer {token}"}).status_code == status
+    assert "Ada Lovelace" in command("readers")
+    http.post("/login", data={"token": second})
+    command("reader", "Ada Lovelace", "--remove")
+    assert http.get("/").status_code == 303
+    assert http.get("/api/studies", headers={"Authorization": f"Bearer {second}"}).status_code == 401
+    assert "Ada Lovelace" not in command("readers")
+    [given] = worklist.one(site, uid).verdicts  # what was said stays, and by whom
+    assert given.reader == "Ada Lovelace"
+
+
+def test_a_session_ends_and_what_is_entered_after_it_is_said_not_to_be_kept(
+    http: httpx.Client, site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = scored(objects=True)
+    monkeypatch.setattr(pages, "_HOURS", -1)
+    token = readers.add(site, "Ada Lovelace", "clinician")
+    over = http.post("/login", data={"token": token}).headers["set-cookie"]
+    http.cookies.set("vigie", over.partition("=")[2].partition(";")[0])
+    assert http.get("/").headers["location"] == "/login"
+    assert "not kept" not in http.get("/login").text
+    form = {"csrf": "0", "revision": "1", "tier": "ai_visible", "decision": "agree"}
+    answer = http.post(f"/studies/{uid}/verdict", data=form)
+    assert answer.status_code == 303
+    assert "was not kept" in http.get(answer.headers["location"]).text
+    assert worklist.one(site, uid).verdicts == ()
+
+
+def test_a_verdict_for_which_there_is_no_room_is_said_not_to_be_kept(
+    http: httpx.Client, site: Site, scored: Scored
+) -> None:
+    uid = scored(objects=True)
+    token = sign_in(http, site)
+    form = form_of(http.get(f"/studies/{uid}").text) | {"decision": "agree"}
+    bearer = {"Authorization": f"Bearer {token}"}
+    with no_room():
+        page = http.post(f"/studies/{uid}/verdict", data=form)
+        answer = http.post(f"/api/studies/{uid}/verdicts", json=AGREE, headers=bearer)
+    assert (page.status_code, answer.status_code, answer.json()["code"]) == (507, 507, "no-room")
+    assert "nothing was kept" in page.text
+    assert worklist.one(site, uid).verdicts == ()
+    assert http.post(f"/studies/{uid}/verdict", data=form).status_code == 303
+    assert len(worklist.one(site, uid).verdicts) == 1
+
+
+def test_a_device_opens_no_session(http: httpx.Client, site: Site) -> None:
+    answer = http.post("/login", data={"token": readers.add(site, "CT-1", "device")})
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert "a device" in answer.text
+
+
+@pytest.mark.parametrize("short", ["disk-full", "queue-full"])
+def test_that_images_are_refused_is_said_to_whoever_is_signed_in_and_to_what_watches(
+    http: httpx.Client, site: Site, scored: Scored, short: str
+) -> None:
+    uid = scored()
+    sign_in(http, site)
+    assert "refused, for" not in http.get("/").text
+    if short == "disk-full":
+        site.config.reserve_mib = 1 << 40
+    else:
+        site.config.most_waiting = 1
+        with site.database.write() as connection:
+            connection.execute(update(study).values(state="queued"))
+    for path in ("/", f"/studies/{uid}", "/deliveries", "/missed"):
+        assert "refused, for" in http.get(path).text, path
+    assert "refused, for" not in http.get("/login").text
+    answer = http.get("/api/health")  # what restarts nodes that do not answer leaves this one alone
+    assert (answer.status_code, answer.json()) == (200, {"status": short})
 
 
 def test_it_sees_no_verdict_form_and_cannot_post_one(http: httpx.Client, site: Site, scored: Scored) -> None:

@@ -89,3 +89,11 @@ def test_a_full_database_is_tried_once_for_all(site: Site, eventually: Callable[
     errors = [one for one in filed if isinstance(one, OperationalError)]
     assert len(errors) == len(many)
     assert len(set(map(id, errors))) == 1  # all of them the one error of the one try
+
+
+def test_what_is_acknowledged_was_synced(site: Site) -> None:
+    # SQLite, PRAGMA synchronous: only with FULL does a commit in WAL mode survive a power cut
+    for transaction in (site.database.write, site.database.read):
+        with transaction() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
