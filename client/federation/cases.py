@@ -5,18 +5,21 @@ case counts for a model where one of its versions read it, or where another mode
 on an image which this one may read.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import select
 
 from client.dicom import decode
 from client.inference.scope import Acquisition, InScope, check
 from client.inference.tensors import Tensors
 from client.store.archive import Archive
 from client.store.site import Fold, Site
+from client.store.tables import patient
 from client.vigilance.register import Case
 from client.vigilance.register import cases as validated
 from models.bundle import Bundle, Facts
@@ -52,6 +55,13 @@ def _is_of(case: Case, facts: Facts, archive: Archive) -> bool:
     except InvalidStudy:
         return False
     return isinstance(check(facts.intended_use, Acquisition.from_dataset(header)), InScope)
+
+
+def objecting(site: Site) -> str:
+    """A digest of the patients who object to reuse: another one, once somebody more does."""
+    query = select(patient.c.key).where(patient.c.objects_to_reuse).order_by(patient.c.key)
+    with site.database.read() as connection:
+        return hashlib.sha256("\n".join(connection.execute(query).scalars()).encode()).hexdigest()
 
 
 def labels(cases: Sequence[Case]) -> Bools:

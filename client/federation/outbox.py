@@ -52,16 +52,17 @@ class Outbox:
         path = self._path(order, within)
         return _read(path) if path.exists() else None
 
-    def late(self, order: TrainOrder, within: Bounds) -> Update | None:
+    def late(self, order: TrainOrder, within: Bounds, objecting: str = "") -> Update | None:
         """The update of the earlier round that the order still waits for, carried over; None where there is none.
 
         What was measured of the weights received then says nothing of those received now, and is left out.
 
         Args:
             within: what an answer to this order may change.
+            objecting: a digest of the patients who object now; who has objected since has no part in this round.
         """
         paths = list(self._folder.glob(f"{order.late:010d}-*.npz")) if order.late else []
-        found = _read(paths[0]) if paths else None
+        found = _read(paths[0]) if paths and _objecting(paths[0]) == objecting else None
         if found is None or (found.base, found.encoding, found.late) != (order.base, order.reply, 0):
             return None
         weights = found.weights
@@ -77,16 +78,17 @@ class Outbox:
         measured = dict.fromkeys(("auc_received", "threshold_received", "loss_received"))
         return found.model_copy(update={"round": order.round, "late": order.late, "weights": weights, **measured})
 
-    def put(self, order: TrainOrder, update: Update, within: Bounds) -> None:
+    def put(self, order: TrainOrder, update: Update, within: Bounds, objecting: str = "") -> None:
         """Keep the answer to an order, durably, in place of all earlier ones.
 
         Args:
             within: the bounds that it was kept to.
+            objecting: a digest of the patients who objected when it was begun.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(order, within)
         said = update.model_dump_json(exclude=set(_ARRAYS))
-        arrays: dict[str, NDArray[np.generic]] = {"said": np.array(said)}
+        arrays: dict[str, NDArray[np.generic]] = {"said": np.array(said), "objecting": np.array(objecting)}
         for field in _ARRAYS:
             for name, value in (getattr(update, field) or {}).items():
                 arrays[f"{field}/{name}"] = value
@@ -127,6 +129,14 @@ def _read(path: Path) -> Update | None:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, ValidationError) as error:
         log.warning("an answer that was kept cannot be read and is made anew: %s", type(error).__name__)
         return None
+
+
+def _objecting(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return str(file["objecting"])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None  # of an earlier release, or damaged: nobody knows
 
 
 def _arrays(path: Path, field: str) -> dict[str, NDArray[Any]]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from client.federation import candidate, consent, group, holdings, withdrawal
 from client.federation.border import Handlers
+from client.federation.cases import objecting
 from client.federation.kept import Memory
 from client.federation.leakage import new_errors
 from client.federation.limits import bounds_of
@@ -61,11 +62,12 @@ def handlers(folder: Path) -> Handlers:
         within = bounds_of(site, order)
         if (kept := outbox.find(order, within)) is not None:
             return kept
-        update = outbox.late(order, within)
+        objected = objecting(site)  # before the training looks: who objects meanwhile is not taken for left out
+        update = outbox.late(order, within, objected)
         if update is None:
             consent.begin(site, order)
             update = train(site, order)
-        outbox.put(order, update, within)
+        outbox.put(order, update, within, objected)
         return update
 
     def seal_agreed(site: Site, order: GroupOrder) -> Sealed:

@@ -19,6 +19,7 @@ import client.federation.site as served_by
 from client.federation import consent
 from client.federation.border import Border
 from client.federation.limits import bounds_of
+from client.review.objections import object_to_reuse
 from client.store import versions
 from configs.schema import ConsentConfig, CoordinatorConfig, save
 from models import terms as signed
@@ -168,6 +169,20 @@ def test_a_rehearsal_trains_nothing_and_is_followed_by_no_version(hospital):
     assert hospital.done == []
     assert isinstance(hospital.says(hospital.order(hyper=rehearsal.at_round(1, 2))), Update)
     assert hospital.left() == ["consent", "update"]
+
+
+@pytest.mark.parametrize("objects", ["nobody", "before the next round", "while it trains"])
+def test_who_objects_is_in_no_late_update_of_the_next_round(hospital, objects):
+    hospital.agree()
+    if objects == "while it trains":
+        hospital.during = lambda: object_to_reuse(hospital.site, "17")
+    assert isinstance(hospital.says(hospital.order()), Update)  # and it is lost on the way
+    hospital.during = lambda: None
+    if objects == "before the next round":
+        object_to_reuse(hospital.site, "17")
+    said = hospital.says(hospital.order(round=2, late=1))
+    assert said.late == (1 if objects == "nobody" else 0)
+    assert hospital.done == (["train"] if objects == "nobody" else ["train", "train"])
 
 
 def test_what_nobody_can_ask_for_any_more_is_not_kept(hospital):

@@ -241,6 +241,8 @@ def test_a_late_answer_is_carried_over_once_and_within_the_bound(tmp_path: Path)
     short = box.late(order(2, 2.0, late=1, norm=0.1), Bounds(0.1))
     assert short is not None
     assert distance(short.weights, following.weights) <= 0.1 * (1 + 1e-6)
+    # somebody has objected since: it was trained with their images
+    assert box.late(following, WIDE, "a patient more") is None
     # of another base, another round, or late already: not any more
     assert box.late(order(2, 2.0, late=1, base="c" * 64), WIDE) is None
     assert box.late(order(3, 2.0, late=2), WIDE) is None
