@@ -104,8 +104,7 @@ def decide(policy: ScheduleConfig, seen: Seen) -> Launch | Resume | Count | Wait
             return Resume(last.name)
         return Wait(f"{last.name} ended before its last step and is resumed later")
     rested = since(last.at) if last is not None else math.inf
-    if rested < policy.least_days * DAY:
-        assert last is not None
+    if last is not None and rested < policy.least_days * DAY:
         return Wait(f"{last.name} was begun less than {policy.least_days:g} days ago")
     if not _open(policy, seen.now):
         return Wait("not at this time of the week")
@@ -164,11 +163,13 @@ class Schedule:
         Raises:
             VigieError: it could not be done; the next step tries again.
         """
+        read = len(_lines(self._coordinator.folder))  # before it looks: what comes meanwhile is not answered
         decision = decide(self._policy, self.look())
         match decision:
             case Launch():
                 begun = self._plan()
-                _note(self._coordinator.folder, {"model": self._policy.model, "answered": begun.name})
+                answer = {"model": self._policy.model, "answered": begun.name, "lines": read}
+                _note(self._coordinator.folder, answer)
                 launch(self._coordinator, begun, on_line)
             case Resume():
                 launch(self._coordinator, plan.load(self._coordinator.folder, decision.name), on_line)
@@ -249,21 +250,24 @@ def alarms(folder: Path, model: str, policy: str) -> list[str]:
 
     What comes after what is told by the order of lines: a clock may have been wrong.
     """
-    path = _alarms(folder)
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    begun, found = set(_names(folder, policy)), list[str]()
-    for number, line in enumerate(lines, 1):
+    begun, found = set(_names(folder, policy)), dict[int, str]()
+    for number, line in enumerate(_lines(folder), 1):
         try:
             one = json.loads(line)
             if one["model"] != model:
                 continue
             if "answered" not in one:
-                found.append(str(one["why"]))
+                found[number] = str(one["why"])
             elif one["answered"] in begun:  # else it was killed before it began
-                found.clear()
+                found = {at: why for at, why in found.items() if at > int(one["lines"])}
         except (ValueError, TypeError, KeyError):  # half an alarm was not noted: whoever raised it was told so
-            log.warning("%s, line %d is no alarm and is passed over", path, number)
-    return found
+            log.warning("%s, line %d is no alarm and is passed over", _alarms(folder), number)
+    return list(found.values())
+
+
+def _lines(folder: Path) -> list[str]:
+    path = _alarms(folder)
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def _note(folder: Path, line: Mapping[str, str | float]) -> None:

@@ -175,12 +175,26 @@ def test_an_alarm_is_answered_by_what_begins_after_it_whatever_the_clocks_say(co
         Journal(save_plan(plan, coordinator.folder)).write("finished", {"released": False})
 
     monkeypatch.setattr(schedule, "launch", launch)
+    # the registry takes its time to say what is released, and somebody else raises an alarm meanwhile
+    slow = [False]
+
+    def aliases(model: str) -> dict[str, int]:
+        if slow.pop():
+            schedule.raise_alarm(coordinator.folder, model, "meanwhile", NOW)
+        return {"released": 3}
+
+    coordinator.__dict__["registry"] = SimpleNamespace(aliases=aliases)
     work = Schedule(coordinator, policy(least_days=0, hours=[0, 24]), lambda: NOW)
     schedule.raise_alarm(coordinator.folder, "chest-radiograph", "drift", NOW + 4000 * DAY)
     with pytest.raises(OSError, match="killed"):
         work.step()
     killed.append(False)
+    slow.append(True)
     assert work.step() == Launch(("alarm: drift",))
+    assert work.look().alarms == ["meanwhile"]
+    killed.append(False)
+    slow.append(False)
+    assert work.step() == Launch(("alarm: meanwhile",))
     assert work.look().alarms == []
     schedule.raise_alarm(coordinator.folder, "chest-radiograph", "again", NOW - 4000 * DAY)
     assert work.look().alarms == ["again"]
