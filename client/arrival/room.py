@@ -42,7 +42,7 @@ def refusing(site: Site) -> Refusing | None:
     """Whether images of new studies are refused, and why; None where they are taken."""
     free = _free(site.archive)
     if free < max(site.config.reserve_mib, 1) << 20:
-        return Refusing("disk-full", f"Images are refused, for {free >> 20} MiB are left on the disk")
+        return Refusing("disk-full", f"Images are refused, for only {free >> 20} MiB are left on the disk")
     waiting = _waiting(site)
     if waiting >= site.config.most_waiting:
         return Refusing("queue-full", f"New studies but emergencies are refused, for {waiting} wait to be read")
