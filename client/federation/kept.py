@@ -1,9 +1,10 @@
 """What a hospital keeps of a retraining between two rounds, and never sends: what rounding left behind, and the layers
 that are its own.
 
-It belongs to one retraining from one base. Without it (a lost disk, a round that was missed) the next round starts from
-the base's layers and rounds anew: slower, never wrong. A round that is asked for again starts from what the round
-before it left, so that the same question has the same answer.
+It belongs to one retraining from one base, and what rounding left behind to the patients who had not objected by then:
+what has not left the hospital when somebody objects does not leave it afterwards either. Without it (a lost disk, a
+round that was missed) the next round starts from the base's layers and rounds anew: slower, never wrong. A round that
+is asked for again starts from what the round before it left, so that the same question has the same answer.
 
 The last layers of its own that a hospital trained are what its personalised version is made of: the candidate with
 `local` in their place (`client/federation/personal.py`).
@@ -13,7 +14,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ class Kept:
     Attributes:
         base: digest of the version that the retraining starts from.
         left: what rounding left behind of an update.
+        objecting: a digest of the patients who objected when `left` was begun (`client.federation.cases.objecting`).
         local: the layers that are this hospital's own.
     """
 
     base: str = ""
     left: Weights = field(default_factory=lambda: dict[str, NDArray[Any]]())
     local: Weights = field(default_factory=lambda: dict[str, NDArray[Any]]())
+    objecting: str = ""
 
 
 class Memory:
@@ -54,13 +57,18 @@ class Memory:
         """
         self._folder = folder / retraining
 
-    def before(self, round_: int, base: str) -> Kept:
+    def before(self, round_: int, base: str, objecting: str = "") -> Kept:
         """What the rounds before this one left, if they started from this base (its digest); before the first round,
         what an earlier retraining of this name may have left is no matter of this one's.
+
+        Args:
+            objecting: a digest of the patients who object now; what rounding left is none where there were others.
         """
         earlier = [number for number in self._rounds() if number < round_]
         found = self._read(earlier[-1]) if earlier and round_ > 1 else Kept()
-        return found if found.base == base else Kept()
+        if found.base != base:
+            return Kept()
+        return found if found.objecting == objecting else replace(found, left={})
 
     def last(self) -> Kept:
         """What the last round that was trained here left."""
@@ -75,7 +83,7 @@ class Memory:
             arrays = {f"left/{name}": value for name, value in kept.left.items()}
             arrays |= {f"local/{name}": value for name, value in kept.local.items()}
             with replacing(self._path(round_)) as file:
-                write(file, {"base": kept.base, **arrays})
+                write(file, {"base": kept.base, "objecting": kept.objecting, **arrays})
             stale = [number for number in stale if number != round_]
         for number in stale:
             self._path(number).unlink(missing_ok=True)
@@ -101,6 +109,7 @@ class Memory:
             base,
             {name.removeprefix("left/"): value for name, value in found.items() if name.startswith("left/")},
             {name.removeprefix("local/"): value for name, value in found.items() if name.startswith("local/")},
+            str(found.get("objecting", "")),  # of an earlier release: nobody knows
         )
 
     def _rounds(self) -> list[int]:

@@ -1,14 +1,14 @@
 """Local training: this hospital's validated cases, errors drawn more often, right ones replayed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from client.federation.cases import ReusableCases, labels, tensors
+from client.federation.cases import ReusableCases, labels, objecting, tensors
 from client.federation.draws import draws
 from client.federation.kept import Kept, Memory
 from client.federation.leakage import remember
@@ -76,6 +76,7 @@ def train(site: Site, order: TrainOrder) -> Update:
     bundle = held(site, order.base)
     if bundle is None:
         raise NotFound("the base version is not here")
+    objected = objecting(site)  # before the cases are looked at: who objects meanwhile is not taken for left out
     cases = ReusableCases.of(site, bundle.facts).fold("train")
     positive = labels(cases)
     drawn = draws(cases, order.hyper)
@@ -99,14 +100,14 @@ def train(site: Site, order: TrainOrder) -> Update:
         tuple(case.patient_key for case in cases),
     )
     memory = Memory(site.retrainings, order.retraining)
-    kept = memory.before(order.round, order.base)
+    kept = memory.before(order.round, order.base, objected)
     seen = {**lesson.arrays, **{f"local/{name}": value for name, value in kept.local.items()}}
     secret = pay(site, order, seen, lesson.patients)
     # an order that brings weights, and not what is to be added to the base's, needs of the base what else there is
     base = bundle.read_weights(but=order.weights if order.encoding == "plain" else ())
     within = bounds_of(site, order)
     update, kept = learn(bundle.facts, base, lesson, order, kept, within, site.threads, secret)
-    memory.keep(order.round, kept)
+    memory.keep(order.round, replace(kept, objecting=objected))
     return update
 
 

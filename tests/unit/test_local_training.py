@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.federation import trainer
+from client.federation.cases import objecting
 from client.federation.draws import draws, evened
 from client.federation.kept import Kept, Memory
 from client.federation.trainer import Lesson, learn, taught
+from client.review.objections import object_to_reuse
 from client.review.verdict import TruthTier
 from client.store import versions
 from client.store.site import Site
@@ -306,7 +309,7 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     update = trainer.train(site, order)
     assert (update.n_cases, update.n_errors) == (14, 7)
     assert update.answers(order)
-    kept = Memory(site.retrainings, "spring").before(2, residual.digest)
+    kept = Memory(site.retrainings, "spring").before(2, residual.digest, objecting(site))
     assert set(kept.left) == set(base)
     learned = list(site.trained.glob("*"))
     rehearsed = order.model_copy(update={"retraining": "rehearsal", "hyper": hyper.model_copy(update={"steps": 0})})
@@ -320,6 +323,13 @@ def test_a_hospital_learns_from_its_cases_and_remembers(
     for few in ({"biopsy_weight": 0.0}, {"steps": 5, "batch_size": 2}):
         with pytest.raises(TooFewCases):
             trainer.train(site, order.model_copy(update={"hyper": hyper.model_copy(update=few)}))
+    object_to_reuse(site, "17")
+    taken, following = list[Kept](), order.model_copy(update={"round": 2})
+    monkeypatch.setattr(trainer, "learn", lambda *said: taken.append(said[4]) or learn(*said))
+    trainer.train(site, following)
+    assert not taken[0].left  # it holds what the one who objects since has taught
+    trainer.train(site, following.model_copy(update={"round": 3}))
+    assert taken[1].left
 
 
 # ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -339,6 +349,14 @@ def test_a_round_asked_again_starts_from_what_the_one_before_left(tmp_path: Path
     memory.keep(3, _kept(33))
     assert memory.before(4, BASE).left["w"][0] == 33
     assert len(list((tmp_path / "spring").iterdir())) == 2
+
+
+def test_what_rounding_left_does_not_outlast_an_objection(tmp_path: Path) -> None:
+    memory = Memory(tmp_path, "spring")
+    memory.keep(1, replace(_kept(1), objecting="nobody"))
+    assert memory.before(2, BASE, "nobody").left
+    found = memory.before(2, BASE, "somebody")
+    assert (dict(found.left), found.local["own"][0]) == ({}, 1)
 
 
 def test_nothing_comes_from_another_retraining_or_base(tmp_path: Path) -> None:
