@@ -31,6 +31,7 @@ from client.arrival.receive import Completion
 from client.review.api import create_app
 from client.store.fullness import out_of_room
 from client.store.site import Site
+from client.vigilance.watcher import Watcher
 from models.children import keep_quiet
 from models.errors import ConfigurationError
 
@@ -164,6 +165,9 @@ def run(folder: Path) -> None:
             fetcher = Fetcher(site, gateway.take, gateway.intake.moves)
             fetcher.start()
             stack.callback(fetcher.stop, _STOP_SECONDS)
+        watcher = Watcher(site)
+        watcher.start()
+        stack.callback(watcher.stop, _STOP_SECONDS)
         stack.enter_context(_api(api, listener))
         stack.callback(worker.stop)
         announced = False

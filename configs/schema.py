@@ -293,6 +293,36 @@ class ConsentConfig:
 
 
 @dataclass
+class WatchConfig:
+    """The watch over what reads here: what is tolerated of a version, and what an alarm does.
+
+    Attributes:
+        missed: share of what is there that a version may miss, of the random sample; 0: not watched.
+        false_positive: share of what is not there that it may call; 0: not watched. Of either, what the adoption gate
+            saw here and accepted is tolerated too, with the gate's margin.
+        false_alarms: alarms a year that may be false, of all versions and rates together.
+        least_tier: the lowest truth tier that counts; below single_reader the AI's answer was in view.
+        on_alarm: suspend (the version reads nothing until a person lets it), or warn.
+    """
+
+    missed: float = 0.20
+    false_positive: float = 0.20
+    false_alarms: float = 0.1
+    least_tier: str = "single_reader"
+    on_alarm: str = "suspend"
+
+    def __post_init__(self) -> None:
+        for key in ("missed", "false_positive"):
+            _require(0 <= getattr(self, key) <= 0.9, f"watch.{key} is {getattr(self, key)}: 0 to 0.9")
+        _require(self.missed + self.false_positive > 0, "watch: at least one rate is watched")
+        _require(0 < self.false_alarms <= 10, f"watch.false_alarms is {self.false_alarms}: above 0, 10 at most")
+        known = ("ai_visible", "report", "single_reader", "blind_consensus", "follow_up", "biopsy")
+        _require(self.least_tier in known, f"watch.least_tier {self.least_tier!r}: {', '.join(known)}")
+        known = ("suspend", "warn")
+        _require(self.on_alarm in known, f"watch.on_alarm {self.on_alarm!r}: {', '.join(known)}")
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder.
 
@@ -342,6 +372,7 @@ class SiteConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def __post_init__(self) -> None:
         _require(

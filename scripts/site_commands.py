@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import border_commands, images_commands, site_retraining_commands, site_withdrawal_commands
+from scripts import (
+    border_commands,
+    images_commands,
+    site_retraining_commands,
+    site_withdrawal_commands,
+    watch_commands,
+)
+from scripts.hospital_folder import one_version, why
 from scripts.hospital_folder import opened as _opened
 from scripts.signals import wait_for_signal
 
@@ -25,24 +32,16 @@ app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 app.add_typer(images_commands.app, name="images")
 app.add_typer(site_withdrawal_commands.app, name="withdrawals")
+app.add_typer(watch_commands.app, name="watch")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
 Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
 
 
 def _person(reason: str) -> "tuple[str, Why]":
-    """Who types this, and why.
-
-    Raises:
-        ConfigurationError: no such reason.
-    """
+    """Who types this, and why."""
     import getpass
 
-    from client.store.versions import Why
-    from models.errors import ConfigurationError
-
-    if reason not in list(Why):
-        raise ConfigurationError(f"--reason {reason!r}: one of {', '.join(Why)}")
-    return getpass.getuser(), Why(reason)
+    return getpass.getuser(), why(reason)
 
 
 @app.command()
@@ -278,16 +277,12 @@ def adopt(
 
 
 def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
-    from client.store import versions
-    from models.errors import Conflict, NotFound
+    from models.errors import Conflict
 
-    held = versions.listed(site)
-    found = [one for one in held if digest == one.label or one.digest.startswith(digest.lower())]
-    if len(found) != 1:
-        raise NotFound(f"{len(found)} versions are {digest!r}, or begin so: `vigie site versions` lists them")
-    if found[0].state in ("refused", "withdrawn"):
-        raise Conflict(f"{found[0].label} is {found[0].state} here: it cannot be {become}")
-    return found[0]
+    found = one_version(site, digest)
+    if found.state in ("refused", "withdrawn"):
+        raise Conflict(f"{found.label} is {found.state} here: it cannot be {become}")
+    return found
 
 
 @app.command()

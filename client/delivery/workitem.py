@@ -37,6 +37,7 @@ _DISCONTINUED: Final = {
     "patient-mismatch": _ENTRY,
     "no-version": _UNSPECIFIED,
     "superseded": _UNSPECIFIED,
+    "suspended": _UNSPECIFIED,
     "withdrawn": _UNSPECIFIED,
 }
 

@@ -18,7 +18,7 @@ from client.inference.preparation import Preparation
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.volume_engine import VolumeEngine
 from client.inference.workshop import Workshop
-from client.store import versions
+from client.store import suspensions, versions
 from client.store.countersigned import verified
 from client.store.site import Site
 from client.store.tables import outcome, shadow, study
@@ -48,15 +48,17 @@ class Panel:
         self._lock = threading.RLock()  # several studies are read at once, and a version is loaded once
 
     def members(self) -> Sequence[Serving]:
-        """The versions that may read, the last adopted first; none where none is adopted.
+        """The versions that may read, the last adopted first, suspended ones among them; none where none is adopted.
 
         Raises:
             BundleRefused: an adopted version's files are not what its digest and a trusted signature say.
         """
         with self._lock:
-            held = versions.panel(self._site)
+            held, suspended = versions.panel(self._site), suspensions.standing(self._site)
             loaded, self._loaded = self._loaded, {}  # nothing serves on when loading its successor fails
-            members = [self._served(one, loaded.get(one.digest)) for one in held]
+            members = [
+                replace(self._served(one, loaded.get(one.digest)), suspended=one.digest in suspended) for one in held
+            ]
             self._loaded = {member.bundle.digest: member for member in members}
             return members
 

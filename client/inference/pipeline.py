@@ -239,6 +239,11 @@ class Pipeline:
             by_digest = {version.bundle.digest: version for version in versions}
             stratum = _stratum(next(iter(fitting.values())).images[0][1])
             meant = {digest: frozenset(image.sop_uid for image, _ in one.images) for digest, one in fitting.items()}
+            suspended = [digest for digest in fitting if by_digest[digest].suspended]
+            fitting = {digest: one for digest, one in fitting.items() if digest not in suspended}
+            if not fitting:
+                label = by_digest[suspended[0]].bundle.facts.label
+                return Refused((Reason("suspended", f"{label}, which would read this, is suspended"),), suspended[0])
             refused: Refused | None = None
             while True:
                 alike = _alike([by_digest[digest] for digest in fitting], meant, study.standing)

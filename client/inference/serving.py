@@ -23,6 +23,7 @@ class Scoring:
     Attributes:
         threshold: this hospital's operating threshold, the vendor's where it has set none.
         novelty: refuses images unlike the version's training cohort; None where it ships no such check.
+        suspended: it reads nothing until somebody lets it; what it would have read is refused, and that is why.
     """
 
     bundle: Bundle
@@ -30,6 +31,7 @@ class Scoring:
     preprocessing: Preprocessing
     threshold: float
     novelty: Novelty | None = None
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Outlining:
         declared: its grid, windows and labels.
         threshold: of a voxel's probability.
         novelty: refuses volumes unlike the version's training cohort; None where it ships no such check.
+        suspended: as of `Scoring`.
     """
 
     bundle: Bundle
@@ -48,6 +51,7 @@ class Outlining:
     declared: Segmentation
     threshold: float
     novelty: VolumeNovelty | None = None
+    suspended: bool = False
 
 
 Serving = Scoring | Outlining

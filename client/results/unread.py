@@ -118,6 +118,7 @@ _OTHERS: Final = {
     "series-missing": "A series that is needed is missing",
     "several-volumes": "One series holds several volumes",
     "species": "The patient is not said to be human",
+    "suspended": "The version that would have read it is suspended here",
     "too-coarse": "The slices are too far apart",
     "too-few-slices": "There are too few slices",
     "too-large": "It is too large to be read here",

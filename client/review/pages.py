@@ -25,8 +25,12 @@ from client.review import deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTier, answerable, record
+from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, Site, write_secret
-from models.errors import Conflict, InvalidVerdict, NotAllowed, NotSignedIn, VigieError
+from client.store.versions import Why
+from client.vigilance import harm
+from client.vigilance.drawing import picture
+from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn, VigieError
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +81,8 @@ def worklist_page(
 ) -> Response:
     """The worklist, most urgent first; what is to be read unless another tab is asked for."""
     lines = worklist.page(site, status=state, q=q, limit=51, after=after)
+    alarms, suspended = harm.alarms(site, unseen=True), suspensions.standing(site)
+    alarming = {one.version.digest for one in alarms}
     return _page(
         request,
         "worklist.html",
@@ -89,6 +95,9 @@ def worklist_page(
         q=q,
         now=time.time(),
         withdrawals=[one for one in withdrawal.listed(site) if one.pressing],
+        alarms=alarms,
+        suspended=suspended,
+        stopped=[one for one in versions.panel(site) if one.digest in suspended and one.digest not in alarming],
         may_act=reader.role in (Role.IT, Role.OPERATOR),
         csrf=_csrf(request),
     )
@@ -104,9 +113,7 @@ def act_on_withdrawal(
     act: Annotated[str, Form()],
 ) -> Response:
     """Take note of a version that the coordinator has withdrawn; or obey where it asks, or keep the version."""
-    _same_origin(request)
-    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
-        raise NotAllowed("the form is not from this session: open the page again")
+    _require_form(request, csrf)
     reader.require(Role.IT, Role.OPERATOR)
     match act:
         case "seen":
@@ -161,9 +168,7 @@ def give_verdict(
     reason: Annotated[str, Form()] = "",
 ) -> Response:
     """Keep the verdict of the form and go on to the next unread study."""
-    _same_origin(request)
-    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
-        raise NotAllowed("the form is not from this session: open the study again")
+    _require_form(request, csrf)
     reader.require(Role.CLINICIAN)
     positive = any(one.positive for one in _asked(site, reader, uid) if one.revision == revision)
     record(
@@ -207,9 +212,7 @@ def act_on_delivery(
     anyway: Annotated[bool, Form()] = False,
 ) -> Response:
     """Send again, make anew, or send as it is; `anyway`, also what another object has taken the place of."""
-    _same_origin(request)
-    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
-        raise NotAllowed("the form is not from this session: open the page again")
+    _require_form(request, csrf)
     reader.require(Role.IT, Role.OPERATOR)
     if act == "override":
         if reason not in list(Override):
@@ -245,15 +248,68 @@ def read_missed(
     request: Request, site: ThisSite, reader: ThisReader, uid: str, csrf: Annotated[str, Form()]
 ) -> Response:
     """Put one of them, or all, into the queue again."""
-    _same_origin(request)
-    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
-        raise NotAllowed("the form is not from this session: open the page again")
+    _require_form(request, csrf)
     reader.require(Role.IT, Role.OPERATOR)
     if uid == "all":
         missed.read_again(site)
     else:
         retry(site, uid)
     return RedirectResponse("/missed", 303)
+
+
+@router.get("/watch")
+def watch_page(request: Request, site: ThisSite, reader: ThisReader) -> Response:
+    """What is watched of the versions that read here, how near an alarm is, and the alarms that were."""
+    watched = harm.look(site)
+    return _page(
+        request,
+        "watch.html",
+        reader=reader,
+        watched=watched,
+        pictures={one.version.digest: picture(one) for one in watched},
+        suspended=suspensions.standing(site),
+        alarms=harm.alarms(site),
+        false_alarms=site.config.watch.false_alarms,
+        whys=tuple(Why),
+        may_act=reader.role in (Role.IT, Role.OPERATOR),
+        csrf=_csrf(request),
+    )
+
+
+@router.post("/watch/alarms/{number}")
+def note_alarm(
+    request: Request, site: ThisSite, reader: ThisReader, number: int, csrf: Annotated[str, Form()]
+) -> Response:
+    """Take note of an alarm."""
+    _require_form(request, csrf)
+    reader.require(Role.IT, Role.OPERATOR)
+    harm.see(site, number, reader.name)
+    return RedirectResponse("/watch", 303)
+
+
+@router.post("/watch/{digest}")
+def act_on_version(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    digest: str,
+    csrf: Annotated[str, Form()],
+    act: Annotated[str, Form()],
+    reason: Annotated[Why, Form()],
+) -> Response:
+    """Suspend a version, or let it read again."""
+    _require_form(request, csrf)
+    reader.require(Role.IT, Role.OPERATOR)
+    held = versions.find(site, digest)
+    if held is None:
+        raise NotFound("this hospital holds no such version")
+    if act == "suspend":
+        suspensions.suspend(site, held, reason, reader.name)
+    elif act == "resume":
+        suspensions.lift(site, held, reason, reader.name)
+    else:
+        raise Conflict("a version is suspended, or let read again")
+    return RedirectResponse("/watch", 303)
 
 
 @router.get("/studies/{uid}/heatmap.png")
@@ -348,6 +404,17 @@ def _reason(decision: Decision, given: str) -> Reason | None:
     if given not in list(Reason):
         raise InvalidVerdict("no such reason")
     return Reason(given)
+
+
+def _require_form(request: Request, csrf: str) -> None:
+    """Refuse a form that is not from a page of this session.
+
+    Raises:
+        NotAllowed: it is from elsewhere.
+    """
+    _same_origin(request)
+    if not hmac.compare_digest(csrf.encode(), _csrf(request).encode()):
+        raise NotAllowed("the form is not from this session: open the page again")
 
 
 def _same_origin(request: Request) -> None:

@@ -376,6 +376,36 @@ privacy_charge = Table(
     CheckConstraint("unit in ('patient', 'site')", name="unit"),
 )
 
+alarm = Table(
+    "alarm",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version_digest", String(64), ForeignKey("version.digest"), nullable=False),
+    Column("claim", String(15), nullable=False, doc="what is no longer believed, see client.vigilance.harm"),
+    Column("since", Float, nullable=False, doc="when the watch began that it ends"),
+    Column("facts", JSON, nullable=False, doc="how many exams and errors it rests on"),
+    Column("at", Float, nullable=False),
+    Column("seen_by", String, nullable=False, default="", doc="the person who has taken note"),
+    Column("seen_at", Float, nullable=True),
+    CheckConstraint("claim in ('error', 'missed', 'false_positive')", name="claim"),
+    Index(None, "version_digest"),
+)
+
+suspension = Table(
+    "suspension",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version_digest", String(64), ForeignKey("version.digest"), nullable=False),
+    Column("cause", String(6), nullable=False, doc="alarm | person"),
+    Column("reason", String, nullable=False, doc="coded: the alarm's claim, or the person's reason"),
+    Column("by", String, nullable=False, default="", doc="the person; empty: the stop rule"),
+    Column("at", Float, nullable=False),
+    Column("lifted_by", String, nullable=False, default=""),
+    Column("lifted_at", Float, nullable=True),
+    CheckConstraint("cause in ('alarm', 'person')", name="cause"),
+    Index(None, "version_digest"),
+)
+
 ledger = Table(
     "ledger",
     metadata,

@@ -20,6 +20,7 @@ from scripts.benchmarks import (
     rollback,
     rounds,
     simulated,
+    vigilance,
     volume,
     yielding,
 )
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "rollback": rollback.run,
     "rounds": rounds.run,
     "simulated": simulated.run,
+    "vigilance": vigilance.run,
     "volume": volume.run,
     "yielding": yielding.run,
 }

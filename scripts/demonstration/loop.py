@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from client.federation.adoption import evidence_held
-from client.store import versions
-from client.vigilance import register
+from client.store import suspensions, versions
+from client.vigilance import harm, register
 from configs.schema import ConsentConfig, CoordinatorConfig, RetrainingConfig, compose
 from models.children import Child, free_port
 from models.exchange import Evidence, Measure
@@ -334,6 +334,10 @@ def _refusals(hospital: Hospital) -> Counter[str]:
 def _verdicts(story: _Story, hospitals: dict[str, Hospital]) -> None:
     _together(lambda hospital: _read_as_truth(story, hospital), list(hospitals.values()))
     for site, hospital in hospitals.items():
+        harm.advance(hospital.site)  # its node has done so, or is about to
+        for alarm in harm.alarms(hospital.site):
+            stopped = ", and is suspended" if alarm.version.digest in suspensions.standing(hospital.site) else ""
+            story.console.print(f"  {site:<10} [red]alarm[/red]: {alarm.text}{stopped}")
         wrong = register.errors(hospital.site)
         tiers = Counter(str(error.tier) for error in wrong)
         story.console.print(f"  {site:<10} {len(wrong)} errors of version 1 in the register ({_counts(tiers)})")

@@ -1,0 +1,49 @@
+"""The watch over what reads here: alarms, and versions that read no study until somebody lets them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "alarm",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("version_digest", sa.String(length=64), nullable=False),
+        sa.Column("claim", sa.String(length=15), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.Column("facts", sa.JSON(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("seen_by", sa.String(), nullable=False),
+        sa.Column("seen_at", sa.Float(), nullable=True),
+        sa.CheckConstraint("claim in ('error', 'missed', 'false_positive')", name=op.f("ck_alarm_claim")),
+        sa.ForeignKeyConstraint(["version_digest"], ["version.digest"], name=op.f("fk_alarm_version_digest_version")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alarm")),
+    )
+    op.create_index(op.f("ix_alarm_version_digest"), "alarm", ["version_digest"])
+    op.create_table(
+        "suspension",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("version_digest", sa.String(length=64), nullable=False),
+        sa.Column("cause", sa.String(length=6), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("lifted_by", sa.String(), nullable=False),
+        sa.Column("lifted_at", sa.Float(), nullable=True),
+        sa.CheckConstraint("cause in ('alarm', 'person')", name=op.f("ck_suspension_cause")),
+        sa.ForeignKeyConstraint(
+            ["version_digest"], ["version.digest"], name=op.f("fk_suspension_version_digest_version")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_suspension")),
+    )
+    op.create_index(op.f("ix_suspension_version_digest"), "suspension", ["version_digest"])
+
+
+def downgrade() -> None:
+    op.drop_table("suspension")
+    op.drop_table("alarm")

@@ -1,0 +1,63 @@
+"""Keeps looking, beside the node: whatever becomes known of the exams may raise an alarm."""
+
+import logging
+import threading
+import time
+from contextlib import closing
+from typing import Final
+
+from sqlalchemy import func, select
+
+from client.store.database import Watch
+from client.store.site import Site
+from client.store.tables import verdict
+from client.vigilance import harm
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 0.5
+_LONGEST_SECONDS: Final = 60.0
+_SHARE: Final = 20.0  # a look may take a twentieth of the time, however many exams there are
+
+
+class Watcher:
+    """A thread that looks again after each verdict, until it is told to stop.
+
+    Args:
+        site: whose exams.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._stop = threading.Event()
+        self._seen = -1
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Let it end; what it was about to raise is raised by the next one."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        with closing(Watch(self._site.database)) as changes:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    self._look()
+                except Exception as error:  # the node goes on, and the next look may come through
+                    log.error("the watch failed: %s", type(error).__name__, exc_info=error)
+                pause = _SHARE * (time.monotonic() - began)
+                if not self._stop.wait(min(pause, _LONGEST_SECONDS)):
+                    changes.wait(self._stop, _POLL_SECONDS, _LONGEST_SECONDS)
+
+    def _look(self) -> None:
+        with self._site.database.read() as connection:
+            last = connection.execute(select(func.max(verdict.c.id))).scalar() or 0
+        if last == self._seen:
+            return
+        for one in harm.advance(self._site):
+            log.error("alarm: %s", one.text)
+        self._seen = last

@@ -1,0 +1,128 @@
+"""`vigie site watch …`: what is watched of the versions that read here, alarms, and suspensions."""
+
+import getpass
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from scripts.hospital_folder import one_version, opened, why
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The watch over the versions that read here. Example: vigie site watch show --folder node",
+)
+Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
+Name = Annotated[str, typer.Argument(help="name@number, or the beginning of its digest")]
+By = Annotated[str, typer.Option("--by", help="who decides; stands in the ledger (default: the account)")]
+Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
+
+
+@app.command()
+def show(
+    folder: Folder,
+    svg: Annotated[
+        Path | None, typer.Option(help="write a picture of each version's evidence into this folder")
+    ] = None,
+) -> None:
+    """Show each version's rates on the random sample, what is tolerated, and how near an alarm is.
+
+    It ends with 1 while an alarm stands that nobody has taken note of, or a version is suspended.
+
+    Example: vigie site watch show --folder node --svg pictures
+    """
+    from client.store import suspensions
+    from client.vigilance import harm
+    from client.vigilance.drawing import picture
+
+    site = opened(folder)
+    raised = harm.advance(site)
+    found, stopped = harm.look(site), suspensions.standing(site)
+    table = Table("version", "watched since", "exams", "not known", "rate", "found (95 %)", "tolerated", "evidence")
+    for one in found:
+        label = f"{one.version.label}{' (suspended)' if one.version.digest in stopped else ''}"
+        pending = f"{one.pending}{f', {one.missing} for 90 days' if one.missing else ''}"
+        head = [label, time.strftime("%Y-%m-%d", time.localtime(one.since)), str(one.exams), pending]
+        for rate in one.rates:
+            told = f"{rate.errors}/{rate.exams}"
+            if rate.exams:
+                told += f" = {rate.found.value:.0%} ({rate.found.low:.0%}-{rate.found.high:.0%})"
+            table.add_row(*head, rate.name.replace("_", " "), told, f"{rate.tolerated:.0%}", f"{rate.evidence:.2g}")
+            head = [""] * len(head)
+        if svg is not None:
+            svg.mkdir(parents=True, exist_ok=True)
+            path = svg / f"{one.version.name}-{one.version.digest[:12]}.svg"
+            path.write_text(picture(one) + "\n")
+    Console().print(table)
+    if not found:
+        print("no version reads here: nothing is watched")
+    unseen = harm.alarms(site, unseen=True)
+    for one in unseen:
+        new = "  (new)" if one.id in {other.id for other in raised} else ""
+        print(f"ALARM {one.id}: {one.text}{new}")
+    if unseen or stopped:
+        raise typer.Exit(1)
+
+
+@app.command()
+def alarms(folder: Folder) -> None:
+    """List all alarms, newest first, and who has taken note.
+
+    Example: vigie site watch alarms --folder node
+    """
+    from client.vigilance import harm
+
+    found = harm.alarms(opened(folder))
+    for one in found:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at))
+        print(f"{one.id:>4}  {when}  {one.text}; {f'noted by {one.seen_by}' if one.seen_at else 'NOT NOTED'}")
+    if not found:
+        print("none")
+
+
+@app.command()
+def note(folder: Folder, number: Annotated[int, typer.Argument(help="as `alarms` lists it")], by: By = "") -> None:
+    """Take note of an alarm: the worklist shows it no more; of a version that reads on, a new watch begins.
+
+    Example: vigie site watch note --folder node 1
+    """
+    from client.vigilance import harm
+
+    harm.see(opened(folder), number, by or getpass.getuser())
+    print("noted")
+
+
+@app.command()
+def suspend(folder: Folder, name: Name, reason: Reason = "other", by: By = "") -> None:
+    """Let a version read no further study until `resume`. What it would have read is refused, and says so.
+
+    Example: vigie site watch suspend --folder node chest-radiograph@2 --reason safety
+    """
+    from client.store import suspensions
+
+    site = opened(folder)
+    held = one_version(site, name)
+    suspensions.suspend(site, held, why(reason), by or getpass.getuser())
+    print(
+        f"{held.label} reads no further study: `vigie site watch resume` lets it again, `vigie site rollback` goes back"
+        " to the version before, `vigie site recall` takes its results back"
+    )
+
+
+@app.command()
+def resume(folder: Folder, name: Name, reason: Reason = "other", by: By = "") -> None:
+    """Let a suspended version read again; the watch over it begins anew.
+
+    What was refused meanwhile is on `vigie site missed`, which reads it again where that is asked for.
+
+    Example: vigie site watch resume --folder node chest-radiograph@2 --reason mistake
+    """
+    from client.store import suspensions
+
+    site = opened(folder)
+    held = one_version(site, name)
+    suspensions.lift(site, held, why(reason), by or getpass.getuser())
+    print(f"{held.label} reads again")
