@@ -302,6 +302,8 @@ class WatchConfig:
             saw here and accepted is tolerated too, with the gate's margin.
         false_alarms: alarms a year that may be false, of all versions and rates together.
         least_tier: the lowest truth tier that counts; below single_reader the AI's answer was in view.
+        double_positive: share of the exams that AI and first reader both called that a second reader reads again.
+        double_negative: share of those that neither called.
         on_alarm: suspend (the version reads nothing until a person lets it), or warn.
     """
 
@@ -309,11 +311,15 @@ class WatchConfig:
     false_positive: float = 0.20
     false_alarms: float = 0.1
     least_tier: str = "single_reader"
+    double_positive: float = 0.5
+    double_negative: float = 0.15
     on_alarm: str = "suspend"
 
     def __post_init__(self) -> None:
         for key in ("missed", "false_positive"):
             _require(0 <= getattr(self, key) <= 0.9, f"watch.{key} is {getattr(self, key)}: 0 to 0.9")
+        for key in ("double_positive", "double_negative"):
+            _require(0 <= getattr(self, key) <= 1, f"watch.{key} is {getattr(self, key)}: a share, 0 to 1")
         _require(self.missed + self.false_positive > 0, "watch: at least one rate is watched")
         _require(0 < self.false_alarms <= 10, f"watch.false_alarms is {self.false_alarms}: above 0, 10 at most")
         known = ("ai_visible", "report", "single_reader", "blind_consensus", "follow_up", "biopsy")

@@ -3,13 +3,16 @@
 import getpass
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from scripts.hospital_folder import one_version, opened, why
+
+if TYPE_CHECKING:
+    from models.stats.verification import Share
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,3 +129,75 @@ def resume(folder: Folder, name: Name, reason: Reason = "other", by: By = "") ->
     held = one_version(site, name)
     suspensions.lift(site, held, why(reason), by or getpass.getuser())
     print(f"{held.label} reads again")
+
+
+@app.command()
+def reads(folder: Folder) -> None:
+    """List the exams that were drawn for a second reader, who reads them without the AI's answer and the first one's.
+
+    Example: vigie site watch reads --folder node
+    """
+    from client.vigilance import second_reads
+
+    site = opened(folder)
+    second_reads.draw(site)
+    found = second_reads.due(site)
+    for one in found:
+        when = time.strftime("%Y-%m-%d", time.localtime(one.at))
+        print(f"{when}  {one.accession or '-':<16} {one.kind.replace('_', ' '):<16} not {one.first_reader}")
+    print(f"{len(found)} exams wait for a second reader" if found else "none waits")
+
+
+@app.command()
+def rates(folder: Folder) -> None:
+    """Show how each version does here, over all its patients and by sex, age and scanner.
+
+    Those who were not read again count too, by what was found among those who were drawn.
+
+    Example: vigie site watch rates --folder node
+    """
+    from client.store import versions
+    from client.vigilance import second_reads
+
+    site = opened(folder)
+    table = Table("version", "patients", "stratum", "rate", "value", "95 %", "known")
+    for held in versions.panel(site):
+        for one in second_reads.rates(site, held.digest):
+            head = [held.label, f"{one.exams}{f', {one.unread} not read' if one.unread else ''}", one.stratum or "all"]
+            for name, share in one.by.items():
+                table.add_row(*head, name, *_told(share), str(share.known))
+                head = [""] * len(head)
+    Console().print(table)
+
+
+@app.command()
+def plan(
+    folder: Folder,
+    name: Name,
+    a_year: Annotated[int, typer.Option("--patients", help="whom it reads in a year")] = 2000,
+) -> None:
+    """Show how many second reads a year buy which interval, from what is known of the exams so far.
+
+    Example: vigie site watch plan --folder node chest-radiograph@2 --patients 4000
+    """
+    from client.vigilance import second_reads
+
+    site = opened(folder)
+    table = Table("double negatives read again", "second reads a year", "sensitivity", "specificity")
+    for one in second_reads.plan(site, one_version(site, name).digest, a_year):
+        table.add_row(
+            f"{one.double_negative:.0%}",
+            str(one.reads),
+            " ".join(_told(one.by["sensitivity"])),
+            " ".join(_told(one.by["specificity"])),
+        )
+    Console().print(table)
+
+
+def _told(share: "Share") -> tuple[str, str]:
+    """The value and its interval, for people."""
+    if share.basis == "insufficient":
+        return "insufficient", ""
+    if share.basis == "bound":
+        return f"{share.value:.1%}", f"at least {share.low:.1%}"
+    return f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}"

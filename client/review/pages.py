@@ -28,7 +28,7 @@ from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTie
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, Site, write_secret
 from client.store.versions import Why
-from client.vigilance import harm
+from client.vigilance import harm, second_reads
 from client.vigilance.drawing import picture
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn, VigieError
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 COOKIE: Final = "vigie"
 _HOURS: Final = 12
+_MOST_DUE: Final = 100
 _UNKEPT: Final = "Your session was over, and what you just entered was not kept. Sign in, and enter it again."
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _ASSETS: Final = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -269,6 +270,8 @@ def watch_page(request: Request, site: ThisSite, reader: ThisReader) -> Response
         pictures={one.version.digest: picture(one) for one in watched},
         suspended=suspensions.standing(site),
         alarms=harm.alarms(site),
+        rates=[(one.version, second_reads.rates(site, one.version.digest)) for one in watched],
+        due=second_reads.due(site)[:_MOST_DUE],
         false_alarms=site.config.watch.false_alarms,
         whys=tuple(Why),
         may_act=reader.role in (Role.IT, Role.OPERATOR),

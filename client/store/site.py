@@ -125,6 +125,10 @@ class Site:
         share = int(self._keyed("fold.key", f"{issuer}\x1f{patient_id}")[:16], 16) / 16**16
         return "train" if share < 0.6 else "gate" if share < 0.8 else "test"
 
+    def chance(self, purpose: str, what: str) -> float:
+        """A number from 0 to below 1 that is drawn for this purpose and this thing, once and for good."""
+        return int(self._keyed("fold.key", f"{purpose}\x1f{what}")[:13], 16) / 16**13
+
     def _keyed(self, name: str, text: str) -> str:
         return hmac.new(self._key(name), text.encode(), hashlib.sha256).hexdigest()
 

@@ -391,6 +391,17 @@ alarm = Table(
     Index(None, "version_digest"),
 )
 
+second_read = Table(
+    "second_read",
+    metadata,
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), primary_key=True, doc="of which a first opinion came"),
+    Column("kind", String(15), nullable=False, doc="discordant | double_positive | double_negative"),
+    Column("probability", Float, nullable=False, doc="with which it was drawn"),
+    Column("drawn", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+    CheckConstraint("kind in ('discordant', 'double_positive', 'double_negative')", name="kind"),
+)
+
 suspension = Table(
     "suspension",
     metadata,

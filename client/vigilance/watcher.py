@@ -1,4 +1,4 @@
-"""Keeps looking, beside the node: whatever becomes known of the exams may raise an alarm."""
+"""Keeps looking, beside the node: whatever becomes known of the exams is drawn for, and may raise an alarm."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from client.store.database import Watch
 from client.store.site import Site
 from client.store.tables import verdict
-from client.vigilance import harm
+from client.vigilance import harm, second_reads
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Watcher:
             last = connection.execute(select(func.max(verdict.c.id))).scalar() or 0
         if last == self._seen:
             return
+        second_reads.draw(self._site)
         for one in harm.advance(self._site):
             log.error("alarm: %s", one.text)
         self._seen = last

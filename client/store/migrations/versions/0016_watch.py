@@ -1,4 +1,4 @@
-"""The watch over what reads here: alarms, and versions that read no study until somebody lets them."""
+"""The watch over what reads here: alarms, versions that read no study until somebody lets them, second reads."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,8 +42,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suspension")),
     )
     op.create_index(op.f("ix_suspension_version_digest"), "suspension", ["version_digest"])
+    op.create_table(
+        "second_read",
+        sa.Column("outcome_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=15), nullable=False),
+        sa.Column("probability", sa.Float(), nullable=False),
+        sa.Column("drawn", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.CheckConstraint(
+            "kind in ('discordant', 'double_positive', 'double_negative')", name=op.f("ck_second_read_kind")
+        ),
+        sa.ForeignKeyConstraint(["outcome_id"], ["outcome.id"], name=op.f("fk_second_read_outcome_id_outcome")),
+        sa.PrimaryKeyConstraint("outcome_id", name=op.f("pk_second_read")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("second_read")
     op.drop_table("suspension")
     op.drop_table("alarm")
