@@ -116,6 +116,10 @@ class Site:
         """The keyed hash that stands for somebody's account in the ledger: 16 hex digits."""
         return self._keyed("pseudonym.key", f"account\x1f{name}")[:16]
 
+    def reference_key(self, reference: str) -> str:
+        """The keyed hash that stands in the ledger for what another system calls something: 16 hex digits."""
+        return self._keyed("pseudonym.key", f"reference\x1f{reference}")[:16]
+
     def noise_key(self, occasion: str) -> bytes:
         """What the noise of one private training is drawn from: 32 bytes that nobody outside can know."""
         return bytes.fromhex(self._keyed("noise.key", occasion))

@@ -402,6 +402,23 @@ second_read = Table(
     CheckConstraint("kind in ('discordant', 'double_positive', 'double_negative')", name="kind"),
 )
 
+later_truth = Table(
+    "later_truth",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("reference", String, nullable=False, doc="of the statement in the system that makes it"),
+    Column("study_uid", String(64), ForeignKey("study.uid"), nullable=False),
+    Column("finding", String, nullable=False, doc="SCHEME:VALUE; empty: whatever the study was read for"),
+    Column("answer", String(14), nullable=False, doc="positive | negative | not_assessable | retracted"),
+    Column("tier", String(15), nullable=False, doc="follow_up | biopsy"),
+    Column("at", Float, nullable=False, doc="when it was found"),
+    Column("source", String(4), nullable=False, doc="csv"),
+    Column("by", String, nullable=False, doc="who brought it in"),
+    Column("imported_at", Float, nullable=False),
+    Index(None, "study_uid"),
+    Index(None, "reference"),
+)
+
 suspension = Table(
     "suspension",
     metadata,

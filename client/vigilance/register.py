@@ -1,7 +1,8 @@
 """The error register: where a hospital's truth and the AI's answer meet. Derived, never kept: it cannot go stale.
 
 Truth is about a finding in an image and outlives a new score of it; so the verdicts counted are those on the very image
-that the present score rests on, and on results that looked for the same. No verdict is *missing*, never *agree*.
+that the present score rests on, and on results that looked for the same, and what became known of the study later. No
+truth is *missing*, never *agree*.
 """
 
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, and_, exists, select
 
 from client.review.verdict import Answer, TruthTier, Verdict, read, standing
 from client.store import versions
 from client.store.site import Fold, Site
-from client.store.tables import outcome, patient, study, verdict, version
+from client.store.tables import later_truth, outcome, patient, study, verdict, version
+from client.vigilance import later
 
 
 class ErrorKind(StrEnum):
@@ -203,21 +205,24 @@ def _case(row: Any, truth: Verdict, about: tuple[str, str] | None) -> Case:
 
 
 def _truths(site: Site, connection: Connection) -> Iterator[tuple[Any, Verdict]]:
-    """Each scored study's present outcome with the verdict that counts for its image and its finding."""
+    """Each scored study's present outcome with the truth that counts for its image and its finding."""
     earlier, judged = outcome.alias("earlier"), version.alias("judged")
+    present = (
+        outcome.c.version_digest,
+        outcome.c.input_digest,
+        outcome.c.score,
+        outcome.c.threshold,
+        outcome.c.positive,
+        study.c.patient_key,
+        patient.c.fold,
+        patient.c.objects_to_reuse,
+        version.c.name.label("model"),
+    )
     query = (
         select(
             verdict,
             earlier.c.revision,
-            outcome.c.version_digest,
-            outcome.c.input_digest,
-            outcome.c.score,
-            outcome.c.threshold,
-            outcome.c.positive,
-            study.c.patient_key,
-            patient.c.fold,
-            patient.c.objects_to_reuse,
-            version.c.name.label("model"),
+            *present,
             judged.c.digest.label("judged_digest"),
             judged.c.name.label("judged_model"),
         )
@@ -230,9 +235,29 @@ def _truths(site: Site, connection: Connection) -> Iterator[tuple[Any, Verdict]]
         .where(outcome.c.kind == "scored", study.c.state == "scored", earlier.c.input_digest == outcome.c.input_digest)
         .order_by(verdict.c.study_uid, verdict.c.id)
     )
-    for _uid, group in groupby(connection.execute(query), key=lambda row: row.study_uid):
+    found: dict[str, tuple[Any, list[Verdict]]] = {}
+    for uid, group in groupby(connection.execute(query), key=lambda row: row.study_uid):
         if rows := [row for row in group if _about_the_same(site, row)]:
-            yield rows[-1], standing([read(row, row.revision) for row in rows])[0]
+            found[uid] = rows[-1], [read(row, row.revision) for row in rows]
+    said = later.by_study(connection)
+    if said:
+        query = (
+            select(outcome.c.study_uid, outcome.c.id.label("outcome_id"), study.c.revision, *present)
+            .join(study, and_(outcome.c.study_uid == study.c.uid, outcome.c.revision == study.c.revision))
+            .join(patient, patient.c.key == study.c.patient_key)
+            .join(version, version.c.digest == outcome.c.version_digest)
+            .where(outcome.c.kind == "scored", study.c.state == "scored")
+            .where(exists().where(later_truth.c.study_uid == study.c.uid))
+        )
+        for row in connection.execute(query):
+            about = versions.finding(site, row.version_digest)
+            known = [one for one in said.get(row.study_uid, ()) if later.concerns(one, about)]
+            if known:
+                kept, given = found.get(row.study_uid, (row, list[Verdict]()))
+                found[row.study_uid] = kept, [*given, *(later.as_verdict(one, row) for one in known)]
+    for uid in sorted(found):
+        row, given = found[uid]
+        yield row, standing(given)[0]
 
 
 def _about_the_same(site: Site, row: Any) -> bool:

@@ -21,6 +21,7 @@ from client.review.verdict import Answer, TruthTier, Verdict, read, standing
 from client.store import ledger, versions
 from client.store.site import Site
 from client.store.tables import outcome, patient, second_read, study, verdict
+from client.vigilance import later
 from models.errors import NotFound
 from models.stats.verification import Cell, Cells, Share, Side, foreseen, predictive, sensitivity, specificity
 
@@ -62,14 +63,17 @@ class _Read:
 
     outcome_id: int
     study_uid: str
+    revision: int
     accession: str
     version_digest: str
     patient_key: str
     fold: str
-    called: bool
+    positive: bool
     stratum: str
     at: float
+    drawn: bool
     verdicts: list[Verdict] = field(default_factory=lambda: list[Verdict]())
+    later: list[Verdict] = field(default_factory=lambda: list[Verdict]())
 
     @property
     def first(self) -> Verdict | None:
@@ -80,20 +84,22 @@ class _Read:
         """Whether AI and first reader agree; None where there is no first opinion, or it is that nobody can tell."""
         if self.first is None or self.first.answer is Answer.NOT_ASSESSABLE:
             return None
-        if (self.first.answer is Answer.POSITIVE) is not self.called:
+        if (self.first.answer is Answer.POSITIVE) is not self.positive:
             return "discordant"
-        return "double_positive" if self.called else "double_negative"
+        return "double_positive" if self.positive else "double_negative"
 
     @property
     def truth(self) -> Verdict | None:
-        """What somebody else than the first reader knows."""
+        """What somebody else than the first reader knows of an exam that was drawn. Of others nothing is counted: who
+        is looked at again unasked, or has a biopsy, is not like those who are not.
+        """
         known = [
             one
             for one in self.verdicts
             if one.tier.rank >= TruthTier.FOLLOW_UP.rank
             or (one.tier.rank >= TruthTier.SINGLE_READER.rank and one.reader != self.verdicts[0].reader)
         ]
-        return standing(known)[0] if known else None
+        return standing([*known, *self.later])[0] if self.drawn and (known or self.later) else None
 
 
 def draw(site: Site, now: float | None = None) -> int:
@@ -108,7 +114,7 @@ def draw(site: Site, now: float | None = None) -> int:
         done = set(connection.execute(select(second_read.c.outcome_id)).scalars())
         new = [
             (exam, exam.kind)
-            for exam in _exams(connection)
+            for exam in _exams(site, connection)
             if exam.outcome_id not in done and exam.at >= since and exam.kind is not None
         ]
         rows: list[dict[str, Any]] = []
@@ -129,7 +135,7 @@ def due(site: Site) -> list[Due]:
     """The exams that were drawn and that no second reader has read yet, oldest first."""
     with site.database.read() as connection:
         drawn = {row.outcome_id: row.kind for row in connection.execute(select(second_read).where(second_read.c.drawn))}
-        waiting = [exam for exam in _exams(connection) if exam.outcome_id in drawn and exam.truth is None]
+        waiting = [exam for exam in _exams(site, connection) if exam.outcome_id in drawn and exam.truth is None]
     return [
         Due(exam.study_uid, exam.accession, drawn[exam.outcome_id], exam.verdicts[0].reader, exam.at)
         for exam in waiting
@@ -200,7 +206,7 @@ def _first_of_each(site: Site, digest: str) -> list[_Read]:
     retrained = facts is not None and facts.retraining is not None
     first: dict[str, _Read] = {}
     with site.database.read() as connection:
-        for exam in _exams(connection):
+        for exam in _exams(site, connection):
             if exam.version_digest == digest and not (retrained and exam.fold == "train"):
                 first.setdefault(exam.patient_key, exam)
     return list(first.values())
@@ -214,7 +220,7 @@ def _cells(exams: Iterable[_Read]) -> Cells:
         truth = exam.truth
         if truth is not None and truth.answer is Answer.NOT_ASSESSABLE:
             continue
-        cell = counts[_side(exam.called), _side(exam.first.answer is Answer.POSITIVE)]
+        cell = counts[_side(exam.positive), _side(exam.first.answer is Answer.POSITIVE)]
         cell[0] += 1
         cell[1] += truth is not None
         cell[2] += truth is not None and truth.answer is Answer.POSITIVE
@@ -225,7 +231,7 @@ def _side(positive: bool) -> Side:
     return "positive" if positive else "negative"
 
 
-def _exams(connection: Connection) -> list[_Read]:
+def _exams(site: Site, connection: Connection) -> list[_Read]:
     """Every exam as it was read last, oldest first, with what was said of that very result."""
     query = (
         select(outcome, study.c.accession, study.c.patient_key, patient.c.fold)
@@ -234,14 +240,20 @@ def _exams(connection: Connection) -> list[_Read]:
         .where(outcome.c.kind == "scored", study.c.state == "scored")
         .order_by(outcome.c.created_at, outcome.c.id)
     )
+    drawn = set(connection.execute(select(second_read.c.outcome_id).where(second_read.c.drawn)).scalars())
+    said = later.by_study(connection)
     found = {
         row.id: _Read(
-            row.id, row.study_uid, row.accession, row.version_digest, row.patient_key, row.fold, bool(row.positive),
-            row.stratum, row.created_at,
+            row.id, row.study_uid, row.revision, row.accession, row.version_digest, row.patient_key, row.fold,
+            bool(row.positive), row.stratum, row.created_at, row.id in drawn,
         )
         for row in connection.execute(query)
     }  # fmt: skip
     for row in connection.execute(select(verdict).order_by(verdict.c.id)):
         if row.outcome_id in found:
             found[row.outcome_id].verdicts.append(read(row, 0))
+    for exam in found.values():
+        for one in said.get(exam.study_uid, ()):
+            if later.concerns(one, versions.finding(site, exam.version_digest)):
+                exam.later.append(later.as_verdict(one, exam))
     return list(found.values())

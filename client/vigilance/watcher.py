@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from client.store.database import Watch
 from client.store.site import Site
-from client.store.tables import verdict
+from client.store.tables import later_truth, verdict
 from client.vigilance import harm, second_reads
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _SHARE: Final = 20.0  # a look may take a twentieth of the time, however many ex
 
 
 class Watcher:
-    """A thread that looks again after each verdict, until it is told to stop.
+    """A thread that looks again after each verdict and each truth that came later, until it is told to stop.
 
     Args:
         site: whose exams.
@@ -30,7 +30,7 @@ class Watcher:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._stop = threading.Event()
-        self._seen = -1
+        self._seen: list[int | None] = [-1]
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class Watcher:
 
     def _look(self) -> None:
         with self._site.database.read() as connection:
-            last = connection.execute(select(func.max(verdict.c.id))).scalar() or 0
+            last = [connection.execute(select(func.max(table.c.id))).scalar() for table in (verdict, later_truth)]
         if last == self._seen:
             return
         second_reads.draw(self._site)

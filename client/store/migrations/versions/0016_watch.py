@@ -1,4 +1,4 @@
-"""The watch over what reads here: alarms, versions that read no study until somebody lets them, second reads."""
+"""The watch over what reads here: alarms, suspensions, second reads, later truths."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -55,9 +55,27 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["outcome_id"], ["outcome.id"], name=op.f("fk_second_read_outcome_id_outcome")),
         sa.PrimaryKeyConstraint("outcome_id", name=op.f("pk_second_read")),
     )
+    op.create_table(
+        "later_truth",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("reference", sa.String(), nullable=False),
+        sa.Column("study_uid", sa.String(length=64), nullable=False),
+        sa.Column("finding", sa.String(), nullable=False),
+        sa.Column("answer", sa.String(length=14), nullable=False),
+        sa.Column("tier", sa.String(length=15), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("source", sa.String(length=4), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("imported_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["study_uid"], ["study.uid"], name=op.f("fk_later_truth_study_uid_study")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_later_truth")),
+    )
+    op.create_index(op.f("ix_later_truth_study_uid"), "later_truth", ["study_uid"])
+    op.create_index(op.f("ix_later_truth_reference"), "later_truth", ["reference"])
 
 
 def downgrade() -> None:
+    op.drop_table("later_truth")
     op.drop_table("second_read")
     op.drop_table("suspension")
     op.drop_table("alarm")
