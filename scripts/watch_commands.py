@@ -135,6 +135,8 @@ def resume(folder: Folder, name: Name, reason: Reason = "other", by: By = "") ->
 def reads(folder: Folder) -> None:
     """List the exams that were drawn for a second reader, who reads them without the AI's answer and the first one's.
 
+    It does not say why an exam was drawn: whoever knew would know what was said.
+
     Example: vigie site watch reads --folder node
     """
     from client.vigilance import second_reads
@@ -144,7 +146,7 @@ def reads(folder: Folder) -> None:
     found = second_reads.due(site)
     for one in found:
         when = time.strftime("%Y-%m-%d", time.localtime(one.at))
-        print(f"{when}  {one.accession or '-':<16} {one.kind.replace('_', ' '):<16} not {one.first_reader}")
+        print(f"{when}  {one.accession or one.study_uid:<16}  not by {one.first_reader}")
     print(f"{len(found)} exams wait for a second reader" if found else "none waits")
 
 

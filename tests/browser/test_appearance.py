@@ -3,6 +3,7 @@
 With VIGIE_SCREENSHOTS=FOLDER each page is kept there as a picture at each width.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ from client.inference.study import left_out as told
 from client.review import readers
 from client.review.recall import take_back
 from client.review.verdict import Answer, Decision, TruthTier, record
+from client.store import suspensions, versions
 from client.store.site import Site
-from client.store.tables import delivery, instance, outcome, study, version, withdrawal
+from client.store.tables import alarm, delivery, instance, outcome, study, version, withdrawal
 from models.withdrawal import Notice
 
 pytestmark = pytest.mark.peers("chromium")
@@ -159,6 +161,7 @@ def test_what_hospital_it_sees_can_be_read(
         "/?state=to_read",
         "/deliveries",
         "/missed",
+        "/watch",
         "/?state=withdrawn",
         "/?state=recalled",
         f"/studies/{states['signed']}",
@@ -185,4 +188,30 @@ def test_a_reader_answers_what_a_study_said_before_images_came_that_could_not_be
     assert "A-COMING" in page.inner_text("tbody")
     page.goto("/?state=refused")
     assert "Ada Lovelace answered positive" in page.locator("tbody tr", has_text="A-REFUSED").inner_text()
+    assert page.complaints == []
+
+
+def test_an_alarm_is_seen_noted_and_the_version_let_read_again(
+    page: Any, site: Site, states: dict[str, str], sign_in: Callable[..., None], seen: Callable[..., None]
+) -> None:
+    served = versions.serving(site, "brightness")
+    assert served is not None
+    with site.database.write() as connection:
+        facts = {"errors": 14, "exams": 60, "tolerated": 0.1}
+        values = {"version_digest": served.digest, "claim": "error", "since": 0.0, "facts": facts, "at": time.time()}
+        connection.execute(insert(alarm).values(**values))
+        suspensions.suspend_in(connection, served.digest, "alarm", "error")
+    sign_in()
+    seen("/", "look-alarm")
+    assert "14 of 60 exams" in page.inner_text(".notice")
+    assert page.locator(".notice button").count() == 0
+    page.context.clear_cookies()
+    sign_in("it", "Grace Hopper")
+    page.click("text=Taken note")
+    page.wait_for_url("**/watch")
+    seen("/watch", "look-watch")
+    page.select_option("select[name=reason]", "mistake")
+    page.click("text=Let it read again")
+    page.wait_for_selector("text=Suspend it")
+    assert suspensions.standing(site) == {}
     assert page.complaints == []
