@@ -58,9 +58,10 @@ from client.inference.providers import CPU, CUDA
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.torchscript import NAME as TORCHSCRIPT
 from client.inference.trial import TriedStudy, try_folder
-from client.store import versions
+from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, KEYS, Site
 from client.store.tables import delivery, instance, study, workitem
+from client.vigilance import harm
 from configs.schema import PeerConfig
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
@@ -68,6 +69,7 @@ from models.signing import load_trust
 LEAST_FREE_BYTES: Final = 10 << 30
 LEAST_CERTIFICATE_DAYS: Final = 30
 _ANSWER_SECONDS: Final = 5.0
+_BLIND: Final = 20  # exams
 _RECENT_SECONDS: Final = 7 * 86400.0
 _RESTORE: Final = (
     "stop the node and restore site.db from the backup; `vigie site init` brings an older one to this release, and"
@@ -125,6 +127,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("images left out", _conflicting, data),
         ("rejections", _rejections, data),
         ("withdrawals", _withdrawals, data),
+        ("watch", _watch, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
@@ -535,6 +538,23 @@ def _withdrawals(site: Site) -> Check:
         advice = "see vigie site withdrawals list: go back to a version before, recall its results, then take note"
         return Check("withdrawals", False, f"{labels} served, and reads no more: the coordinator withdrew it", advice)
     return Check("withdrawals", True, "none that nobody has looked at")
+
+
+def _watch(site: Site) -> Check:
+    """Whether an alarm waits for a person, a version is suspended, or nobody says what exams show."""
+    if unseen := harm.alarms(site, unseen=True):
+        advice = "see page Watch, or `vigie site watch show`; then `vigie site watch note`"
+        return Check("watch", False, "; ".join(one.text for one in unseen), advice)
+    watched, suspended = harm.look(site), suspensions.standing(site)
+    if stopped := [one.version.label for one in watched if one.version.digest in suspended]:
+        advice = "`vigie site watch resume` lets it read again, `vigie site rollback` goes back to the one before"
+        return Check("watch", False, f"{', '.join(stopped)} suspended: what it would read is refused", advice)
+    blind = [one for one in watched if one.missing >= _BLIND and 2 * one.missing > one.exams]
+    if blind:
+        found = ", ".join(f"{one.version.label} {one.missing} of {one.exams} exams" for one in blind)
+        advice = "let somebody read the random sample without the AI's answer (README, The watch): no alarm can ring"
+        return Check("watch", False, f"nobody has said for 90 days what these show: {found}", advice)
+    return Check("watch", True, ", ".join(f"{one.version.label} {one.exams} exams" for one in watched) or "nothing yet")
 
 
 def _rejections(site: Site) -> Check:

@@ -29,10 +29,11 @@ from client.review import deadletters, missed, objections, pages, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate
 from client.review.verdict import Answer, Decision, Mode, Reason, TruthTier, Verdict, record
+from client.store import suspensions
 from client.store.fullness import out_of_room
 from client.store.site import Site
 from client.store.tables import version
-from client.vigilance import register
+from client.vigilance import harm, register
 from models.errors import NoRoom, NotSignedIn, VigieError
 
 log = logging.getLogger(__name__)
@@ -251,12 +252,17 @@ routes = APIRouter(prefix="/api", dependencies=[Depends(_reader)])
 
 @open_routes.get("/health")
 def health(site: ThisSite) -> dict[str, str]:
-    """That the process answers, and for whoever watches it whether it takes images; says nothing of anybody.
+    """That the process answers, and for whoever watches it whether it takes images and reads them; says nothing of
+    anybody.
 
-    `status` is `ok`, `disk-full` or `queue-full`, always with 200: to start the node again would mend neither.
+    `status` is `ok`, `disk-full`, `queue-full`, `alarm` (nobody has taken note of one) or `suspended` (a version reads
+    nothing), always with 200: to start the node again would mend none of them.
     """
-    found = refusing(site)
-    return {"status": found.reason if found else "ok"}
+    if found := refusing(site):
+        return {"status": found.reason}
+    if harm.alarms(site, unseen=True):
+        return {"status": "alarm"}
+    return {"status": "suspended" if suspensions.standing(site) else "ok"}
 
 
 @routes.get("/studies")

@@ -105,6 +105,7 @@ def test_errors_ring_the_alarm_and_the_version_reads_nothing_until_a_person_lets
         http.post("/login", data={"token": token})
         page = http.get("/").text
         assert "Alarm: " in page
+        assert http.get("/api/health").json() == {"status": "alarm"}
         assert "Taken note" not in page  # it is for whoever answers for the version
         assert http.post("/watch/alarms/1", data={"csrf": "0" * 64}).status_code == 403
         http.post("/login", data={"token": operator})
@@ -115,6 +116,7 @@ def test_errors_ring_the_alarm_and_the_version_reads_nothing_until_a_person_lets
         assert http.post("/watch/alarms/1", data={"csrf": csrf}).status_code == 303
         assert "Alarm: " not in http.get("/").text
         assert "reads no study since" in http.get("/").text
+        assert http.get("/api/health").json() == {"status": "suspended"}
         form = {"csrf": csrf, "act": "resume", "reason": "mistake"}
         assert http.post(f"/watch/{served.digest}", data=form).status_code == 303
         assert http.post(f"/watch/{served.digest}", data=form).status_code == 409

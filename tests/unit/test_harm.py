@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
+from client.doctor import Check, examine
 from client.review import readers
 from client.review.verdict import TruthTier
 from client.store import suspensions, versions
@@ -194,6 +195,23 @@ def test_where_the_site_only_wants_to_be_warned_it_reads_on(watched: Site, read:
     assert harm.advance(watched) == []
     harm.see(watched, alarm.id, "ada")
     assert [one.exams for one in harm.look(watched)] == [0]
+
+
+def test_the_doctor_says_what_waits_for_a_person_and_that_nobody_looks(watched: Site, read: Read) -> None:
+    def look() -> Check:
+        return next(check for check in examine(watched) if check.name == "watch")
+
+    waiting = read([(True, None)] * 19)
+    assert look().ok
+    read([(True, None)])
+    assert (look().ok, "20 of 20" in look().found) == (False, True)
+    for uid in waiting:
+        know(watched, uid, True, False)
+    assert look().ok
+    [alarm] = harm.advance(watched)
+    assert alarm.text in look().found
+    harm.see(watched, alarm.id, "ada")
+    assert "suspended" in look().found
 
 
 def test_a_person_suspends_what_serves(watched: Site) -> None:
