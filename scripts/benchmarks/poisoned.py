@@ -28,10 +28,7 @@ from scripts.benchmarks.report import Report, at_most
 _STRATEGIES = {
     "default": (),
     "robust": ("strategy=trimmed-mean", "strategy.trim=1", "strategy.norm_bound=1.5"),
-    "personal": (
-        *("strategy=fedbn", "strategy.head=true", "strategy.layers=[layer1,layer2,layer3,layer4]"),
-        "strategy.norm_bound=1.5",
-    ),
+    "personal": ("strategy=personal",),
 }
 _MOST = 0.02
 _POISONED = "poisoned"
