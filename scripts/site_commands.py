@@ -270,12 +270,20 @@ def adopt(
     versions.adopt(site, held.digest, *_person(reason))
     serving = ", ".join(one.label for one in versions.panel(site))
     print(f"adopted; on the panel: {serving}")
+    _beware_of_suspension(site, held)
     for other in versions.listed(site):
         if other.label == held.label and other.digest != held.digest:
             print(
                 f"beware: {other.digest[:12]} ({other.state}) calls itself {held.label} too, and is"
                 " another version: ask the vendor which one is meant; results tell them apart by the digest alone"
             )
+
+
+def _beware_of_suspension(site: "Site", held: "HeldVersion") -> None:
+    from client.store import suspensions
+
+    if held.digest in suspensions.standing(site):
+        print(f"beware: {held.label} is suspended and reads nothing until `vigie site watch resume {held.label}`")
 
 
 def _one(site: "Site", digest: str, become: str) -> "HeldVersion":
@@ -341,8 +349,10 @@ def rollback(
     """
     from client.store.versions import roll_back
 
-    found = roll_back(_opened(folder), name, *_person(reason))
+    site = _opened(folder)
+    found = roll_back(site, name, *_person(reason))
     print(f"serving {found.label} ({found.digest[:12]}…)")
+    _beware_of_suspension(site, found)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
+from typer.testing import CliRunner
 
 from client.doctor import Check, examine
 from client.review import readers
@@ -24,6 +25,7 @@ from configs.schema import WatchConfig
 from models.errors import ConfigurationError, Conflict, NotFound
 from models.exchange import Evidence
 from models.stats.detector import follow
+from scripts.site_commands import app
 
 Scored = Callable[..., str]
 Read = Callable[..., list[str]]
@@ -270,3 +272,10 @@ def test_the_tiers_of_the_settings_are_those_of_verdicts() -> None:
     for tier in TruthTier:
         WatchConfig(least_tier=str(tier))
     assert exams.sampled.__module__ == "client.vigilance.exams"
+
+
+def test_who_goes_back_to_a_suspended_version_is_told(watched: Site) -> None:
+    suspensions.suspend(watched, served(watched), Why.SAFETY, "ada")
+    said = CliRunner().invoke(app, ["adopt", "--folder", str(watched.folder), "brightness@1"])
+    assert said.exit_code == 0, said.output
+    assert "beware: brightness@1 is suspended" in " ".join(said.output.split())
