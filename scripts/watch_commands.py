@@ -2,6 +2,8 @@
 
 import getpass
 import time
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ from rich.table import Table
 from scripts.hospital_folder import one_version, opened, why
 
 if TYPE_CHECKING:
+    from client.vigilance.register import Error
     from models.stats.verification import Share
 
 app = typer.Typer(
@@ -132,6 +135,59 @@ def resume(folder: Folder, name: Name, reason: Reason = "other", by: By = "") ->
 
 
 @app.command()
+def errors(
+    folder: Folder,
+    kind: Annotated[str, typer.Option(help="false_positive, false_negative or not_assessable; empty: all")] = "",
+    version: Annotated[str, typer.Option(help="name@number, or the beginning of its digest; empty: all")] = "",
+    since: Annotated[str, typer.Option(help="truths that came since this day, YYYY-MM-DD")] = "",
+    export: Annotated[
+        Path | None, typer.Option(help="write them all into this CSV file, for use in the hospital")
+    ] = None,
+) -> None:
+    """List the errors of the versions here: where the truth that counts is not what the AI said.
+
+    An export names studies by accession number and UID: it stays in the hospital. It replaces no file.
+
+    Example: vigie site watch errors --folder node --kind false_negative --since 2026-01-01 --export missed.csv
+    """
+    from client.vigilance.register import ErrorKind, listed
+    from models.errors import ConfigurationError
+
+    site = opened(folder)
+    if kind and kind not in list(ErrorKind):
+        raise ConfigurationError(f"--kind {kind!r}: one of {', '.join(ErrorKind)}")
+    try:
+        begin = datetime.strptime(since, "%Y-%m-%d").astimezone().timestamp() if since else 0.0
+    except ValueError:
+        raise ConfigurationError(f"--since {since!r}: YYYY-MM-DD") from None
+    digest = one_version(site, version).digest if version else ""
+    found = [
+        (label, accession, error)
+        for label, accession, error in listed(site)
+        if error.at >= begin and (not kind or error.kind == kind) and (not digest or error.version_digest == digest)
+    ]
+    if export is not None:
+        _export(export, found)
+        print(f"{len(found)} errors written to {export}")
+        return
+    table = Table("known since", "accession", "version", "error", "truth rests on", "score", "threshold", "reason")
+    for label, accession, error in found:
+        day = time.strftime("%Y-%m-%d", time.localtime(error.at))
+        table.add_row(
+            day,
+            accession or error.study_uid,
+            label,
+            error.kind.replace("_", " "),
+            error.tier.replace("_", " "),
+            f"{error.score:.2f}",
+            f"{error.threshold:.2f}",
+            error.reason,
+        )
+    Console().print(table)
+    print(f"{len(found)} errors")
+
+
+@app.command()
 def reads(folder: Folder) -> None:
     """List the exams that were drawn for a second reader, who reads them without the AI's answer and the first one's.
 
@@ -203,3 +259,24 @@ def _told(share: "Share") -> tuple[str, str]:
     if share.basis == "bound":
         return f"{share.value:.1%}", f"at least {share.low:.1%}"
     return f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}"
+
+
+def _export(path: Path, found: "Sequence[tuple[str, str, Error]]") -> None:
+    import csv
+
+    from models.errors import ConfigurationError
+
+    try:
+        with path.open("x", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ("study", "accession", "version", "error", "tier", "score", "threshold", "reason", "known_since")
+            )
+            for label, accession, error in found:
+                day = time.strftime("%Y-%m-%d", time.localtime(error.at))
+                row = (error.study_uid, accession, label, error.kind, error.tier)
+                writer.writerow((*row, error.score, error.threshold, error.reason, day))
+    except FileExistsError:
+        raise ConfigurationError(f"--export {path} is there already: name another file") from None
+    except OSError as error:
+        raise ConfigurationError(f"--export {path} cannot be written: {error.strerror}") from error

@@ -145,6 +145,18 @@ def errors(site: Site) -> list[Error]:
     return sorted(found, key=lambda error: (-error.at, error.study_uid))
 
 
+def listed(site: Site) -> list[tuple[str, str, Error]]:
+    """`errors`, each with the version's label and the study's accession number."""
+    found = errors(site)
+    labels = {held.digest: held.label for held in versions.listed(site)}
+    with site.database.read() as connection:
+        numbers = {
+            row.uid: row.accession
+            for row in connection.execute(select(study.c.uid, study.c.accession).where(study.c.accession != ""))
+        }
+    return [(labels.get(one.version_digest, ""), numbers.get(one.study_uid, ""), one) for one in found]
+
+
 def tallies(site: Site) -> list[Tally]:
     """Counts per version and truth tier; tiers are never pooled."""
     counts: dict[tuple[str, TruthTier], dict[str, int]] = {}

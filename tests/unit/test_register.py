@@ -1,9 +1,12 @@
 """The error register: what it says follows from verdicts and results, tier by tier, patient by patient."""
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from client.review import objections, readers
 from client.review.readers import Role
@@ -11,6 +14,7 @@ from client.review.verdict import Answer, Decision, Reason, TruthTier, record
 from client.store.site import Site
 from client.vigilance import register
 from client.vigilance.register import ErrorKind
+from scripts.vigie import app
 
 Scored = Callable[..., str]
 
@@ -104,3 +108,29 @@ def test_an_objection_is_flagged_also_before_the_first_image(ready: Site, scored
     objects = {case.study_uid: case.objects for case in register.cases(ready)}
     assert objects == {early: False, known: True}
     assert "P-known" not in "".join(entry.facts for entry in ready.ledger.entries("objection"))
+
+
+def test_errors_are_listed_searched_and_written_out(ready: Site, scored: Scored, tmp_path: Path) -> None:
+    over, missed = scored(score=0.8, accession="A1"), scored(score=0.1)
+    correct(ready, over, to=False)
+    correct(ready, missed, to=True)
+
+    def command(*words: str, status: int = 0) -> str:
+        said = CliRunner().invoke(
+            app, ["site", "watch", "errors", "--folder", str(ready.folder), *words], env={"COLUMNS": "250"}
+        )
+        assert said.exit_code == status, said.output
+        return said.output
+
+    assert "2 errors" in command()
+    assert "A1" in command("--kind", "false_positive")
+    assert "A1" not in command("--kind", "false_negative")
+    assert "2 errors" in command("--version", "brightness@1", "--since", "2020-01-01")
+    assert "0 errors" in command("--since", "2999-01-01")
+    path = tmp_path / "errors.csv"
+    command("--export", str(path))
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["study"], row["error"]) for row in rows} == {(over, "false_positive"), (missed, "false_negative")}
+    for wrong in (("--kind", "all"), ("--since", "today"), ("--export", str(path))):
+        command(*wrong, status=1)
