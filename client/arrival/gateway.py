@@ -6,7 +6,9 @@ content is answered with success too: it is kept, apart and flagged, and a failu
 ever.
 """
 
+import contextlib
 import copy
+import socket
 import threading
 from functools import cache
 from typing import Any, Final, cast
@@ -33,6 +35,7 @@ from client.store.site import Site
 
 _STOP_SECONDS: Final = 5.0
 _MAX_ASSOCIATIONS: Final = 64
+_UNASKED: Final = "Sta2"  # PS3.8 9.2.1: connected, and nobody has asked for an association yet
 
 
 class Gateway:
@@ -93,7 +96,13 @@ class Gateway:
         for reception in receptions:
             reception.wait(_STOP_SECONDS)
         for association in self._server.active_associations:
-            association.abort()
+            if association.dul.state_machine.current_state == _UNASKED:  # there is nothing yet that could be aborted
+                connection = association.dul.socket and association.dul.socket.socket
+                if connection is not None:
+                    with contextlib.suppress(OSError):  # it has gone meanwhile
+                        connection.shutdown(socket.SHUT_RDWR)
+            else:
+                association.abort()
         self.intake.close()
 
     def _on_established(self, event: evt.Event) -> None:

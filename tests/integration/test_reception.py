@@ -379,3 +379,13 @@ def test_a_file_that_is_there_already_is_replaced_by_a_whole_one(site: Site, pee
     peer.socket.sendall(value(command_of(uid), 3) + value(encoded(image), 2))
     assert peer.status() == (1, 0)
     assert path.read_bytes() == content
+
+
+def test_a_gateway_closes_on_connections_that_have_asked_for_nothing_yet(
+    site: Site, eventually: Callable[..., Any]
+) -> None:
+    gateway = Gateway(site)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as silent:
+        eventually(lambda: gateway._server.active_associations)
+        gateway.close()  # to abort it would end its thread with an error, and leave the socket open
+        assert silent.recv(10) == b""

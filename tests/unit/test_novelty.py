@@ -241,7 +241,12 @@ def test_nothing_is_computed_of_a_novel_image(
     studies.radiograph(row, noise, 1, 1, "PA").save_as(tmp_path / "image", enforce_file_format=True)
     never = Forbidden()
     serving: Any = SimpleNamespace(
-        bundle=bundle, engine=never, preprocessing=Preprocessing(), novelty=bundle.read_novelty(), threshold=0.5
+        bundle=bundle,
+        engine=never,
+        preprocessing=Preprocessing(),
+        novelty=bundle.read_novelty(),
+        threshold=0.5,
+        suspended=False,
     )
     files: Any = SimpleNamespace(path=lambda _digest: tmp_path / "image")
     pipeline = Pipeline(files, cast("Any", never), lambda: [serving], "Hospital")

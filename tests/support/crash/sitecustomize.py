@@ -60,7 +60,7 @@ def _outbox(module):
 
 
 def _kept(module):
-    _around(module.Memory, "before", lambda self, number, base: f"training{number}")
+    _around(module.Memory, "before", lambda self, number, *_: f"training{number}")
 
 
 def _internals(module):
