@@ -3,7 +3,8 @@
 Whose exams these are was drawn by the hospital's key before anybody read anything (`Site.fold`; those that nobody
 trains on), and each patient counts once for a version: of cases that were picked since they looked wrong, a good
 version would look three times as bad as it is. What an exam shows is known from whoever read it without the AI's
-answer, or from later examinations; an opinion given with the AI in view is no truth to watch it by.
+answer, or from later examinations; an opinion given with the AI in view is no truth to watch it by. Patients who object
+to the reuse of their images are among them: to watch over care is part of it, and nothing of it leaves.
 """
 
 from dataclasses import dataclass

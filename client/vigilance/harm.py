@@ -129,7 +129,8 @@ def look(site: Site, now: float | None = None) -> list[Watched]:
     due = staked(at, min(begins.values()), settings.false_alarms) if order else at
     found: list[Watched] = []
     for held in versions.panel(site):
-        since = begins[held.digest]
+        if (since := begins.get(held.digest)) is None:  # adopted this moment
+            continue
         own = [n for n, exam in enumerate(order) if exam.version_digest == held.digest and exam.at >= since]
         found.append(_watched(site, held, since, [order[n] for n in own], due[own], now))
     return found

@@ -110,20 +110,28 @@ def draw(site: Site, now: float | None = None) -> int:
         "double_positive": settings.double_positive,
         "double_negative": settings.double_negative,
     }
-    with site.database.write() as connection:
+    rows: list[dict[str, Any]] = []
+    with site.database.read() as connection:  # all exams are looked at: nobody may wait for that
         done = set(connection.execute(select(second_read.c.outcome_id)).scalars())
-        new = [
-            (exam, exam.kind)
-            for exam in _exams(site, connection)
-            if exam.outcome_id not in done and exam.at >= since and exam.kind is not None
-        ]
-        rows: list[dict[str, Any]] = []
-        for exam, kind in new:
-            chance = shares[cast(Kind, kind)]
+        for exam in _exams(site, connection):
+            if exam.outcome_id in done or exam.at < since or exam.kind is None:
+                continue
+            chance = shares[exam.kind]
             drawn = site.chance("second-read", exam.study_uid) < chance
             rows.append(
-                {"outcome_id": exam.outcome_id, "kind": kind, "probability": chance, "drawn": drawn, "at": time.time()}
+                {
+                    "outcome_id": exam.outcome_id,
+                    "kind": exam.kind,
+                    "probability": chance,
+                    "drawn": drawn,
+                    "at": time.time(),
+                }
             )
+    if not rows:
+        return 0
+    with site.database.write() as connection:
+        done = set(connection.execute(select(second_read.c.outcome_id)).scalars())
+        rows = [row for row in rows if row["outcome_id"] not in done]  # somebody else has drawn meanwhile
         if rows:
             connection.execute(insert(second_read), rows)
             counted = Counter(f"{row['kind']}{'' if row['drawn'] else '.left'}" for row in rows)
