@@ -184,14 +184,17 @@ def _take(site: Site, said: Statement, source: str, by: str) -> str:
     with site.database.write() as connection:
         uid = _study_of(site, connection, said)
         query = select(later_truth).where(later_truth.c.reference == said.reference).order_by(later_truth.c.id.desc())
-        before = connection.execute(query.limit(1)).first()
+        before = connection.execute(query).all()
         values = {"study_uid": uid, "finding": said.finding, "answer": said.answer, "tier": said.tier, "at": said.at}
-        if before is None and said.answer == _RETRACTED:
+        if not before and said.answer == _RETRACTED:
             raise InvalidVerdict(f"nothing was said under the reference {said.reference!r} that could be retracted")
-        if before is not None and before.study_uid != uid:
+        if before and before[0].study_uid != uid:
             raise InvalidVerdict(f"the reference {said.reference!r} is about another study here: it cannot move")
-        if before is not None and {name: getattr(before, name) for name in values} == values:
+        same = [{name: getattr(row, name) for name in values} == values for row in before]
+        if any(same[:1]):
             return "known"
+        if any(same):  # an old file again, most likely
+            raise InvalidVerdict("it was said before, and corrected since: if it holds again, give it that day's date")
         added = {"reference": said.reference, "source": source, "by": by, "imported_at": time.time()}
         connection.execute(insert(later_truth).values(**values, **added))
         ledger.append(
@@ -206,7 +209,7 @@ def _take(site: Site, said: Statement, source: str, by: str) -> str:
                 "by": by,
             },
         )
-    return "new" if before is None else "changed"
+    return "changed" if before else "new"
 
 
 def _check(said: Statement) -> None:

@@ -61,6 +61,8 @@ def test_it_may_come_twice_be_corrected_and_taken_back_and_all_is_kept(
     assert (again.new, again.changed, again.known) == (0, 1, 1)
     [case] = register.cases(site)
     assert (case.positive, case.tier) == (False, TruthTier.BIOPSY)
+    late = bring("P1,,A1,17,,positive,follow_up,2026-01-02,")  # the first file once more
+    assert (late.changed, len(late.refused), register.cases(site)) == (0, 1, [case])
     bring("P1,,A1,17,,retracted,biopsy,2026-02-03,")
     assert register.cases(site) == []
     assert [row.answer for row in later.history(site, uid)] == ["positive", "negative", "retracted"]
