@@ -61,7 +61,7 @@ from client.inference.trial import TriedStudy, try_folder
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, KEYS, Site
 from client.store.tables import delivery, instance, study, workitem
-from client.vigilance import harm
+from client.vigilance import drift, harm
 from configs.schema import PeerConfig
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
@@ -541,7 +541,7 @@ def _withdrawals(site: Site) -> Check:
 
 
 def _watch(site: Site) -> Check:
-    """Whether an alarm waits for a person, a version is suspended, or nobody says what exams show."""
+    """Whether an alarm or a warning waits for a person, a version is suspended, or nobody says what exams show."""
     if unseen := harm.alarms(site, unseen=True):
         advice = "see page Watch, or `vigie site watch show`; then `vigie site watch note`"
         return Check("watch", False, "; ".join(one.text for one in unseen), advice)
@@ -554,6 +554,9 @@ def _watch(site: Site) -> Check:
         found = ", ".join(f"{one.version.label} {one.missing} of {one.exams} exams" for one in blind)
         advice = "let somebody read the random sample without the AI's answer (README, The watch): no alarm can ring"
         return Check("watch", False, f"nobody has said for 90 days what these show: {found}", advice)
+    if warned := drift.warnings(site, unseen=True):
+        advice = "see page Watch, or `vigie site watch drift`; then `vigie site watch drift --note NUMBER`"
+        return Check("watch", False, "; ".join(one.text for one in warned), advice)
     return Check("watch", True, ", ".join(f"{one.version.label} {one.exams} exams" for one in watched) or "nothing yet")
 
 

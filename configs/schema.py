@@ -305,6 +305,9 @@ class WatchConfig:
         double_positive: share of the exams that AI and first reader both called that a second reader reads again.
         double_negative: share of those that neither called.
         on_alarm: suspend (the version reads nothing until a person lets it), or warn.
+        reference: studies that later ones are compared with, to see whether what comes has changed; 0: nothing is
+            compared.
+        false_warnings: warnings a year that studies have changed which may be false, of all models together.
     """
 
     missed: float = 0.20
@@ -314,6 +317,8 @@ class WatchConfig:
     double_positive: float = 0.5
     double_negative: float = 0.15
     on_alarm: str = "suspend"
+    reference: int = 600
+    false_warnings: float = 0.1
 
     def __post_init__(self) -> None:
         for key in ("missed", "false_positive"):
@@ -322,6 +327,9 @@ class WatchConfig:
             _require(0 <= getattr(self, key) <= 1, f"watch.{key} is {getattr(self, key)}: a share, 0 to 1")
         _require(self.missed + self.false_positive > 0, "watch: at least one rate is watched")
         _require(0 < self.false_alarms <= 10, f"watch.false_alarms is {self.false_alarms}: above 0, 10 at most")
+        _require(0 < self.false_warnings <= 10, f"watch.false_warnings is {self.false_warnings}: above 0, 10 at most")
+        enough = self.reference == 0 or 200 <= self.reference <= 5000
+        _require(enough, f"watch.reference is {self.reference}: 0, or 200 to 5,000 studies")
         known = ("ai_visible", "report", "single_reader", "blind_consensus", "follow_up", "biopsy")
         _require(self.least_tier in known, f"watch.least_tier {self.least_tier!r}: {', '.join(known)}")
         known = ("suspend", "warn")

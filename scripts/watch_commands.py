@@ -21,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The watch over the versions that read here. Example: vigie site watch show --folder node",
 )
+GROUPS_OF_TRAITS = ("technique", "software", "dose", "population", "pixels", "look", "score")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
 Name = Annotated[str, typer.Argument(help="name@number, or the beginning of its digest")]
 By = Annotated[str, typer.Option("--by", help="who decides; stands in the ledger (default: the account)")]
@@ -99,6 +100,49 @@ def note(folder: Folder, number: Annotated[int, typer.Argument(help="as `alarms`
 
     harm.see(opened(folder), number, by or getpass.getuser())
     print("noted")
+
+
+@app.command()
+def drift(
+    folder: Folder,
+    note: Annotated[int | None, typer.Option(help="take note of the warning of this number")] = None,
+    usual: Annotated[bool, typer.Option(help="with --note: it is how things are now; compare with that")] = False,
+    by: By = "",
+) -> None:
+    """Show whether the studies have changed since the first ones, in what, and the likely cause.
+
+    It ends with 1 while a warning stands that nobody has taken note of.
+
+    Examples: vigie site watch drift --folder node
+              vigie site watch drift --folder node --note 1 --usual
+    """
+    from client.vigilance import drift as changes
+
+    site = opened(folder)
+    if note is not None:
+        changes.see(site, note, by or getpass.getuser(), usual=usual)
+        print("noted; what comes is compared with the studies since the change" if usual else "noted")
+        return
+    changes.advance(site)
+    table = Table("model", "since", "studies", *GROUPS_OF_TRAITS)
+    for one in changes.look(site):
+        day = time.strftime("%Y-%m-%d", time.localtime(one.since)) if one.reference else "-"
+        if one.monitored is None:
+            said = f"{one.reference} of {one.wanted} that others will be compared with"
+            table.add_row(one.name, day, said, *[""] * len(GROUPS_OF_TRAITS))
+        else:
+            evidence = (f"{one.monitored.by_group[name]:.2g}" for name in GROUPS_OF_TRAITS)
+            table.add_row(one.name, day, str(one.studies), *evidence)
+    Console().print(table)
+    print("evidence that it has changed since; a warning at 1, all together")
+    found = changes.warnings(site)
+    for one in found:
+        noted = f"noted by {one.seen_by}{', usual now' if one.usual else ''}" if one.seen_at else "NOT NOTED"
+        print(f"{one.id:>4}  {time.strftime('%Y-%m-%d', time.localtime(one.at))}  {one.text}; {noted}")
+        for difference in one.differences:
+            print(f"        {difference}")
+    if any(one.seen_at is None for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()

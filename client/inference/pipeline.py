@@ -27,6 +27,7 @@ from client.inference.scope import Acquisition, Code, InScope, OutOfScope, Reaso
 from client.inference.serving import Outlining, Scoring, Serving
 from client.inference.spacing import asked, by_positions
 from client.inference.study import NOT_READ, Image, Study, left_out, taken_out
+from client.inference.traits import Traits, traits_of
 from client.inference.whole import Judged, torn
 from client.results.confidence import Confidence
 from client.results.finding import Finding
@@ -113,10 +114,16 @@ class ScoredVolumes:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not read, and why; `version` is the digest that would have read it, None where none serves."""
+    """Not read, and why.
+
+    Attributes:
+        version: digest of the one that would have read it; None where none serves.
+        traits: what was seen of an image before it was refused as unlike the version's training.
+    """
 
     reasons: tuple[Reason, ...]
     version: str | None
+    traits: Traits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,14 @@ class Failed:
 
 
 Outcome = Scored | ScoredVolumes | Refused | Failed
+
+
+class _Unfamiliar(InvalidStudy):
+    """An image that looks like nothing its version was trained on, and what was seen of it."""
+
+    def __init__(self, reason: Reason, traits: Traits) -> None:
+        super().__init__(reason.code, reason.text)
+        self.traits = traits
 
 
 class Files(Protocol):
@@ -281,7 +296,8 @@ class Pipeline:
         except InvalidStudy as error:
             if error.reason == TOO_LARGE:  # more memory mends it
                 return Failed(Reason(error.reason, str(error)))
-            return Refused((Reason(error.reason, str(error)), *lacking), version.bundle.digest)
+            seen = error.traits if isinstance(error, _Unfamiliar) else None
+            return Refused((Reason(error.reason, str(error)), *lacking), version.bundle.digest, seen)
 
     def _opened(self, image: Image) -> Opened | InvalidStudy:
         try:
@@ -341,7 +357,7 @@ class Pipeline:
         radiograph = self._reading.radiograph(path, header)
         made = self._reading.made(path, version.preprocessing, radiograph.pixels)
         if reason := unfamiliar(version.novelty, made.tensor):
-            raise InvalidStudy(reason.code, reason.text)
+            raise _Unfamiliar(reason, traits_of(header, radiograph.pixels, None))
         self._tensors.keep(image.sha256, version.preprocessing, made.tensor)
         return radiograph, made
 

@@ -26,7 +26,7 @@ from client.cores import allowed
 from client.delivery.commitment import Committer
 from client.delivery.sender import Sender
 from client.delivery.workflow import Follower
-from client.inference import outcomes, shadow
+from client.inference import observed, outcomes, shadow
 from client.inference.ahead import Ahead
 from client.inference.batch import Batcher
 from client.inference.memory import Memory, budgets, left, need
@@ -234,11 +234,19 @@ class Worker:
         if outcomes.conclude(self._site, self._archive, study, result, self._objects, self._refusals.mark):
             if isinstance(result, Scored | ScoredVolumes):
                 self._expect()
+            self._observe(study, result)
             log.info("study %s: %s", self._site.study_key(study.uid), type(result).__name__.lower())
         else:
             log.info("study %s: changed while it was read", self._site.study_key(study.uid))
         self._unsaid.pop(study.uid, None)
         self._shortage.over()
+
+    def _observe(self, study: Study, result: Outcome) -> None:
+        try:
+            observed.keep(self._site, study, result)
+        except Exception as error:  # the study is concluded; one that is not compared with others harms nobody
+            key = self._site.study_key(study.uid)
+            log.error("study %s: not observed: %s", key, type(error).__name__, exc_info=error)
 
     def _survive(self, study: Study | None, error: Exception) -> None:
         if out_of_room(error):

@@ -28,7 +28,7 @@ from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTie
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, Site, write_secret
 from client.store.versions import Why
-from client.vigilance import harm, second_reads
+from client.vigilance import drift, harm, second_reads
 from client.vigilance.drawing import picture
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn, VigieError
 
@@ -270,9 +270,12 @@ def watch_page(request: Request, site: ThisSite, reader: ThisReader) -> Response
         pictures={one.version.digest: picture(one) for one in watched},
         suspended=suspensions.standing(site),
         alarms=harm.alarms(site),
+        warnings=drift.warnings(site),
+        compared=drift.look(site),
         rates=[(one.version, second_reads.rates(site, one.version.digest)) for one in watched],
         due=second_reads.due(site)[:_MOST_DUE],
         false_alarms=site.config.watch.false_alarms,
+        false_warnings=site.config.watch.false_warnings,
         whys=tuple(Why),
         may_act=reader.role in (Role.IT, Role.OPERATOR),
         csrf=_csrf(request),
@@ -287,6 +290,22 @@ def note_alarm(
     _require_form(request, csrf)
     reader.require(Role.IT, Role.OPERATOR)
     harm.see(site, number, reader.name)
+    return RedirectResponse("/watch", 303)
+
+
+@router.post("/watch/warnings/{number}")
+def note_warning(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    number: int,
+    csrf: Annotated[str, Form()],
+    act: Annotated[str, Form()] = "note",
+) -> Response:
+    """Take note of a warning that studies have changed; `usual`: it is how things are now."""
+    _require_form(request, csrf)
+    reader.require(Role.IT, Role.OPERATOR)
+    drift.see(site, number, reader.name, usual=act == "usual")
     return RedirectResponse("/watch", 303)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -400,6 +401,31 @@ second_read = Table(
     Column("drawn", Boolean, nullable=False),
     Column("at", Float, nullable=False),
     CheckConstraint("kind in ('discordant', 'double_positive', 'double_negative')", name="kind"),
+)
+
+trait = Table(
+    "trait",
+    metadata,
+    Column("outcome_id", Integer, ForeignKey("outcome.id"), primary_key=True),
+    Column("words", JSON, nullable=False, doc="see client.inference.traits"),
+    Column("numbers", JSON, nullable=False),
+    Column("look", LargeBinary, nullable=True, doc="float16, little endian"),
+)
+
+drift = Table(
+    "drift",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False, doc="of the model whose studies have changed"),
+    Column("since", Float, nullable=False, doc="when the reference began that they are compared with"),
+    Column("change_at", Float, nullable=False, doc="from when on studies are likely to be different"),
+    Column("cause", String(21), nullable=False, doc="see client.vigilance.causes"),
+    Column("facts", JSON, nullable=False, doc="what is different, in words; how many studies it rests on"),
+    Column("at", Float, nullable=False),
+    Column("seen_by", String, nullable=False, default="", doc="the person who has taken note"),
+    Column("seen_at", Float, nullable=True),
+    Column("usual", Boolean, nullable=False, default=False, doc="it is how things are now: compared from then on"),
+    UniqueConstraint("name", "since"),
 )
 
 later_truth = Table(

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from sqlalchemy import Connection, insert, select, update
@@ -27,7 +27,9 @@ from client.store.site import Site
 from client.store.tables import alarm, version
 from client.store.versions import HeldVersion
 from client.vigilance import exams
+from client.vigilance.causes import Cause
 from client.vigilance.exams import Exam
+from client.vigilance.explained import explained
 from configs.schema import WatchConfig
 from models.errors import NotFound
 from models.exchange import Evidence
@@ -104,7 +106,7 @@ class Alarm:
     id: int
     version: HeldVersion
     claim: str
-    facts: dict[str, float]
+    facts: Mapping[str, Any]
     at: float
     seen_by: str
     seen_at: float | None
@@ -114,7 +116,10 @@ class Alarm:
         """What it says, for people."""
         errors, of = int(self.facts["errors"]), int(self.facts["exams"])
         tolerated = self.facts["tolerated"]
-        return f"{self.version.label} {WORDS[self.claim]}: {errors} of {of} exams, tolerated {tolerated:.0%}"
+        said = f"{self.version.label} {WORDS[self.claim]}: {errors} of {of} exams, tolerated {tolerated:.0%}"
+        if self.facts.get("cause", Cause.UNKNOWN) == Cause.UNKNOWN:
+            return said
+        return f"{said}; likely cause: {self.facts['cause']} ({self.facts['because']})"
 
 
 def look(site: Site, now: float | None = None) -> list[Watched]:
@@ -142,6 +147,7 @@ def advance(site: Site, now: float | None = None) -> list[Alarm]:
     if not due:
         return []
     raised: list[int] = []
+    reasons = {one.version.digest: explained(site, one.version) for one in due}
     with site.database.write() as connection:
         begins = _begins_in(connection)
         for one in due:
@@ -149,8 +155,10 @@ def advance(site: Site, now: float | None = None) -> list[Alarm]:
             if begins.get(digest) != one.since or _stands(connection, digest, one.since):
                 continue
             rate = next(rate for rate in one.rates if rate.name == claim)
-            facts = {"errors": rate.errors, "exams": rate.exams, "tolerated": round(rate.tolerated, 4)}
-            values = {"version_digest": digest, "claim": claim, "since": one.since, "facts": facts, "at": time.time()}
+            facts: dict[str, ledger.Fact] = {"errors": rate.errors, "exams": rate.exams}
+            facts |= {"tolerated": round(rate.tolerated, 4), "cause": str(reasons[digest].cause)}
+            kept = facts | {"because": reasons[digest].because}
+            values = {"version_digest": digest, "claim": claim, "since": one.since, "facts": kept, "at": time.time()}
             key = connection.execute(insert(alarm).values(**values)).inserted_primary_key
             raised.append(int(key[0]) if key else 0)
             ledger.append(connection, "alarm.raised", {"digest": digest, "claim": claim, **facts})

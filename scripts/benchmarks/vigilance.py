@@ -1,4 +1,6 @@
-"""The harm alarm over simulated years of one hospital, against monitors that others offer.
+"""The watch over simulated years of one hospital, against monitors that others offer: alarms, then changed studies.
+
+Alarms.
 
 2,000 exams of the random sample a year, validated one after the other; how they are watched is `client.vigilance.harm`.
 Three in ten exams show the finding; of these 16 % are missed, and 7.4 % of the others called: an error in one exam of
@@ -17,12 +19,14 @@ Contenders, on the same exams: MAPIE's risk monitor (its time-uniform bound on t
 at its default level), and two tests as Evidently sets them for a number's drift, once a day on the errors of the last
 30 days against the first 90: Kolmogorov-Smirnov (p < 0.05) and the population stability index (0.1 or more).
 
-Drift, causes and aggregates are not in it yet.
+Changed studies: see `scripts/benchmarks/causes.py`. Aggregates are not in it yet.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +41,7 @@ from client.vigilance.exams import Exam
 from configs.schema import WatchConfig
 from models.stats.detector import YEAR, follow, staked
 from models.stats.intervals import Floats
+from scripts.benchmarks import causes
 from scripts.benchmarks.options import positive
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
 
@@ -108,7 +113,24 @@ def run(arguments: Sequence[str]) -> Report:
     parser.add_argument("--years", type=positive, default=5000, help="site-years in which nothing changes")
     parser.add_argument("--runs", type=positive, default=500, help="of each change, two years after a clean one")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", choices=("all", "alarms", "changes"), default="all")
+    parser.add_argument("--changes", type=positive, default=25, help="runs of each cause and hospital")
+    parser.add_argument("--quiet-years", type=positive, default=150, help="in which studies do not change")
+    data = Path(os.environ.get("VIGIE_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=data, help="folder that holds cxr/manifest.csv")
     options = parser.parse_args(arguments)
+    figures, claims = dict[str, Any](), list[Claim]()
+    if options.part != "changes":
+        figures["vigilance"] = rows = _alarms(options)
+        claims += _good(rows)
+    if options.part != "alarms":
+        changed, good = causes.run(options.data, options.changes, options.quiet_years, options.seed)
+        figures |= changed
+        claims += good
+    return Report(figures, claims)
+
+
+def _alarms(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for story in _STORIES:
         draw = np.random.default_rng([options.seed, _STORIES.index(story)])
@@ -117,7 +139,7 @@ def run(arguments: Sequence[str]) -> Report:
         else:
             rows.append(_left_alone(story, options.years if story.name == "tolerated" else options.years // 5, draw))
     _show(rows)
-    return Report({"vigilance": rows}, _good(rows))
+    return rows
 
 
 def _good(rows: Sequence[dict[str, Any]]) -> list[Claim]:

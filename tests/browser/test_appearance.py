@@ -17,7 +17,7 @@ from client.review.recall import take_back
 from client.review.verdict import Answer, Decision, TruthTier, record
 from client.store import suspensions, versions
 from client.store.site import Site
-from client.store.tables import alarm, delivery, instance, outcome, study, version, withdrawal
+from client.store.tables import alarm, delivery, drift, instance, outcome, study, version, withdrawal
 from models.withdrawal import Notice
 
 pytestmark = pytest.mark.peers("chromium")
@@ -201,6 +201,10 @@ def test_an_alarm_is_seen_noted_and_the_version_let_read_again(
         values = {"version_digest": served.digest, "claim": "error", "since": 0.0, "facts": facts, "at": time.time()}
         connection.execute(insert(alarm).values(**values))
         suspensions.suspend_in(connection, served.digest, "alarm", "error")
+        different = ["manufacturer: Acme in 34%, before 0%", "pixel spacing: 0.2, before 0.14 (medians)"]
+        facts = {"differences": [*different, "rows: 2000, before 2500 (medians)", "age: 40, before 52 (medians)"]}
+        values = {"name": "brightness", "since": 0.0, "change_at": time.time(), "cause": "acquisition technique"}
+        connection.execute(insert(drift).values(facts=facts, at=time.time(), **values))
     sign_in()
     seen("/", "look-alarm")
     assert "14 of 60 exams" in page.inner_text(".notice")
@@ -210,6 +214,8 @@ def test_an_alarm_is_seen_noted_and_the_version_let_read_again(
     page.click("text=Taken note")
     page.wait_for_url("**/watch")
     seen("/watch", "look-watch")
+    page.click("text=Usual now")
+    page.wait_for_selector("text=; usual now")
     page.select_option("select[name=reason]", "mistake")
     page.click("text=Let it read again")
     page.wait_for_selector("text=Suspend it")

@@ -15,10 +15,11 @@ from pynetdicom import AE
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
+from client.inference.traits import SIZE
 from client.review import readers
 from client.store import suspensions, versions
 from client.store.site import Site
-from client.store.tables import outcome, study, version
+from client.store.tables import outcome, study, trait, version
 from models.errors import NotFound
 from scripts.vigie import app
 
@@ -63,6 +64,12 @@ def reasons(site: Site, uid: str) -> list[str]:
     return [reason["code"] for reason in row or ()]
 
 
+def traits(site: Site, uid: str) -> Any:
+    query = select(trait).join(outcome, outcome.c.id == trait.c.outcome_id).where(outcome.c.study_uid == uid)
+    with site.database.read() as connection:
+        return connection.execute(query).first()
+
+
 def command(site: Site, *words: str, status: int = 0) -> str:
     said = CliRunner().invoke(app, ["site", "watch", *words, "--folder", str(site.folder)], env={"COLUMNS": "200"})
     assert said.exit_code == status, said.output
@@ -82,6 +89,8 @@ def test_errors_ring_the_alarm_and_the_version_reads_nothing_until_a_person_lets
     node = run_node(site)
     before = send(node.dicom_port, radiograph())
     eventually(lambda: state(site, before) == "scored", 60)
+    seen = eventually(lambda: traits(site, before), 60)
+    assert (seen.words["view"], "score" in seen.numbers, len(seen.look)) == ("PA", True, 2 * SIZE)
     token, operator = readers.add(site, "ada", "clinician"), readers.add(site, "it", "it")
     with httpx.Client(base_url=f"http://127.0.0.1:{node.api_port}", timeout=60) as http:
         wrong = {"revision": 1, "decision": "correct", "answer": "negative", "reason": "overlap"}
