@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from scripts.hospital_folder import one_version, opened, why
 
 if TYPE_CHECKING:
+    from client.vigilance.drills import Drilled
     from client.vigilance.register import Error
     from models.stats.verification import Share
 
@@ -143,6 +145,64 @@ def drift(
             print(f"        {difference}")
     if any(one.seen_at is None for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def drill(
+    folder: Folder,
+    scenario: Annotated[str, typer.Argument(help="scanner, exposure, age or finding; empty: list earlier drills")] = "",
+    name: Annotated[str, typer.Option("--version", help="name@number; needed where several models read here")] = "",
+    share: Annotated[float, typer.Option(help="of the newest studies that are changed")] = 0.5,
+    by: By = "",
+) -> None:
+    """Find out how soon this hospital would be warned if its studies changed, on changes that are made up.
+
+    The newest studies are changed and read in shadow: no result, no trait and no error comes of it.
+
+    Example: vigie site watch drill scanner --folder node --share 0.3
+    """
+    from client.inference.panel import load
+    from client.inference.serving import Scoring
+    from client.store import versions
+    from client.vigilance import drills
+    from models.errors import ConfigurationError
+
+    site = opened(folder)
+    if not scenario:
+        for one in drills.listed(site):
+            _tell_drill(one)
+        return
+    if scenario not in drills.SCENARIOS:
+        raise ConfigurationError(f"{scenario!r}: one of {', '.join(drills.SCENARIOS)}")
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"--share is {share}: above 0, 1 at most")
+    panel = versions.panel(site)
+    if not name and len({held.name for held in panel}) != 1:
+        raise ConfigurationError(
+            f"--version: one of {', '.join(held.label for held in panel) or 'none, nothing reads'}"
+        )
+    held = one_version(site, name) if name else panel[0]
+    serving = load(site, held.digest)
+    if not isinstance(serving, Scoring):
+        raise ConfigurationError(f"{held.label} outlines volumes: drills are for versions that score images")
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"{held.label}: {drills.SCENARIOS[scenario].text}")
+        found = drills.run(
+            site,
+            serving,
+            drills.SCENARIOS[scenario],
+            share,
+            by or getpass.getuser(),
+            lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    _tell_drill(found)
+
+
+def _tell_drill(one: "Drilled") -> None:
+    day = time.strftime("%Y-%m-%d", time.localtime(one.at))
+    print(f"{day}  DRILL {one.model}: {one.scenario.text}, in {one.share:.0%} of the studies; {one.outcome}")
+    for difference in one.differences:
+        print(f"        {difference}")
 
 
 @app.command()

@@ -28,7 +28,7 @@ from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTie
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, Site, write_secret
 from client.store.versions import Why
-from client.vigilance import drift, harm, second_reads
+from client.vigilance import drift, drills, harm, second_reads
 from client.vigilance.drawing import picture
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn, VigieError
 
@@ -272,6 +272,7 @@ def watch_page(request: Request, site: ThisSite, reader: ThisReader) -> Response
         alarms=harm.alarms(site),
         warnings=drift.warnings(site),
         compared=drift.look(site),
+        drills=drills.listed(site),
         rates=[(one.version, second_reads.rates(site, one.version.digest)) for one in watched],
         due=second_reads.due(site)[:_MOST_DUE],
         false_alarms=site.config.watch.false_alarms,

@@ -428,6 +428,22 @@ drift = Table(
     UniqueConstraint("name", "since"),
 )
 
+drill = Table(
+    "drill",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("scenario", String(16), nullable=False, doc="what was made up, see client.vigilance.drills"),
+    Column("name", String, nullable=False, doc="of the model"),
+    Column("share", Float, nullable=False, doc="of the studies that were changed"),
+    Column("studies", Integer, nullable=True, doc="until the warning; null: there was none"),
+    Column("of", Integer, nullable=False),
+    Column("days", Float, nullable=True, doc="that so many studies take here"),
+    Column("cause", String(21), nullable=False, doc="that the warning named"),
+    Column("differences", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("by", String, nullable=False),
+)
+
 later_truth = Table(
     "later_truth",
     metadata,

@@ -177,6 +177,11 @@ def warnings(site: Site, *, unseen: bool = False) -> list[Warned]:
     ]
 
 
+def begin(site: Site, name: str) -> float:
+    """From when on a model's studies are compared, seconds since the epoch."""
+    return _begins(site).get(name, 0.0)
+
+
 def see(site: Site, number: int, by: str, *, usual: bool) -> None:
     """A person has taken note of a warning; twice is once.
 

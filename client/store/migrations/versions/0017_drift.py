@@ -1,4 +1,4 @@
-"""What is seen of each study, and warnings that the studies have changed."""
+"""What is seen of each study, warnings that the studies have changed, and drills."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -34,8 +34,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_drift")),
         sa.UniqueConstraint("name", "since", name=op.f("uq_drift_name_since")),
     )
+    op.create_table(
+        "drill",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("scenario", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("studies", sa.Integer(), nullable=True),
+        sa.Column("of", sa.Integer(), nullable=False),
+        sa.Column("days", sa.Float(), nullable=True),
+        sa.Column("cause", sa.String(length=21), nullable=False),
+        sa.Column("differences", sa.JSON(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_drill")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("drill")
     op.drop_table("drift")
     op.drop_table("trait")
