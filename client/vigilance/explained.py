@@ -1,5 +1,6 @@
 """Why a version may have become, or be, worse here than is tolerated: what an alarm says beside its figures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from client.store.versions import HeldVersion
 from client.vigilance import drift
 from client.vigilance.causes import Cause
 from client.vigilance.sample import patients
-from models.cohort import differences
+from models.cohort import Cohort, differences
 
 _CAUSES: Final = {"sex": Cause.POPULATION, "age": Cause.POPULATION, "maker": Cause.TECHNIQUE}
 
@@ -33,10 +34,17 @@ def explained(site: Site, held: HeldVersion) -> Explained:
         newest = found[0]
         return Explained(newest.cause, newest.differences[0] if newest.differences else "studies have changed")
     facts = versions.facts(site, held.digest)
-    if facts is None or facts.cohort is None:
+    return unlike(facts.cohort if facts else None, patients(site, held.name))
+
+
+def unlike(cohort: Cohort | None, strata: Mapping[str, int]) -> Explained:
+    """In what patients and machines are unlike those that a version was trained on. Pure.
+
+    Args:
+        strata: patients here, by stratum.
+    """
+    found = () if cohort is None else differences(cohort, strata)
+    if not found:
         return Explained(Cause.UNKNOWN, "")
-    unlike = differences(facts.cohort, patients(site, held.name))
-    if not unlike:
-        return Explained(Cause.UNKNOWN, "")
-    words = " and ".join("manufacturers" if name == "maker" else name for name in unlike)
-    return Explained(_CAUSES[unlike[0]], f"{words} unlike those of the training cohort")
+    words = " and ".join("manufacturer" if name == "maker" else name for name in found)
+    return Explained(_CAUSES[found[0]], f"{words} unlike the training cohort's")

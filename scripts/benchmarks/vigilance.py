@@ -19,7 +19,8 @@ Contenders, on the same exams: MAPIE's risk monitor (its time-uniform bound on t
 at its default level), and two tests as Evidently sets them for a number's drift, once a day on the errors of the last
 30 days against the first 90: Kolmogorov-Smirnov (p < 0.05) and the population stability index (0.1 or more).
 
-Changed studies: see `scripts/benchmarks/causes.py`. Aggregates are not in it yet.
+Changed studies: see `scripts/benchmarks/causes.py`; a version elsewhere: `scripts/benchmarks/transfer.py`. Aggregates
+are not in it yet.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from client.vigilance.exams import Exam
 from configs.schema import WatchConfig
 from models.stats.detector import YEAR, follow, staked
 from models.stats.intervals import Floats
-from scripts.benchmarks import causes
+from scripts.benchmarks import causes, transfer
 from scripts.benchmarks.options import positive
 from scripts.benchmarks.report import Claim, Report, at_least, at_most
 
@@ -113,19 +114,24 @@ def run(arguments: Sequence[str]) -> Report:
     parser.add_argument("--years", type=positive, default=5000, help="site-years in which nothing changes")
     parser.add_argument("--runs", type=positive, default=500, help="of each change, two years after a clean one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=("all", "alarms", "changes"), default="all")
+    parser.add_argument("--part", choices=("all", "alarms", "changes", "transfer"), default="all")
     parser.add_argument("--changes", type=positive, default=25, help="runs of each cause and hospital")
     parser.add_argument("--quiet-years", type=positive, default=150, help="in which studies do not change")
     data = Path(os.environ.get("VIGIE_DATA", "../shared/data"))
     parser.add_argument("--data", type=Path, default=data, help="folder that holds cxr/manifest.csv")
+    parser.add_argument("--threads", type=positive, default=2, help="of the training of `transfer`")
     options = parser.parse_args(arguments)
     figures, claims = dict[str, Any](), list[Claim]()
-    if options.part != "changes":
+    if options.part in ("all", "alarms"):
         figures["vigilance"] = rows = _alarms(options)
         claims += _good(rows)
-    if options.part != "alarms":
+    if options.part in ("all", "changes"):
         changed, good = causes.run(options.data, options.changes, options.quiet_years, options.seed)
         figures |= changed
+        claims += good
+    if options.part in ("all", "transfer"):
+        moved, good = transfer.run(options.data, options.seed, options.threads)
+        figures |= moved
         claims += good
     return Report(figures, claims)
 
