@@ -266,6 +266,8 @@ class ConsentConfig:
         surveys: the coordinator may ask how many errors there are to learn from, and is told in steps of eleven.
         withdrawals: what becomes of a version that the coordinator withdraws: obey (it reads no further study), or ask
             (it goes on until a person has decided).
+        statistics: who agrees that counts of right and wrong answers leave, for the vendors of the versions: none
+            (nothing leaves), ask (a person looks at each release first), or policy (each leaves when it is asked for).
         holdings: the coordinator may ask which of its versions serve here, or did, and whether safety was why not.
     """
 
@@ -280,10 +282,13 @@ class ConsentConfig:
     surveys: bool = False
     withdrawals: str = "obey"
     holdings: bool = True
+    statistics: str = "none"
 
     def __post_init__(self) -> None:
         known = ("obey", "ask")
         _require(self.withdrawals in known, f"consent.withdrawals {self.withdrawals!r}: {', '.join(known)}")
+        known = ("none", "ask", "policy")
+        _require(self.statistics in known, f"consent.statistics {self.statistics!r}: {', '.join(known)}")
         known = ("none", "deliveries", "retrainings")
         _require(self.standing in known, f"consent.standing {self.standing!r}: {', '.join(known)}")
         for key in ("most_rounds", "most_retrainings", "fewest_others"):

@@ -16,6 +16,7 @@ from scripts import (
     border_commands,
     images_commands,
     site_retraining_commands,
+    site_statistics_commands,
     site_withdrawal_commands,
     truth_commands,
     watch_commands,
@@ -35,6 +36,7 @@ app.add_typer(images_commands.app, name="images")
 app.add_typer(site_withdrawal_commands.app, name="withdrawals")
 app.add_typer(watch_commands.app, name="watch")
 app.add_typer(truth_commands.app, name="truth")
+app.add_typer(site_statistics_commands.app, name="statistics")
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_SITE", help="the hospital's folder")]
 Reason = Annotated[str, typer.Option(help="trial, quality, safety, mistake or other; the ledger keeps it")]
 

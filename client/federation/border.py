@@ -17,10 +17,12 @@ from models.errors import BorderRefused, NotAllowed, VigieError
 from models.exchange import (
     ANSWERS,
     Answer,
+    Audit,
     Consent,
     Crossing,
     Decision,
     Evidence,
+    Figures,
     GroupOrder,
     Holdings,
     Inquiry,
@@ -73,6 +75,10 @@ def _untold(_: Inquiry) -> Holdings:
     raise NotAllowed("nobody is told what serves here")
 
 
+def _unaudited(_: Audit) -> Figures:
+    raise NotAllowed("nobody is told how versions do here")
+
+
 def _unsummed(_: Order) -> NoReturn:
     raise NotAllowed("nothing is summed here")
 
@@ -96,6 +102,7 @@ class Handlers:
         survey: count what could be learned from.
         withdraw: let a version that the coordinator withdraws read no further study, or ask a person.
         inquire: say what became of versions.
+        audit: say how a version does.
         seal, mask, unmask: the steps of a round whose updates are summed; the first one trains.
     """
 
@@ -108,6 +115,7 @@ class Handlers:
     survey: Callable[[Survey], Tally] = _nothing
     withdraw: Callable[[Withdrawal], Withdrawn] = _nobody
     inquire: Callable[[Inquiry], Holdings] = _untold
+    audit: Callable[[Audit], Figures] = _unaudited
     seal: Callable[[GroupOrder], Sealed] = _unsummed
     mask: Callable[[MaskOrder], Masked] = _unsummed
     unmask: Callable[[UnmaskOrder], Unmasked] = _unsummed
@@ -237,6 +245,8 @@ class Border:
                     return handlers.withdraw(order)
                 case Inquiry():
                     return handlers.inquire(order)
+                case Audit():
+                    return handlers.audit(order)
         except Exception as error:  # noqa: BLE001
             raise _Refused(_code(error, "failed")) from None
 

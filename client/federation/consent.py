@@ -25,6 +25,7 @@ from configs.schema import ConsentConfig
 from models import terms as signed
 from models.errors import Conflict, ConsentMissing, NotAllowed, NotFound, VigieError
 from models.exchange import (
+    Audit,
     Consent,
     ConsentReason,
     Inquiry,
@@ -111,7 +112,8 @@ def answer(site: Site, proposal: Proposal) -> Consent:
 def require(site: Site, order: Order) -> Terms | None:
     """The terms that an order belongs to; a proposal belongs to none yet, and a survey to none ever.
 
-    A withdrawal is looked at by its signature (`withdrawal.py`), and needs nobody's agreement.
+    A withdrawal is looked at by its signature (`withdrawal.py`), and needs nobody's agreement; so is a question how a
+    version does (`statistics.py`), which needs the settings' and may wait for a person's.
 
     Raises:
         ConsentMissing: this hospital has not agreed, has withdrawn, or its agreement has expired.
@@ -122,6 +124,12 @@ def require(site: Site, order: Order) -> Terms | None:
     if isinstance(order, Inquiry):
         if not site.config.consent.holdings:
             raise ConsentMissing("nobody is told which versions serve here (consent.holdings)")
+        return None
+    if isinstance(order, Audit):
+        if site.config.consent.statistics == "none":
+            why = "nobody is told how versions do here (consent.statistics)"
+            site.ledger.append("statistics.refused", {"version": order.asked.version, "why": why})
+            raise ConsentMissing(why)
         return None
     try:
         if isinstance(order, Survey):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from client.federation import candidate, consent, group, holdings, withdrawal
+from client.federation import candidate, consent, group, holdings, statistics, withdrawal
 from client.federation.border import Handlers
 from client.federation.cases import objecting
 from client.federation.kept import Memory
@@ -119,4 +119,5 @@ def handlers(folder: Path) -> Handlers:
         survey=lambda order: Tally(retraining=order.retraining, new_errors=new_errors(site, order.model)),
         withdraw=lambda order: withdrawal.answer(site, order),
         inquire=lambda order: holdings.told(site, order),
+        audit=lambda order: statistics.answer(site, order),
     )

@@ -461,6 +461,31 @@ later_truth = Table(
     Index(None, "reference"),
 )
 
+statistics_release = Table(
+    "statistics_release",
+    metadata,
+    Column("version_digest", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, doc="from 1, in the order in which they were closed"),
+    Column("period", Integer, nullable=False, doc="the month in whose beginning it was closed, 202611"),
+    Column("lines", JSON, nullable=False, doc="as they leave, see models.exchange.figures.Lines"),
+    Column("patients", Integer, nullable=False, doc="whom it counts"),
+    Column("state", String(8), nullable=False, doc="waiting | agreed | declined"),
+    Column("by", String, nullable=False, default="", doc="the person who decided; empty: the policy"),
+    Column("made_at", Float, nullable=False),
+    Column("decided_at", Float, nullable=True),
+    Column("asked_at", Float, nullable=True, doc="when it was given in answer first; the ledger says whether it left"),
+    CheckConstraint("state in ('waiting', 'agreed', 'declined')", name="state"),
+)
+
+statistics_patient = Table(
+    "statistics_patient",
+    metadata,
+    Column("version_digest", String(64), primary_key=True),
+    Column("patient_key", String(64), primary_key=True, doc="who is counted, once for a version and for good"),
+    Column("number", Integer, nullable=False, doc="of the release"),
+    Index(None, "version_digest", "number"),
+)
+
 suspension = Table(
     "suspension",
     metadata,

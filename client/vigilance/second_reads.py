@@ -42,6 +42,23 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """An exam that was drawn to be read again.
+
+    Attributes:
+        positive: the truth; None: nobody else than the first reader has said it yet, or nobody can tell.
+        at: when it was said, seconds since the epoch; 0: not yet.
+    """
+
+    study_uid: str
+    kind: Kind
+    probability: float
+    positive: bool | None
+    tier: TruthTier
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rates:
     """How a version does here, over all its patients or those of a stratum.
 
@@ -149,6 +166,21 @@ def due(site: Site) -> list[Due]:
         for exam in waiting
         if exam.verdicts
     ]
+
+
+def verified(site: Site, digest: str) -> list[Verified]:
+    """The exams of a version that were drawn, and what became known of them."""
+    found: list[Verified] = []
+    with site.database.read() as connection:
+        drawn = {row.outcome_id: row for row in connection.execute(select(second_read).where(second_read.c.drawn))}
+        exams = [one for one in _exams(site, connection) if one.version_digest == digest and one.outcome_id in drawn]
+    for exam in exams:
+        row, truth = drawn[exam.outcome_id], exam.truth
+        known = truth is not None and truth.answer is not Answer.NOT_ASSESSABLE
+        positive = truth.answer is Answer.POSITIVE if truth is not None and known else None
+        tier, at = (truth.tier, truth.at) if truth is not None else (TruthTier.AI_VISIBLE, 0.0)
+        found.append(Verified(exam.study_uid, row.kind, row.probability, positive, tier, at))
+    return found
 
 
 def rates(site: Site, digest: str) -> list[Rates]:

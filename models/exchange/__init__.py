@@ -1,12 +1,12 @@
 """The only messages that may cross a hospital's border.
 
 Into a hospital come the signed terms of a retraining, an order to train, the offer of a version, and the word whether
-it was released; the signed word that a version is withdrawn, and the question what became of the versions that were
-offered. Out of it go, in that order, its consent, an update of the weights (or, where updates are only summed, a key, a
-masked update and parts of what takes masks off a sum), the evidence of how a version did on local cases, and the
-hospital's decision; what it did with the withdrawal, and the states of its versions; or, instead of any of them, a
-refusal that carries one code. What leaves is
-numbers, words from the closed lists below, digests, and the name of the retraining. There is no field that could hold a
+it was released; the signed word that a version is withdrawn, and the questions what became of the versions that were
+offered, and how one does. Out of it go, in that order, its consent, an update of the weights (or, where updates are
+only summed, a key, a masked update and parts of what takes masks off a sum), the evidence of how a version did on local
+cases, and the hospital's decision; what it did with the withdrawal, the states of its versions, and counts of right and
+wrong answers; or, instead of any of them, a refusal that carries one code. What leaves is numbers, words from the
+closed lists below, digests, and the name of the retraining. There is no field that could hold a
 patient, a study, an image or free text; an update is bounded (models/bounds.py), and no count is small enough to show a
 patient (models/stats/disclosure.py).
 
@@ -43,6 +43,7 @@ from models.exchange.checks import (
     withheld,
 )
 from models.exchange.crossing import Crossing, fingerprint
+from models.exchange.figures import Audit, Figures, Lines
 from models.exchange.grouped import GroupOrder, Masked, MaskOrder, Sealed, Unmasked, UnmaskOrder
 from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
 from models.exchange.weights import Layout, Packer, Weights, check_weights, digest, is_in, layout_of
@@ -71,6 +72,7 @@ __all__ = [
     "MAX_ASKED",
     "WIRE",
     "Answer",
+    "Audit",
     "Changed",
     "Channel",
     "Consent",
@@ -78,6 +80,7 @@ __all__ = [
     "Crossing",
     "Decision",
     "Evidence",
+    "Figures",
     "GroupOrder",
     "Holding",
     "Holdings",
@@ -85,6 +88,7 @@ __all__ = [
     "LayerName",
     "Layout",
     "Leakage",
+    "Lines",
     "MaskOrder",
     "Masked",
     "Measure",

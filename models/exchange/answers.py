@@ -35,7 +35,7 @@ from models.subgroups import FEWEST, Change, Group, Rate
 
 Asked = Literal[
     "proposal", "train", "group-train", "mask", "unmask", "offer", "release", "survey", "withdrawal", "inquiry",
-    "unknown",
+    "audit", "unknown",
 ]  # fmt: skip
 
 

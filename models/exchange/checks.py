@@ -20,6 +20,7 @@ from models.exchange.answers import (
     classes,
     measures,
 )
+from models.exchange.figures import Audit, Figures
 from models.exchange.grouped import GroupOrder, Masked, MaskOrder, Sealed, Unmasked, UnmaskOrder, follows
 from models.exchange.message import claimed
 from models.exchange.orders import Inquiry, Offer, Proposal, Release, Survey, TrainOrder, Withdrawal
@@ -31,8 +32,8 @@ from models.stats import disclosure
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
-Order = Proposal | TrainOrder | MaskOrder | UnmaskOrder | Offer | Release | Survey | Withdrawal | Inquiry
-Answer = Consent | Update | Sealed | Masked | Unmasked | Evidence | Decision | Tally | Withdrawn | Holdings
+Order = Proposal | TrainOrder | MaskOrder | UnmaskOrder | Offer | Release | Survey | Withdrawal | Inquiry | Audit
+Answer = Consent | Update | Sealed | Masked | Unmasked | Evidence | Decision | Tally | Withdrawn | Holdings | Figures
 Reply = Answer | Refusal
 Message = Order | Reply
 
@@ -47,10 +48,11 @@ ANSWERS: Mapping[type[Order], type[Answer]] = {
     Survey: Tally,
     Withdrawal: Withdrawn,
     Inquiry: Holdings,
+    Audit: Figures,
 }
 """Which reply belongs to which order."""
 
-CONTROL: frozenset[type[Order]] = frozenset({Proposal, Survey, Withdrawal, Inquiry})
+CONTROL: frozenset[type[Order]] = frozenset({Proposal, Survey, Withdrawal, Inquiry, Audit})
 """What is answered in seconds, and needs no network: the orders of the control channel."""
 
 _BY_KIND: Mapping[str, type[Message]] = {model.kind: model for model in (*ANSWERS, *ANSWERS.values(), Refusal)}
@@ -83,6 +85,10 @@ def belongs(answer: Answer, order: Order) -> bool:
         return isinstance(answer, Withdrawn) and (answer.digest, answer.notice) == asked
     if isinstance(answer, Holdings) or isinstance(order, Inquiry):
         return isinstance(answer, Holdings) and isinstance(order, Inquiry) and set(answer.digests) <= set(order.digests)
+    if isinstance(answer, Figures) or isinstance(order, Audit):
+        if not (isinstance(answer, Figures) and isinstance(order, Audit)) or answer.digest != order.asked.version:
+            return False
+        return not answer.number or answer.number > order.asked.after
     if answer.retraining != order.retraining:
         return False
     match answer, order:
@@ -121,6 +127,8 @@ def check_answer(answer: Answer, order: Order) -> None:
             raise BorderRefused("an update that is to be summed, and an exact number of its cases")
     if isinstance(answer, Tally) and answer.new_errors % disclosure.LEAST:
         raise BorderRefused("a count whose change could show a patient")
+    if isinstance(answer, Figures) and (faults := answer.faults()):
+        raise BorderRefused(faults[0])
     if isinstance(answer, Evidence):
         for measure in measures(answer).values():
             _require_large(measure.n_positive, measure.n - measure.n_positive)

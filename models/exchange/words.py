@@ -37,6 +37,8 @@ Kind = Literal[
     "withdrawn",
     "inquiry",
     "holdings",
+    "audit",
+    "figures",
     "refusal",
 ]
 Channel = Literal[

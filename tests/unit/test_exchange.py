@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import ValidationError
 
+from models.audit import Request
 from models.errors import BorderRefused
 from models.exchange import (
     CODES,
     KINDS,
     WIRE,
+    Audit,
     Consent,
     Decision,
     Evidence,
+    Figures,
     GroupOrder,
+    Lines,
     Masked,
     MaskOrder,
     Measure,
@@ -38,6 +42,7 @@ from models.exchange import (
 )
 from models.hyperparameters import Hyperparameters
 from models.protection import SecureAggregation
+from models.stats.release import Column, Line
 from models.terms import Terms, leaving
 
 
@@ -93,6 +98,10 @@ controlled = weights.flatmap(
         frozen=layers, reply=st.sampled_from(["plain", "float16", "eight-bit"]), stochastic=st.booleans(),
         controls=st.just(True), weights=st.just(chosen), control=st.none() | st.just(chosen),
     )
+)  # fmt: skip
+told = st.builds(
+    Line, st.builds(Column, inclusion=st.integers(0, 100)), st.sampled_from(["all", "sex-f", "scanner-ge"]), st.integers(11, 10**6),
+    st.none() | st.integers(0, 11), st.sampled_from(["", "right", "wrong"]),
 )  # fmt: skip
 points = st.binary(min_size=49, max_size=49)
 signatures = st.binary(min_size=64, max_size=112)
@@ -150,6 +159,17 @@ messages = st.one_of(
         verdict=st.sampled_from(["adopt", "refuse"]),
         reasons=st.lists(st.sampled_from(["non-inferior", "too-few-positives"]), max_size=3).map(tuple),
         mended=counts, new_errors=counts, served_gate=st.none() | measures(), candidate_test=st.none() | measures(),
+    ),
+    st.builds(
+        Audit, signer=names, signature=st.binary(min_size=64, max_size=64),
+        request=st.builds(Request, version=digests, hospital=names, after=counts, at=st.floats(0, 1e12)).map(
+            Request.to_bytes
+        ),
+    ),
+    st.builds(Figures, digest=digests),
+    st.builds(
+        Figures, digest=digests, number=st.integers(1, 10**6), period=st.integers(1, 999912),
+        told=st.lists(told, min_size=1, max_size=9).map(Lines.of),
     ),
     st.builds(Release, retraining=names, digest=digests, released=st.booleans()),
     st.builds(Decision, retraining=names, digest=digests, outcome=st.sampled_from(["adopted", "refused", "shadow"])),
