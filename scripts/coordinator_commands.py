@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from scripts import coordinator_vendor_commands
 from scripts.signals import wait_for_signal
 
 app = typer.Typer(no_args_is_help=True, help="The coordinator. Example: vigie coordinator init --folder coordinator")
+app.add_typer(coordinator_vendor_commands.vendor, name="vendor")
+app.add_typer(coordinator_vendor_commands.statistics, name="statistics")
+app.command("portal")(coordinator_vendor_commands.portal)
 _GRACE = 5.0
 """Seconds for the SuperLink and MLflow to end: whoever stops a coordinator (Docker, for instance) waits for ten, and
 what they leave running takes some too."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 from models.errors import Conflict, VigieError
 from models.exchange import MAX_ASKED, Holdings, Inquiry, Order, Withdrawn
-from server import withdrawal
+from server import statistics, withdrawal
 from server.coordinator import Coordinator
 from server.journal import alone
 from server.lineage import ADOPTED_AT
@@ -32,9 +32,12 @@ LOOK: Final = 5.0
 """Seconds between two looks whether a withdrawal waits; it looks in a folder, and asks the SuperLink only then."""
 LATER: Final = 60.0
 """Seconds before an errand that failed is tried again, and a hospital that was asked and said nothing."""
+What = Literal["withdrawals", "inquiry", "statistics"]
 STANDING: Final = "standing-at-"
 """Begins the tags of a version that say how it stands at a hospital."""
 
+COLLECTED: Final = "collected"
+"""In the errands' folder: its time is when hospitals were asked last how versions do."""
 _ASKED: Final = "asked"  # in the errands' folder: its time is that of the last inquiry
 
 
@@ -54,7 +57,7 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
     """Do an errand; withdrawals are told in any case, and first.
 
     Args:
-        name: `errand/withdrawals`, or `errand/inquiry`.
+        name: `errand/withdrawals`, `errand/inquiry`, or `errand/statistics`.
 
     Raises:
         Conflict: another one is under way, and does not end.
@@ -65,6 +68,9 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
         if name == f"{ERRAND}inquiry":
             inquire(hospitals, coordinator.registry)
             (place / _ASKED).touch()
+        if name == f"{ERRAND}statistics":
+            statistics.collect(hospitals, coordinator)
+            (place / COLLECTED).touch()
 
 
 def tell(hospitals: Hospitals, coordinator: Coordinator) -> None:
@@ -119,7 +125,7 @@ def keep(registry: Registry, site: str, found: Holdings, versions: Mapping[str, 
 # ── Who makes errands ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(link: SuperLink, what: Literal["withdrawals", "inquiry"], timeout: float = RUN_SECONDS) -> RunState:
+def run(link: SuperLink, what: What, timeout: float = RUN_SECONDS) -> RunState:
     """Make an errand and wait for its end.
 
     Raises:
@@ -170,7 +176,7 @@ class Errands:
             return ""
         online = {*self._link.online("control"), *self._link.online()}
         if inquiry and online:
-            what: Literal["withdrawals", "inquiry"] = "inquiry"
+            what: What = "inquiry"
         elif waiting & online:
             what = "withdrawals"
         else:

@@ -12,14 +12,14 @@ logit scale (second reads); Spiegelhalter, Statistics in Medicine 2005 (funnel).
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from scipy.special import bdtr, ndtri
 
 from models.stats.disclosure import LEAST
 from models.stats.intervals import UNKNOWN, Estimate, proportion
-from models.stats.release import TABLES, Column, Line, Stream, Tier
+from models.stats.release import TABLES, Column, Line, Stream, Tier, Truth
 
 Rate = Literal["sensitivity", "specificity"]
 Basis = Literal["exact", "bounds", "weighted", "insufficient"]
@@ -175,7 +175,7 @@ def _figure(site: str, column: Column, group: str, count: Count) -> Figure:
 def _weighted(site: str, found: Mapping[Key, Count]) -> list[Figure]:
     """By the second reads of all three kinds, each patient for as many as were drawn from; of all patients alone."""
     own = [(column, count) for (column, group), count in found.items() if group == "all" and column.stream in _SECOND]
-    tiers = sorted({(column.tier, column.truth) for column, _ in own})
+    tiers: list[tuple[Tier, Truth]] = sorted({(column.tier, column.truth) for column, _ in own})
     made: list[Figure] = []
     for tier, truth in tiers:
         parts = [(column, count) for column, count in own if (column.tier, column.truth) == (tier, truth)]
@@ -208,12 +208,11 @@ def _placed(one: Figure, whole: Figure, sites: int) -> Figure:
     below = float(bdtr(right, one.n, whole.estimate.value))
     above = 1 - float(bdtr(right - 1, one.n, whole.estimate.value)) if right else 1.0
     standing: Standing = "inside"
-    for tail, words in zip(_LIMITS, (("low", "high"), ("very low", "very high")), strict=True):
-        if below < tail:
-            standing = words[0]
-        elif above < tail:
-            standing = words[1]
-    return Figure(one.rate, one.site, one.stream, one.tier, one.group, one.n, one.estimate, one.basis, standing)
+    if below < _LIMITS[0]:
+        standing = "very low" if below < _LIMITS[1] else "low"
+    elif above < _LIMITS[0]:
+        standing = "very high" if above < _LIMITS[1] else "high"
+    return replace(one, standing=standing)
 
 
 def _order(column: Column, group: str) -> tuple[str, str, str, int, str, int]:

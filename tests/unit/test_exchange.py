@@ -100,7 +100,8 @@ controlled = weights.flatmap(
     )
 )  # fmt: skip
 told = st.builds(
-    Line, st.builds(Column, inclusion=st.integers(0, 100)), st.sampled_from(["all", "sex-f", "scanner-ge"]), st.integers(11, 10**6),
+    Line, st.builds(Column, inclusion=st.integers(0, 100)), st.sampled_from(["all", "scanner-ge"]),
+    st.integers(11, 10**6),
     st.none() | st.integers(0, 11), st.sampled_from(["", "right", "wrong"]),
 )  # fmt: skip
 points = st.binary(min_size=49, max_size=49)
