@@ -27,6 +27,15 @@ Standing = Literal["inside", "low", "high", "very low", "very high", ""]
 RATES: Final[Mapping[str, Rate]] = {"with": "sensitivity", "without": "specificity"}
 WEIGHTED: Final = "second reads"
 _SECOND: Final[tuple[Stream, ...]] = ("discordant", "double-positive", "double-negative")
+_STREAMS: Final = ("random", WEIGHTED, "routine")
+_TIERS: Final[tuple[Tier, ...]] = (
+    "biopsy",
+    "follow_up",
+    "blind_consensus",
+    "single_reader",
+    "report",
+    "ai_visible",
+)
 _LIMITS: Final = (0.025, 0.001)  # of one side: 95 % and 99.8 %
 
 
@@ -41,7 +50,8 @@ class Figure:
         n: patients it rests on; 0: fewer than eleven, or none told yet.
         estimate: with its 95 % interval; of bounds, the value is not known.
         basis: bounds: right and wrong are kept back where they are few; insufficient: see n.
-        standing: of a hospital, where it lies in the funnel around all of them: outside 95 %, or (very) 99.8 %.
+        standing: of a hospital, where it lies in the funnel around those whose counts are known: outside 95 %, or
+            (very) 99.8 %.
     """
 
     rate: Rate
@@ -137,13 +147,23 @@ def figures(by_site: Mapping[str, Iterable[Sequence[Line]]]) -> list[Figure]:
         for key, count in own.items():
             every[key] += count
     whole = _of("", dict(every))
-    around = {(one.rate, one.stream, one.tier, one.group): one for one in whole}
     found = list(whole)
     for site in sorted(each):
-        for one in _of(site, each[site]):
-            total = around[one.rate, one.stream, one.tier, one.group]
-            found.append(_placed(one, total, len(each)))
-    return found
+        found += _of(site, each[site])
+    around = {key: reference([one for one in found if _sheet(one) == key]) for key in {_sheet(one) for one in whole}}
+    return [_placed(one, around[_sheet(one)]) if one.site else one for one in found]
+
+
+def reference(figures: Sequence[Figure]) -> Estimate:
+    """What hospitals are compared with: those whose counts are known, together; unknown where there is no other.
+
+    Args:
+        figures: of one rate, stream, tier and group.
+    """
+    exact = [one for one in figures if one.site and one.basis == "exact"]
+    if len(exact) < 2:
+        return UNKNOWN
+    return proportion(sum(round(one.estimate.value * one.n) for one in exact), sum(one.n for one in exact))
 
 
 def limits(value: float, n: int) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -158,10 +178,10 @@ def limits(value: float, n: int) -> tuple[tuple[float, float], tuple[float, floa
 def _of(site: str, found: Mapping[Key, Count]) -> list[Figure]:
     plain = [
         _figure(site, column, group, count)
-        for (column, group), count in sorted(found.items(), key=lambda item: _order(*item[0]))
+        for (column, group), count in found.items()
         if not column.one_sided and column.stream != "discordant"
     ]
-    return [*_weighted(site, found), *plain]
+    return sorted([*_weighted(site, found), *plain], key=_order)
 
 
 def _figure(site: str, column: Column, group: str, count: Count) -> Figure:
@@ -200,13 +220,17 @@ def _ratio(parts: Sequence[tuple[float, Count]]) -> Estimate:
     return Estimate(value, 1 / (1 + math.exp(spread - logit)), 1 / (1 + math.exp(-spread - logit)))
 
 
-def _placed(one: Figure, whole: Figure, sites: int) -> Figure:
-    """With its place in the funnel; one hospital alone is the whole, and has none."""
-    if sites < 2 or one.basis != "exact" or whole.basis != "exact":
+def _sheet(one: Figure) -> tuple[str, str, str, str]:
+    return one.rate, one.stream, one.tier, one.group
+
+
+def _placed(one: Figure, around: Estimate) -> Figure:
+    """With its place in the funnel, where it and what it is compared with are known."""
+    if one.basis != "exact" or math.isnan(around.value):
         return one
     right = round(one.estimate.value * one.n)
-    below = float(bdtr(right, one.n, whole.estimate.value))
-    above = 1 - float(bdtr(right - 1, one.n, whole.estimate.value)) if right else 1.0
+    below = float(bdtr(right, one.n, around.value))
+    above = 1 - float(bdtr(right - 1, one.n, around.value)) if right else 1.0
     standing: Standing = "inside"
     if below < _LIMITS[0]:
         standing = "very low" if below < _LIMITS[1] else "low"
@@ -215,8 +239,7 @@ def _placed(one: Figure, whole: Figure, sites: int) -> Figure:
     return replace(one, standing=standing)
 
 
-def _order(column: Column, group: str) -> tuple[str, str, str, int, str, int]:
-    streams = ("random", "routine")
-    first = streams.index(column.stream) if column.stream in streams else len(streams)
-    table = next((n for n, groups in enumerate(TABLES.values(), 1) if group in groups), 0)
-    return str(first), column.tier, column.truth, table, group, column.inclusion
+def _order(one: Figure) -> tuple[int, int, str, int, str]:
+    """The random sample first; the best truth first."""
+    table = next((n for n, groups in enumerate(TABLES.values(), 1) if one.group in groups), 0)
+    return _STREAMS.index(one.stream), _TIERS.index(one.tier), one.rate, table, one.group

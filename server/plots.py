@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from server.performance import Figure, limits
+from server.performance import Figure, limits, reference
 
 WIDTH: Final = 760
 _INK, _FAINT, _LINE = "#1b1b1b", "#565c65", "#a9aeb1"
@@ -17,7 +17,7 @@ _ROW: Final = 26
 
 
 def forest(whole: Figure, sites: Sequence[Figure]) -> str:
-    """Intervals one below the other, a broken line where all hospitals together are."""
+    """Intervals one below the other, a broken line where the hospitals are together."""
     rows = [("All hospitals", whole), *((one.site, one) for one in sites)]
     known = [one for _, one in rows if not math.isnan(one.estimate.low)]
     low = _floor(min((one.estimate.low for one in known), default=0.0))
@@ -31,8 +31,9 @@ def forest(whole: Figure, sites: Sequence[Figure]) -> str:
     for share in _ticks(low):
         parts.append(f'<path d="M {x(share)} 6 V {height - 22}" stroke="{_LINE}" stroke-width="0.5"/>')
         parts.append(_text(x(share), height - 6, f"{100 * share:.0f} %", _FAINT, "middle"))
-    if not math.isnan(whole.estimate.value):
-        at = x(whole.estimate.value)
+    middle = reference(sites).value
+    if not math.isnan(middle):
+        at = x(middle)
         parts.append(f'<path d="M {at} 6 V {height - 22}" stroke="{_INK}" stroke-dasharray="5 4"/>')
     for n, (name, one) in enumerate(rows):
         y = 20 + _ROW * n
@@ -56,13 +57,13 @@ def forest(whole: Figure, sites: Sequence[Figure]) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def funnel(whole: Figure, sites: Sequence[Figure]) -> str:
+def funnel(sites: Sequence[Figure]) -> str:
     """Rates by the number of patients, with the limits that chance keeps to; empty where nothing can be compared."""
-    shown = [one for one in sites if one.basis == "exact"]
-    if whole.basis != "exact" or len(shown) < 2:
+    shown, middle = [one for one in sites if one.basis == "exact"], reference(sites).value
+    if not 0 < middle < 1:
         return ""
     most = max(one.n for one in shown) * 1.1
-    values = [whole.estimate.value, *(one.estimate.value for one in shown), limits(whole.estimate.value, 11)[1][0]]
+    values = [middle, *(one.estimate.value for one in shown), limits(middle, 11)[1][0]]
     low = _floor(max(min(values), 0.0))
     height = 300
 
@@ -72,16 +73,16 @@ def funnel(whole: Figure, sites: Sequence[Figure]) -> str:
     def y(share: float) -> float:
         return round(12 + (height - 60) * (1 - max(share, low)) / (1 - low), 1)
 
-    parts = [_head(height, f"{whole.rate} by patients, with limits of 95 and 99.8 % around all hospitals")]
+    parts = [_head(height, f"{shown[0].rate} by patients, with limits of 95 and 99.8 % around all hospitals")]
     for share in _ticks(low):
         parts.append(f'<path d="M 70 {y(share)} H {_RIGHT}" stroke="{_LINE}" stroke-width="0.5"/>')
         parts.append(_text(62, y(share) + 4, f"{100 * share:.0f} %", _FAINT, "end"))
     places = [11 + (most - 11) * n / 60 for n in range(61)]
     for which, dash in ((0, "6 4"), (1, "2 3")):
         for side in (0, 1):
-            line = " L ".join(f"{x(n)} {y(limits(whole.estimate.value, round(n))[which][side])}" for n in places)
+            line = " L ".join(f"{x(n)} {y(limits(middle, round(n))[which][side])}" for n in places)
             parts.append(f'<path d="M {line}" fill="none" stroke="{_FAINT}" stroke-dasharray="{dash}"/>')
-    parts.append(f'<path d="M 70 {y(whole.estimate.value)} H {_RIGHT}" stroke="{_INK}"/>')
+    parts.append(f'<path d="M 70 {y(middle)} H {_RIGHT}" stroke="{_INK}"/>')
     for one in shown:
         fill = _INK if one.standing == "inside" else "#ffffff"
         at = x(one.n), y(one.estimate.value)

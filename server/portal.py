@@ -113,7 +113,7 @@ def versions_page(request: Request, vendor: ThisVendor) -> HTMLResponse:
 
 def version_page(vendor: ThisVendor, found: ThisExhibit) -> HTMLResponse:
     """One version: every figure, and how hospitals compare."""
-    sheets = [(sheet, forest(sheet.whole, sheet.sites), funnel(sheet.whole, sheet.sites)) for sheet in found.sheets()]
+    sheets = [(sheet, forest(sheet.whole, sheet.sites), funnel(sheet.sites)) for sheet in found.sheets()]
     return _page("version.html", vendor=vendor, found=found, sheets=sheets)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Page
 from matplotlib.transforms import Bbox
 
 from server.export import BASES, Exhibit, Sheet, between, percent
-from server.performance import Figure
+from server.performance import Figure, reference
 
 _A4 = (8.27, 11.69)  # inches
 _ROWS = 34  # of a table on one page
@@ -90,7 +90,7 @@ def _forest(page: Page, named: list[tuple[str, Figure]], top: float) -> None:
         style = "dotted" if one.basis == "bounds" else "solid"
         axes.plot([one.estimate.low, one.estimate.high], [n, n], color="black", linestyle=style)
         axes.plot([one.estimate.value], [n], "D" if not n else "o", color="black", markersize=5)
-    axes.axvline(named[0][1].estimate.value, color="black", linestyle="dashed", linewidth=0.7)
+    axes.axvline(reference([one for _, one in named]).value, color="black", linestyle="dashed", linewidth=0.7)
     axes.set_yticks(range(len(named)), [name for name, _ in named], size=7.5)
     axes.set_ylim(len(named) - 0.5, -0.5)
     axes.set_xlim(right=1.005)

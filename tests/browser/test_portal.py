@@ -96,6 +96,7 @@ def test_a_vendor_signs_in_and_every_page_can_be_read(
     assert report.body().startswith(b"%PDF-")
     if folder := os.environ.get("VIGIE_SCREENSHOTS"):
         (Path(folder) / "portal-report.pdf").write_bytes(report.body())
+    page.goto("/")
     page.click("text=Sign out")
     page.wait_for_selector("#key")
     assert [one for one in page.complaints if "404" not in one and "401" not in one] == []
