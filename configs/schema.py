@@ -133,17 +133,24 @@ class PrivacyConfig:
     Attributes:
         epsilon: the cap; 0: no training that costs of it is agreed to.
         delta: at which epsilon is counted; well below one over the number of patients.
+        statistics: epsilon of the noise on what is told of a version to its vendor, for each patient and version, taken
+            from the cap; 0: no noise, and nothing is taken.
         required: a retraining whose updates are not differentially private per patient is refused.
         summed: a retraining whose updates are not hidden in sums (secure aggregation) is refused.
     """
 
     epsilon: float = 0.0
     delta: float = 1e-5
+    statistics: float = 0.0
     required: bool = False
     summed: bool = False
 
     def __post_init__(self) -> None:
         _require(0 <= self.epsilon <= 100, f"privacy.epsilon is {self.epsilon}: 0 to 100; beyond, it protects nobody")
+        _require(
+            self.statistics == 0 or 0.01 <= self.statistics <= 100,
+            f"privacy.statistics is {self.statistics}: 0, or 0.01 to 100",
+        )
         _require(0 < self.delta <= 1e-2, f"privacy.delta is {self.delta}: above 0 and at most 0.01")
         _require(
             not (self.required and self.summed),
@@ -433,6 +440,7 @@ class CoordinatorConfig:
         s3_endpoint: of a store other than Amazon's.
         inquiry_minutes: between two questions which versions serve at each hospital; each leaves two entries in a
             hospital's ledger.
+        statistics_hours: between two questions how the vendors' versions do at each hospital.
     """
 
     host: str = "127.0.0.1"
@@ -444,9 +452,11 @@ class CoordinatorConfig:
     s3_endpoint: str = ""
     names: list[str] = field(default_factory=lambda: ["localhost"])
     inquiry_minutes: float = 10.0
+    statistics_hours: float = 24.0
 
     def __post_init__(self) -> None:
         _require(self.inquiry_minutes > 0, "inquiry_minutes is more than 0")
+        _require(self.statistics_hours > 0, "statistics_hours is more than 0")
         _no_secret("mlflow_store", self.mlflow_store, ("postgresql://",))
         _no_secret("mlflow_artifacts", self.mlflow_artifacts, ("s3://",))
         _no_secret("s3_endpoint", self.s3_endpoint, ("https://", "http://"))

@@ -17,7 +17,6 @@ statistics = typer.Typer(
     help="How versions do at hospitals. Example: vigie coordinator statistics collect --folder coordinator",
 )
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
-_COLLECT_SECONDS = 900.0
 
 
 @vendor.command()
@@ -82,7 +81,7 @@ def collect(folder: Folder) -> None:
 
     coordinator = Coordinator(_opened(folder))
     link = SuperLink(coordinator.folder, coordinator.config.superlink_port, coordinator.config.host)
-    state = errands.run(link, "statistics", _COLLECT_SECONDS)
+    state = errands.run(link, "statistics", errands.COLLECT_SECONDS)
     if state.progress != "completed":
         raise SuperLinkRefused(f"it ended as {state.progress}: see logs/superlink.log")
     for version in kept.versions(coordinator.folder, _models(coordinator.folder)):

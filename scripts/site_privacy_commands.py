@@ -19,9 +19,11 @@ def privacy(folder: Folder) -> None:
     Example: vigie site privacy --folder node
     """
     from client.federation.budget import account
+    from client.store.versions import listed
     from models.privacy import epsilon
 
-    found = account(opened(folder))
+    site = opened(folder)
+    found = account(site)
     table = Table("retraining", "protects", "rounds", "trainings", "noise", "epsilon", "last")
     for name in dict.fromkeys(one.retraining for one in found.charges):
         own = [one for one in found.charges if one.retraining == name]
@@ -34,6 +36,10 @@ def privacy(folder: Folder) -> None:
             f"{epsilon([one.mechanism for one in own], found.delta):.2f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(own[-1].at)),
         )
+    labels = {one.digest: one.label for one in listed(site)} if found.told else {}
+    for digest, cost in found.told.items():
+        name = f"counts of {labels.get(digest, digest[:12])}"
+        table.add_row(name, "patients", "", "", "geometric", f"{cost:.2f}", "")
     Console().print(table)
     print(f"spent {found.spent:.2f} of {found.cap:g} (epsilon at delta {found.delta:g}, all retrainings together)")
     if not found.cap:

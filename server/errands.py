@@ -2,7 +2,8 @@
 
 An errand is a Flower run of some seconds, by the control channel, so that it passes a training. One is made when a
 withdrawal waits for a hospital that is connected, and every so many minutes to ask (`inquiry_minutes`): hospitals
-adopt, go back and take off by themselves, and cannot speak first. All that an errand goes by lies in the coordinator's
+adopt, go back and take off by themselves, and cannot speak first. Once a day (`statistics_hours`) they are asked how
+the vendors' versions do. All that an errand goes by lies in the coordinator's
 folder, and it may be killed anywhere and done again.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Final, Literal, Protocol
 
 from models.errors import Conflict, VigieError
 from models.exchange import MAX_ASKED, Holdings, Inquiry, Order, Withdrawn
-from server import statistics, withdrawal
+from server import statistics, vendors, withdrawal
 from server.coordinator import Coordinator
 from server.journal import alone
 from server.lineage import ADOPTED_AT
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 60.0
 RUN_SECONDS: Final = 180.0
+COLLECT_SECONDS: Final = 900.0
 LOOK: Final = 5.0
 """Seconds between two looks whether a withdrawal waits; it looks in a folder, and asks the SuperLink only then."""
 LATER: Final = 60.0
@@ -36,9 +38,8 @@ What = Literal["withdrawals", "inquiry", "statistics"]
 STANDING: Final = "standing-at-"
 """Begins the tags of a version that say how it stands at a hospital."""
 
-COLLECTED: Final = "collected"
-"""In the errands' folder: its time is when hospitals were asked last how versions do."""
 _ASKED: Final = "asked"  # in the errands' folder: its time is that of the last inquiry
+_COLLECTED: Final = "collected"  # the same, of when hospitals were asked how versions do
 
 
 class Hospitals(Protocol):
@@ -70,7 +71,7 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
             (place / _ASKED).touch()
         if name == f"{ERRAND}statistics":
             statistics.collect(hospitals, coordinator)
-            (place / COLLECTED).touch()
+            (place / _COLLECTED).touch()
 
 
 def tell(hospitals: Hospitals, coordinator: Coordinator) -> None:
@@ -151,6 +152,7 @@ class Errands:
     def __init__(self, coordinator: Coordinator, link: SuperLink) -> None:
         self._folder, self._link = coordinator.folder, link
         self._between = coordinator.config.inquiry_minutes * 60
+        self._days = coordinator.config.statistics_hours * 3600
         self._begun = time.time()
         self._silent: dict[str, float] = {}  # hospitals that were asked and said nothing, and until when they are left
         self._stop = threading.Event()
@@ -170,18 +172,21 @@ class Errands:
         Raises:
             SuperLinkRefused: the SuperLink does not answer, or the errand has failed.
         """
-        inquiry = time.time() - self._last_inquiry() >= self._between
+        inquiry = time.time() - self._last(_ASKED) >= self._between
         waiting = self._waiting()
-        if not waiting and not inquiry:
+        collecting = time.time() - self._last(_COLLECTED) >= self._days and bool(vendors.listed(self._folder))
+        if not waiting and not inquiry and not collecting:
             return ""
         online = {*self._link.online("control"), *self._link.online()}
         if inquiry and online:
             what: What = "inquiry"
         elif waiting & online:
             what = "withdrawals"
+        elif collecting and online:
+            what = "statistics"
         else:
             return ""
-        state = run(self._link, what)
+        state = run(self._link, what, COLLECT_SECONDS if what == "statistics" else RUN_SECONDS)
         if state.progress != "completed":
             raise SuperLinkRefused(f"an errand ended as {state.progress}: {state.details or 'see superlink.log'}")
         # one connection alone, and a training on it: it answers when that has ended
@@ -199,10 +204,10 @@ class Errands:
         }
         return {site for site in found if self._silent.get(site, 0.0) < now}
 
-    def _last_inquiry(self) -> float:
+    def _last(self, kind: str) -> float:
         """When the last one was, or this process began."""
         try:
-            return (_place(self._folder) / _ASKED).stat().st_mtime
+            return (_place(self._folder) / kind).stat().st_mtime
         except FileNotFoundError:
             return self._begun
 

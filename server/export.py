@@ -28,7 +28,7 @@ TIERS: Final = {
 }
 BASES: Final = {
     "exact": "counts",
-    "bounds": "bounds: under 11 right or wrong somewhere",
+    "bounds": "bounds: under 11 somewhere, or noise",
     "weighted": "weighted",
     "insufficient": "insufficient",
 }

@@ -104,22 +104,29 @@ def counts(lines: Sequence[Line]) -> dict[Key, Count]:
 def _whole(line: Line) -> Count:
     if line.column.one_sided:
         right = line.n if (line.column.stream == "double-positive") is (line.column.truth == "with") else 0
-        return Count(line.n, right, right)
+        return _near(line, right)
     if line.right is not None:
-        return Count(line.n, line.right, line.right)
-    few = LEAST - 1
+        return _near(line, line.right)
+    few = LEAST - 1 + line.noise
     match line.few:
         case "wrong":
-            return Count(line.n, line.n - few, line.n)
+            return Count(line.n, max(0, line.n - few), line.n)
         case "right":
-            return Count(line.n, 0, few)
+            return Count(line.n, 0, min(line.n, few))
         case _:
             return Count(line.n, 0, line.n)
 
 
+def _near(line: Line, right: int) -> Count:
+    """So many right answers, as far as noise lets it be known."""
+    return Count(line.n, max(0, right - line.noise), min(line.n, right + line.noise))
+
+
 def _part(line: Line, table: Sequence[Line], whole: Count) -> Count:
     if line.right is not None:
-        return Count(line.n, line.right, line.right)
+        return _near(line, line.right)
+    if line.noise:  # tables with noise do not add up, and prove nothing of what is kept back
+        return Count(line.n, 0, line.n)
     silent = sum(one.n for one in table if one.right is None)
     said = sum(one.right for one in table if one.right is not None)
     least, most = whole.least - said, whole.most - said  # right among the silent ones

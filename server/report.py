@@ -37,7 +37,7 @@ def _cover(found: Exhibit, vendor: str, title: str) -> Page:
     lines = [
         f"For {vendor}, {time.strftime('%d %B %Y')}. Version digest {found.version.digest}",
         "",
-        f"{len(found.hospitals)} hospitals told of it, under pseudonyms; {found.untold} told nothing.",
+        f"{len(found.hospitals)} hospitals told of it, under pseudonyms; of those asked, {found.untold} told nothing.",
         "A patient is counted once for a version. No count under eleven leaves a hospital.",
         "Intervals are 95 %, exact (Clopper and Pearson), or bounds where counts are kept back.",
         "Tiers of truth are never added up.",
@@ -55,7 +55,7 @@ def _sheet(sheet: Sheet) -> list[Page]:
     made: list[Page] = []
     for start in range(0, len(named), _ROWS):
         page = Page(figsize=_A4)
-        page.text(0.08, 0.95, sheet.title, size=11, weight="bold")
+        page.text(0.08, 0.95, sheet.title, size=9.5, weight="bold")
         part = named[start : start + _ROWS]
         height = 0.02 * (len(part) + 1)
         axes = page.add_axes((0.08, 0.92 - height, 0.84, height))

@@ -9,13 +9,14 @@ hospital that had lost its database) takes the place of the first, which stays i
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from models import audit
 from models.audit import Request
 from models.exchange import Audit, Figures, Lines, Order
+from models.stats.noise import reach
 from models.stats.release import Line
 from server import vendors
 from server.coordinator import SIGNER, Coordinator
@@ -111,13 +112,19 @@ def keep(folder: Path, digest: str, site: str, figures: Figures) -> bool:
     """
     assert figures.told is not None
     lines = {name: list(values) for name, values in figures.told.model_dump().items()}
+    facts = {
+        "site": site,
+        "number": figures.number,
+        "period": figures.period,
+        "lines": lines,
+        "epsilon": figures.epsilon,
+    }
     rows = _rows(folder, digest, "told")
     before = next((row for row in rows if (row["site"], row["number"]) == (site, figures.number)), None)
-    if before is not None and (before["period"], before["lines"]) == (figures.period, lines):
+    if before is not None and all(before[name] == facts[name] for name in facts):
         return False
     if before is not None:
         log.warning("%s tells release %d of %s anew, otherwise", site, figures.number, digest[:12])
-    facts = {"site": site, "number": figures.number, "period": figures.period, "lines": lines}
     Journal(_place(folder, digest)).write("told", facts)
     return True
 
@@ -128,10 +135,7 @@ def told(folder: Path, digest: str) -> list[Told]:
     for row in read(_place(folder, digest)):
         if row["step"] == "told":
             latest[row["site"], row["number"]] = row
-    return [
-        Told(site, number, row["period"], row["at"], _lines(row["lines"]))
-        for (site, number), row in sorted(latest.items())
-    ]
+    return [Told(site, number, row["period"], row["at"], _lines(row)) for (site, number), row in sorted(latest.items())]
 
 
 def silent(folder: Path, digest: str) -> dict[str, str]:
@@ -165,8 +169,10 @@ def _rows(folder: Path, digest: str, step: str) -> list[dict[str, Any]]:
     return [row for row in reversed(list(read(_place(folder, digest)))) if row["step"] == step]
 
 
-def _lines(values: Mapping[str, Any]) -> tuple[Line, ...]:
-    return Lines.model_validate({name: tuple(value) for name, value in values.items()}).lines()
+def _lines(row: Mapping[str, Any]) -> tuple[Line, ...]:
+    lines = Lines.model_validate({name: tuple(value) for name, value in row["lines"].items()}).lines()
+    noise = reach(row["epsilon"]) if row["epsilon"] else 0
+    return tuple(replace(line, noise=noise) for line in lines)
 
 
 def _place(folder: Path, digest: str) -> Path:

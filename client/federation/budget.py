@@ -1,19 +1,22 @@
 """The hospital's privacy budget: what its patients' privacy was spent on, over all retrainings, and where it ends.
 
+Counts that leave with noise of their own are paid from it, too: what they cost is added to what trainings cost.
+
 Kept by the hospital and believed by nobody else. A charge is on the disk before the training that it pays for begins.
 The same order asked again, from the same cases, is the same training with the same noise, and is charged once; from
 other cases (a verdict came between) it is another training with other noise, and is charged again.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from client.store.ledger import append
 from client.store.site import Site
-from client.store.tables import privacy_charge
+from client.store.tables import privacy_charge, statistics_release
 from models.errors import BudgetExhausted, Conflict
 from models.privacy import Mechanism, epsilon
 
@@ -51,6 +54,7 @@ class Account:
 
     Attributes:
         spent: epsilon, at `delta`.
+        told: of what was spent, on counts with noise, by the digest of the version that they are of.
         cap: epsilon that may be spent in all; 0: no private training is agreed to here.
     """
 
@@ -58,12 +62,45 @@ class Account:
     cap: float
     delta: float
     charges: tuple[Charge, ...]
+    told: Mapping[str, float]
 
 
 def account(site: Site) -> Account:
     """What was spent here so far."""
-    charges, limits = paid(site), site.config.privacy
-    return Account(epsilon([one.mechanism for one in charges], limits.delta), limits.epsilon, limits.delta, charges)
+    charges, limits, counted = paid(site), site.config.privacy, told(site)
+    spent = epsilon([one.mechanism for one in charges], limits.delta) + sum(counted.values())
+    return Account(spent, limits.epsilon, limits.delta, charges, counted)
+
+
+def told(site: Site) -> dict[str, float]:
+    """What counts with noise have cost, by version: no patient is in two releases of one: the largest is all."""
+    table = statistics_release.c
+    query = (
+        select(table.version_digest, func.max(table.epsilon))
+        .where(table.epsilon > 0, table.state != "declined")
+        .group_by(table.version_digest)
+    )
+    with site.database.read() as connection:
+        return {digest: float(most) for digest, most in connection.execute(query)}
+
+
+def require(site: Site, digest: str, counts: float) -> None:
+    """Refuse to tell counts with noise that cost more than is left.
+
+    Args:
+        digest: of the version that they are of.
+        counts: epsilon of the noise.
+
+    Raises:
+        BudgetExhausted: as said.
+    """
+    found = account(site)
+    spent = found.spent + max(0.0, counts - found.told.get(digest, 0.0))
+    if spent > found.cap:
+        raise BudgetExhausted(
+            f"counts with this noise would bring what was spent to epsilon {spent:.2f}; privacy.epsilon in site.yaml"
+            f" allows {found.cap:g}"
+        )
 
 
 def paid(site: Site) -> tuple[Charge, ...]:
@@ -79,7 +116,7 @@ def after(site: Site, retraining: str, whole: Mechanism) -> float:
         whole: all of its rounds.
     """
     others = [one.mechanism for one in paid(site) if one.retraining != retraining]
-    return epsilon([*others, whole], site.config.privacy.delta)
+    return epsilon([*others, whole], site.config.privacy.delta) + sum(told(site).values())
 
 
 def charge(site: Site, new: Charge) -> None:
@@ -98,7 +135,7 @@ def charge(site: Site, new: Charge) -> None:
                 raise Conflict("this order was charged for another training")
             return
         # a second of arithmetic, during which no study shall wait for the database
-        spent = epsilon([*(one.mechanism for one in charges), new.mechanism], limits.delta)
+        spent = epsilon([*(one.mechanism for one in charges), new.mechanism], limits.delta) + sum(told(site).values())
         if spent > limits.epsilon:
             raise BudgetExhausted(
                 f"this training would bring what was spent to epsilon {spent:.2f} at delta {limits.delta:g};"

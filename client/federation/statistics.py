@@ -9,6 +9,7 @@ again is answered with the same bytes.
 """
 
 import json
+import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,16 +19,18 @@ from typing import Any, Literal, cast
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from client.federation import budget
 from client.store import ledger, versions
 from client.store.ledger import Fact
 from client.store.site import Site
 from client.store.tables import statistics_patient, statistics_release
 from client.vigilance import counting
 from models import audit
-from models.errors import Conflict, NotAllowed, NotFound
+from models.errors import Conflict, NotAllowed, NotFound, VigieError
 from models.exchange import Audit, Figures, Lines
 from models.signing import load_trust
 from models.stats import release
+from models.stats.noise import noised
 from models.stats.release import Block, Line
 
 State = Literal["waiting", "agreed", "declined"]
@@ -41,6 +44,7 @@ class Release:
         version: its digest.
         period: the month in whose beginning it was closed, 202611.
         patients: whom it counts.
+        epsilon: of the noise on its counts; 0: there is none.
         by: the person who decided; empty: the policy, or nobody yet.
         asked_at: when it was given in answer first, seconds since the epoch; None: never.
     """
@@ -50,6 +54,7 @@ class Release:
     period: int
     lines: tuple[Line, ...]
     patients: int
+    epsilon: float
     state: State
     by: str
     made_at: float
@@ -65,18 +70,19 @@ def answer(site: Site, order: Audit, now: float | None = None) -> Figures:
 
     Raises:
         NotAllowed: nobody whose signature counts here has asked, or another hospital was, or long ago.
+        BudgetExhausted: see `make`.
     """
     now, asked = time.time() if now is None else now, order.asked
     try:
         _verify(site, order, now)
-    except NotAllowed as error:
+        agreed = [one for one in listed(site, asked.version) if one.state == "agreed"]
+        found = next((one for one in agreed if one.number > asked.after), None)
+        if found is None:
+            made = make(site, asked.version, now)
+            found = made if made is not None and made.state == "agreed" else None
+    except VigieError as error:
         site.ledger.append("statistics.refused", {"version": asked.version, "why": str(error)})
         raise
-    agreed = [one for one in listed(site, asked.version) if one.state == "agreed"]
-    found = next((one for one in agreed if one.number > asked.after), None)
-    if found is None:
-        made = make(site, asked.version, now)
-        found = made if made is not None and made.state == "agreed" else None
     if found is None:
         return Figures(digest=asked.version)
     with site.database.write() as connection:
@@ -85,7 +91,13 @@ def answer(site: Site, order: Audit, now: float | None = None) -> Figures:
             .where(*_is(found.version, found.number), statistics_release.c.asked_at.is_(None))
             .values(asked_at=now)
         )
-    return Figures(digest=found.version, number=found.number, period=found.period, told=Lines.of(found.lines))
+    return Figures(
+        digest=found.version,
+        number=found.number,
+        period=found.period,
+        epsilon=found.epsilon or None,
+        told=Lines.of(found.lines),
+    )
 
 
 def preview(site: Site, digest: str, now: float | None = None) -> Block:
@@ -99,7 +111,11 @@ def preview(site: Site, digest: str, now: float | None = None) -> Block:
 
 
 def make(site: Site, digest: str, now: float | None = None) -> Release | None:
-    """Close a release where it is time, and there is something to tell; None: it is not, or one waits for a person."""
+    """Close a release where it is time, and there is something to tell; None: it is not, or one waits for a person.
+
+    Raises:
+        BudgetExhausted: the noise that the settings ask for costs more privacy than is left here.
+    """
     now = time.time() if now is None else now
     period, agreed = month(now)[0], site.config.consent.statistics == "policy"
     if not _due(listed(site, digest), period):
@@ -109,7 +125,10 @@ def make(site: Site, digest: str, now: float | None = None) -> Release | None:
         return None
     if faults := release.faults(block.lines):  # never: but what is not safe is not even kept
         raise Conflict(f"the counts are not safe to tell: {faults[0]}")
-    told = Lines.of(block.lines)
+    epsilon = site.config.privacy.statistics
+    if epsilon:
+        budget.require(site, digest, epsilon)
+    told = Lines.of(noised(block.lines, epsilon, secrets.randbelow) if epsilon else block.lines)
     try:
         with site.database.write() as connection:
             number = 1 + (
@@ -125,6 +144,7 @@ def make(site: Site, digest: str, now: float | None = None) -> Release | None:
                     period=period,
                     lines=told.model_dump() if told else {},
                     patients=len(block.patients),
+                    epsilon=epsilon,
                     state="agreed" if agreed else "waiting",
                     made_at=now,
                     decided_at=now if agreed else None,
@@ -134,7 +154,9 @@ def make(site: Site, digest: str, now: float | None = None) -> Release | None:
                 insert(statistics_patient),
                 [{"version_digest": digest, "patient_key": key, "number": number} for key in sorted(block.patients)],
             )
-            _trace(connection, "closed", digest, number, {"period": period, "lines": len(block.lines)})
+            _trace(
+                connection, "closed", digest, number, {"period": period, "lines": len(block.lines), "epsilon": epsilon}
+            )
     except IntegrityError:  # somebody else has closed one meanwhile, of some of the same patients
         pass
     return next((one for one in listed(site, digest) if one.period == period), None)
@@ -226,6 +248,7 @@ def _read(row: Any) -> Release:
         row.period,
         lines,
         row.patients,
+        row.epsilon,
         cast(State, row.state),
         row.by,
         row.made_at,

@@ -469,6 +469,7 @@ statistics_release = Table(
     Column("period", Integer, nullable=False, doc="the month in whose beginning it was closed, 202611"),
     Column("lines", JSON, nullable=False, doc="as they leave, see models.exchange.figures.Lines"),
     Column("patients", Integer, nullable=False, doc="whom it counts"),
+    Column("epsilon", Float, nullable=False, doc="of the noise on the counts; 0: there is none"),
     Column("state", String(8), nullable=False, doc="waiting | agreed | declined"),
     Column("by", String, nullable=False, default="", doc="the person who decided; empty: the policy"),
     Column("made_at", Float, nullable=False),

@@ -93,6 +93,7 @@ class Figures(Message):
     Attributes:
         digest: of the version.
         number: of the release; 0: there is nothing new.
+        epsilon: of the noise on the counts, for each patient of this version; absent: there is none.
         period: the month in whose beginning the block was closed, 202611; 0 with the number.
     """
 
@@ -101,6 +102,7 @@ class Figures(Message):
     digest: Digest
     number: Annotated[int, Field(ge=0, le=10**6)] = 0
     period: Annotated[int, Field(ge=0, le=999912)] = 0
+    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
     told: Lines | None = None
 
     @model_validator(mode="after")
@@ -110,4 +112,4 @@ class Figures(Message):
 
     def faults(self) -> list[str]:
         """Why it may not leave."""
-        return release.faults(self.told.lines()) if self.told else []
+        return release.faults(self.told.lines(), noised=self.epsilon is not None) if self.told else []

@@ -3,7 +3,7 @@
 Patients are told of once for a version, in blocks that are closed for good: two releases have no patient in common, so
 that no difference of them is one. In a block the patients of one column (how they came to be looked at, what their
 truth rests on, whether they have the finding) are counted over all, and by sex, by age and by scanner. How many
-patients a group has is always told where a table is, and is never under `LEAST`: who belongs to a smaller group waits
+patients a group has is always told where a table is, and is never under `FEWEST`: who belongs to a smaller group waits
 for a later block, by group and truth alone and never by what the AI answered, so that rates stay what they are. Where
 more than a tenth would have to wait, that table is left out instead.
 
@@ -49,6 +49,8 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "scanner": get_args(Scanner),
 }
 """The groups of each table; a patient is in one group of each."""
+FEWEST: Final = 50
+"""Patients of a group who are told of, but of second reads, which are few by design: there `LEAST`."""
 ENOUGH: Final = 4 * LEAST
 """Of right and of wrong answers: with fewer a block is closed only once its first patient has waited for `PATIENCE`, so
 that it can be told by group, too."""
@@ -76,6 +78,11 @@ class Column:
     tier: Tier
     inclusion: int
     truth: Truth
+
+    @property
+    def fewest(self) -> int:
+        """Patients of a group below which nothing of it is told."""
+        return FEWEST if self.stream in ("random", "routine") else LEAST
 
     @property
     def one_sided(self) -> bool:
@@ -108,6 +115,7 @@ class Line:
         n: patients.
         wrong: answered wrongly; None: kept back.
         few: of all, where it is kept back: which half is under `LEAST`, where that does not tell the other.
+        noise: how far right and wrong may be from the truth each, by the noise on them.
     """
 
     column: Column
@@ -115,6 +123,7 @@ class Line:
     n: int
     wrong: int | None = None
     few: Few = ""
+    noise: int = 0
 
     @property
     def right(self) -> int | None:
@@ -165,8 +174,12 @@ def close(patients: Iterable[Patient], now: float) -> Block:
     return Block(tuple(lines), frozenset(told))
 
 
-def faults(lines: Sequence[Line]) -> list[str]:
-    """Why these lines may not leave; looked at from outside, by what they say alone."""
+def faults(lines: Sequence[Line], *, noised: bool = False) -> list[str]:
+    """Why these lines may not leave; looked at from outside, by what they say alone.
+
+    Args:
+        noised: there is noise on each count, and sums prove nothing.
+    """
     found: list[str] = []
     columns: dict[Column, dict[str, Line]] = defaultdict(dict)
     for line in lines:
@@ -183,14 +196,15 @@ def faults(lines: Sequence[Line]) -> list[str]:
             found.append("a half that is said to be small shows the other")
         for groups in TABLES.values():
             table = [by_group[group] for group in groups if group in by_group]
-            if table:
+            if table and not noised:
                 found += _unsafe(every, table)
     return found
 
 
 def _faults(line: Line, column: Column) -> list[str]:
     halves = [] if line.wrong is None else [line.wrong, line.n - line.wrong]
-    found = ["a count that could show a patient"] if min([line.n, *halves]) < LEAST else []
+    small = line.n < column.fewest or min(halves, default=LEAST) < LEAST
+    found = ["a count that could show a patient"] if small else []
     if line.few and line.group != "all":
         found.append("a small half of a group")
     if column.one_sided and (line.wrong is not None or line.few):
@@ -222,7 +236,7 @@ def _gathered(patients: Sequence[Patient]) -> tuple[list[Patient], list[int]]:
         changed = False
         for table in list(tables):
             sizes = Counter(one.groups[table] for one in kept)
-            small = {group for group, size in sizes.items() if size < LEAST}
+            small = {group for group, size in sizes.items() if size < patients[0].column.fewest}
             if not small:
                 continue
             changed = True
@@ -236,7 +250,7 @@ def _gathered(patients: Sequence[Patient]) -> tuple[list[Patient], list[int]]:
 def _lines(column: Column, kept: Sequence[Patient], tables: Sequence[int], now: float) -> list[Line]:
     """Of one column; nothing where it waits."""
     n, wrong = len(kept), sum(not one.right for one in kept)
-    if n < LEAST:
+    if n < column.fewest:
         return []
     waited = now - min(one.since for one in kept)
     halves = min(wrong, n - wrong)

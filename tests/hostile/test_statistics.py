@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from validated import YEAR, Exam, fill, several
 
 import client.federation.site as served_by
-from client.federation import statistics
+from client.federation import budget, statistics
 from client.federation.border import Border
 from client.store import versions
 from configs.schema import save
@@ -91,11 +91,11 @@ def test_a_patient_is_counted_once_whatever_comes_later(hospital):
     fill(site, hospital.digest, [Exam(True, True, patient=known)] * 3 + several(10, 10, True))
     later = time.time() + MONTH
     assert statistics.preview(site, hospital.digest, later).lines == ()  # ten new patients, however the months go by
-    fill(site, hospital.digest, several(30, 2, True))
+    fill(site, hospital.digest, several(60, 2, True))
     second = statistics.make(site, hospital.digest, later)
     assert first is not None
     assert second is not None
-    assert [(line.n, line.wrong) for line in second.lines if line.group == "all"] == [(40, 12)]
+    assert [(line.n, line.wrong) for line in second.lines if line.group == "all"] == [(70, 12)]
 
 
 def test_within_a_month_there_is_one_release(hospital):
@@ -123,13 +123,13 @@ def test_objections_and_whom_a_retrained_version_learned_from_are_not_counted(ho
 def test_second_reads_say_with_which_probability_they_were_drawn(hospital):
     drawn = {"fold": "train", "drawn": ("double_negative", 0.15)}
     fill(hospital.site, hospital.digest, several(50, 0, False, **drawn) + several(12, 12, True, **drawn))
-    fill(hospital.site, hospital.digest, several(40, 12, True, fold="train", blind=False))
+    fill(hospital.site, hospital.digest, several(60, 12, True, fold="train", blind=False))
     lines = hospital.says(hospital.order()).told.lines()
     found = {(one.column.stream, one.column.inclusion, one.column.tier, one.column.truth): one.n for one in lines}
     assert found == {
         ("double-negative", 15, "single_reader", "without"): 50,
         ("double-negative", 15, "single_reader", "with"): 12,
-        ("routine", 0, "ai_visible", "with"): 40,
+        ("routine", 0, "ai_visible", "with"): 60,
     }
 
 
@@ -274,3 +274,31 @@ def test_the_difference_of_two_growing_tables_would_show_a_patient():
     everybody = [Patient(str(n), Column("random", "biopsy", 100, "with"), groups, n % 2 == 0, 0.0) for n in range(101)]
     before, after = (release.close(some, YEAR * 2).lines[0] for some in (everybody[:100], everybody))
     assert (after.n - before.n, after.wrong - before.wrong) == (1, 0)
+
+
+# ── Noise ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_noise_is_paid_from_the_budget_once_for_a_version_and_drawn_once_for_a_release(hospital):
+    site = hospital.site
+    site.config.privacy.statistics, site.config.privacy.epsilon = 1.0, 1.5
+    hospital.consents("policy")
+    fill(site, hospital.digest, several(200, 60, True))
+    first = hospital.says(hospital.order())
+    assert first.epsilon == 1.0
+    assert hospital.says(hospital.order()) == first
+    assert budget.account(site).spent == pytest.approx(1.0)
+    fill(site, hospital.digest, several(200, 60, True))
+    statistics.make(site, hospital.digest, time.time() + MONTH)
+    assert budget.account(site).spent == pytest.approx(1.0)  # of other patients
+    assert statistics.listed(site)[1].lines[0].n != 0
+
+
+def test_where_the_budget_is_spent_nothing_leaves_and_the_hospital_is_told(hospital):
+    site = hospital.site
+    site.config.privacy.statistics, site.config.privacy.epsilon = 1.0, 0.5
+    hospital.consents("policy")
+    fill(site, hospital.digest, several(200, 60, True))
+    assert hospital.says(hospital.order()) == Refusal(to="audit", code="budget-exhausted")
+    assert statistics.listed(site) == []
+    assert statistics.refusals(site)

@@ -4,11 +4,13 @@ import subprocess
 
 import pytest
 from crashing import ROOT, Crashing, report
+from validated import fill, several
 
 from client.federation import withdrawal
 from client.store import versions
 from client.store.versions import Why
-from server import errands
+from configs.schema import save
+from server import errands, statistics, vendors
 from server.superlink import SuperLink
 from server.withdrawal import pending
 
@@ -44,6 +46,26 @@ def link(crashing):
 
 def state(crashing, site, digest):
     return versions.find(crashing.sites[site], digest).state
+
+
+def test_what_a_hospital_consents_to_tell_comes_to_the_vendor_of_the_version(crashing, eventually):
+    folder, alpha, base = crashing.coordinator.folder, crashing.sites["alpha"], crashing.base
+    fill(alpha, base.digest, several(60, 15, True))
+    alpha.config.consent.statistics = "policy"
+    save(alpha.config, alpha.folder / "site.yaml")
+    key = vigie(
+        crashing, "coordinator", "vendor", "add", "acme", "--model", base.facts.name, "--folder", folder
+    ).strip()
+    assert vendors.by_key(folder, key).models == (base.facts.name,)
+    eventually(lambda: link(crashing).online("control") == list(crashing.sites))
+
+    said = vigie(crashing, "coordinator", "statistics", "collect", "--folder", folder)
+
+    assert said.splitlines()[0] == f"{base.facts.label}: 1 releases of 1 hospitals, beta: consent-missing"
+    (told,) = statistics.told(folder, base.digest)
+    assert (told.site, told.lines[0].n, told.lines[0].wrong) == ("alpha", 60, 15)
+    assert "75.0 %" in vigie(crashing, "coordinator", "statistics", "show", "--folder", folder)
+    assert "first given" in vigie(crashing, "site", "statistics", "releases", "--lines", "--folder", alpha.folder)
 
 
 def test_a_withdrawal_takes_effect_during_a_training_which_then_ends(crashing, eventually):

@@ -13,7 +13,7 @@ from configs.schema import CoordinatorConfig
 from models import withdrawal as signed
 from models.errors import ConfigurationError
 from models.exchange import Holdings, Inquiry, Withdrawn
-from server import errands, withdrawal
+from server import errands, vendors, withdrawal
 from server.coordinator import Coordinator, create
 from server.errands import Errands
 from server.messaging import Failure
@@ -183,6 +183,22 @@ def test_an_errand_is_made_when_there_is_one(coordinator: Coordinator) -> None:
     os.utime(asked, (long_ago, long_ago))
     assert work.step() == "inquiry"
     assert link.runs == ["errand/withdrawals"] * 2 + ["errand/inquiry"]
+
+
+def test_once_a_day_hospitals_are_asked_how_vendors_versions_do(coordinator: Coordinator) -> None:
+    link = Link(coordinator.folder, "alpha")
+    work = Errands(coordinator, link)  # type: ignore[arg-type]
+    places = [coordinator.folder / "errands" / name for name in ("asked", "collected")]
+    places[0].parent.mkdir()
+    places[0].touch()
+    places[1].touch()
+    day_ago = time.time() - 86401
+    os.utime(places[1], (day_ago, day_ago))
+    assert work.step() == ""  # there is no vendor
+    vendors.add(coordinator.folder, "acme", ["chest"])
+    assert work.step() == "statistics"
+    places[1].touch()  # as the errand itself does
+    assert work.step() == ""
 
 
 def test_hospitals_of_an_earlier_release_have_one_connection_for_everything(coordinator: Coordinator) -> None:

@@ -75,7 +75,7 @@ def test_the_attack_finds_what_is_kept_back_carelessly():
     whole = Line(COLUMN, "all", 100, 30)
     lines = [whole, Line(COLUMN, "sex-f", 60, 25), Line(COLUMN, "sex-m", 40)]  # 5 wrong among the men
     assert ranges(lines)["sex-m", False] == pytest.approx((5, 5))
-    assert faults(lines) == ["what is kept back can be worked out"]
+    assert "what is kept back can be worked out" in faults(lines)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 600), st.floats(0, 0.5))
@@ -125,6 +125,7 @@ def test_a_block_waits_until_it_can_be_told_by_group_and_then_for_half_a_year():
     "lines",
     [
         [Line(COLUMN, "all", 10)],
+        [Line(COLUMN, "all", 49, 20)],
         [Line(COLUMN, "all", 60, 10)],
         [Line(COLUMN, "all", 60, 50)],
         [Line(COLUMN, "all", 60, 0)],

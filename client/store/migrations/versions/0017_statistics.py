@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("period", sa.Integer(), nullable=False),
         sa.Column("lines", sa.JSON(), nullable=False),
         sa.Column("patients", sa.Integer(), nullable=False),
+        sa.Column("epsilon", sa.Float(), nullable=False),
         sa.Column("state", sa.String(length=8), nullable=False),
         sa.Column("by", sa.String(), nullable=False),
         sa.Column("made_at", sa.Float(), nullable=False),
