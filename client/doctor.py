@@ -50,7 +50,7 @@ from client.delivery.ups import Away, Worklist
 from client.dicom.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from client.dicom.listener import client_tls, networks, server_tls
 from client.dicom.requestor import associate
-from client.federation import withdrawal
+from client.federation import statistics, withdrawal
 from client.inference import evidence, specimen
 from client.inference.panel import Panel
 from client.inference.preparation import Preparation
@@ -69,6 +69,7 @@ from models.signing import load_trust
 LEAST_FREE_BYTES: Final = 10 << 30
 LEAST_CERTIFICATE_DAYS: Final = 30
 _ANSWER_SECONDS: Final = 5.0
+_MONTH = 31 * 86400.0  # seconds
 _BLIND: Final = 20  # exams
 _RECENT_SECONDS: Final = 7 * 86400.0
 _RESTORE: Final = (
@@ -128,6 +129,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("rejections", _rejections, data),
         ("withdrawals", _withdrawals, data),
         ("watch", _watch, data),
+        ("statistics", _statistics, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
         ("model", lambda site: _model(site, panel), version[:2]),
@@ -558,6 +560,19 @@ def _watch(site: Site) -> Check:
         advice = "see page Watch, or `vigie site watch drift`; then `vigie site watch drift --note NUMBER`"
         return Check("watch", False, "; ".join(one.text for one in warned), advice)
     return Check("watch", True, ", ".join(f"{one.version.label} {one.exams} exams" for one in watched) or "nothing yet")
+
+
+def _statistics(site: Site) -> Check:
+    """Counts for vendors that wait for a person, and questions for them that were refused."""
+    if waiting_ := [one for one in statistics.listed(site) if one.state == "waiting"]:
+        advice = "vigie site statistics releases --lines shows them; then consent, or consent --decline"
+        return Check("statistics", False, f"{len(waiting_)} releases for vendors wait for a person", advice)
+    refused = statistics.refusals(site, since=time.time() - _MONTH)
+    if refused:
+        why, times = refused.most_common(1)[0]
+        advice = "ask the coordinator; nothing has left. vigie site statistics releases lists all refusals"
+        return Check("statistics", False, f"questions were refused, {times} x: {why}", advice)
+    return Check("statistics", True, f"consent.statistics is {site.config.consent.statistics}")
 
 
 def _rejections(site: Site) -> Check:

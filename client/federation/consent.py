@@ -128,7 +128,8 @@ def require(site: Site, order: Order) -> Terms | None:
     if isinstance(order, Audit):
         if site.config.consent.statistics == "none":
             why = "nobody is told how versions do here (consent.statistics)"
-            site.ledger.append("statistics.refused", {"version": order.asked.version, "why": why})
+            refused_as = {"version": order.asked.version, "code": ConsentMissing.code, "why": why}
+            site.ledger.append("statistics.refused", refused_as)
             raise ConsentMissing(why)
         return None
     try:

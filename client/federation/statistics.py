@@ -26,7 +26,7 @@ from client.store.site import Site
 from client.store.tables import statistics_patient, statistics_release
 from client.vigilance import counting
 from models import audit
-from models.errors import Conflict, NotAllowed, NotFound, VigieError
+from models.errors import Conflict, ConsentMissing, NotAllowed, NotFound, VigieError
 from models.exchange import Audit, Figures, Lines
 from models.signing import load_trust
 from models.stats import release
@@ -81,7 +81,7 @@ def answer(site: Site, order: Audit, now: float | None = None) -> Figures:
             made = make(site, asked.version, now)
             found = made if made is not None and made.state == "agreed" else None
     except VigieError as error:
-        site.ledger.append("statistics.refused", {"version": asked.version, "why": str(error)})
+        site.ledger.append("statistics.refused", {"version": asked.version, "code": error.code, "why": str(error)})
         raise
     if found is None:
         return Figures(digest=asked.version)
@@ -199,9 +199,14 @@ def decide(site: Site, digest: str, number: int, state: Literal["agreed", "decli
     return next(one for one in listed(site, digest) if one.number == number)
 
 
-def refusals(site: Site) -> Counter[str]:
-    """Why questions were not answered, and how often, from the ledger."""
-    return Counter(str(json.loads(entry.facts)["why"]) for entry in site.ledger.entries("statistics.refused"))
+def refusals(site: Site, since: float = 0.0) -> Counter[str]:
+    """Why questions were refused that were more than unwelcome, and how often, from the ledger.
+
+    Args:
+        since: seconds since the epoch.
+    """
+    entries = [json.loads(one.facts) for one in site.ledger.entries("statistics.refused") if one.at >= since]
+    return Counter(str(facts["why"]) for facts in entries if facts["code"] != ConsentMissing.code)
 
 
 def month(now: float) -> tuple[int, float]:

@@ -10,9 +10,11 @@ from typing import get_args
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 from validated import YEAR, Exam, fill, several
 
 import client.federation.site as served_by
+from client.doctor import examine
 from client.federation import budget, statistics
 from client.federation.border import Border
 from client.store import versions
@@ -24,6 +26,7 @@ from models.exchange import Audit, Figures, Refusal, check_answer, parse
 from models.stats import release
 from models.stats.disclosure import LEAST
 from models.stats.release import Column, Patient, Stream, Tier
+from scripts.vigie import app
 
 OTHER = "e" * 64
 MONTH = 31 * 86400.0
@@ -149,6 +152,7 @@ def test_a_forged_question_gets_nothing_and_the_hospital_is_told(hospital, how):
     ((event, facts),) = hospital.events()
     assert (event, facts["version"]) == ("statistics.refused", hospital.digest)
     assert sum(statistics.refusals(hospital.site).values()) == 1
+    assert not next(check for check in examine(hospital.site) if check.name == "statistics").ok
     assert statistics.listed(hospital.site) == []
 
 
@@ -157,7 +161,8 @@ def test_without_consent_nothing_is_counted(hospital):
     hospital.consents("none")
     assert hospital.says(hospital.order()) == Refusal(to="audit", code="consent-missing")
     assert statistics.listed(hospital.site) == []
-    assert statistics.refusals(hospital.site)
+    assert [event for event, _ in hospital.events()] == ["statistics.refused"]
+    assert next(check for check in examine(hospital.site) if check.name == "statistics").ok  # as it was meant
 
 
 def test_where_a_person_is_asked_nothing_leaves_before(hospital):
@@ -167,7 +172,13 @@ def test_where_a_person_is_asked_nothing_leaves_before(hospital):
     assert hospital.says(hospital.order()).number == 0
     (waiting,) = statistics.listed(hospital.site)
     assert waiting.state == "waiting"
-    statistics.decide(hospital.site, hospital.digest, 1, "agreed", "Dr Curie")
+    assert not next(check for check in examine(hospital.site) if check.name == "statistics").ok
+    folder, run = ("--folder", str(hospital.site.folder)), CliRunner(env={"COLUMNS": "200"}).invoke
+    listed = run(app, ["site", "statistics", "releases", "--lines", *folder])
+    assert (listed.exit_code, "waiting" in listed.output, "random" in listed.output) == (1, True, True)
+    agreed = run(app, ["site", "statistics", "consent", hospital.digest[:12], "1", "--by", "Dr Curie", *folder])
+    assert agreed.output == "brightness@1 release 1 is agreed\n"
+    assert "nothing" in run(app, ["site", "statistics", "show", *folder]).output  # all has been told
     assert hospital.says(hospital.order()).number == 1
     with pytest.raises(Conflict):
         statistics.decide(hospital.site, hospital.digest, 1, "declined", "Dr Curie")

@@ -71,6 +71,12 @@ def test_nothing_that_is_kept_back_can_be_worked_out_from_all_tables_together(se
         assert high - low >= LEAST - 1e-6, (group, right, low, high)
 
 
+def test_some_groups_keep_their_answers_back_so_that_this_is_worth_asking():
+    blocks = [close(patients(random.Random(seed), 300, 0.2), NOW) for seed in range(40)]
+    halves = Counter(line.wrong is None for block in blocks for line in block.lines if line.group != "all")
+    assert min(halves.values()) > 20
+
+
 def test_the_attack_finds_what_is_kept_back_carelessly():
     whole = Line(COLUMN, "all", 100, 30)
     lines = [whole, Line(COLUMN, "sex-f", 60, 25), Line(COLUMN, "sex-m", 40)]  # 5 wrong among the men
