@@ -106,8 +106,7 @@ def preview(site: Site, digest: str, now: float | None = None) -> Block:
     with site.database.read() as connection:
         query = select(statistics_patient.c.patient_key).where(statistics_patient.c.version_digest == digest)
         told = set(connection.execute(query).scalars())
-    waiting = [one for one in counting.patients(site, digest) if one.key not in told and one.since < begin]
-    return release.close(waiting, begin)
+    return release.close(counting.patients(site, digest, told, begin), begin)
 
 
 def make(site: Site, digest: str, now: float | None = None) -> Release | None:

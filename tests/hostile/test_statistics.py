@@ -6,6 +6,7 @@ Behind the real border of the control channel; and ten thousand made-up exports 
 import json
 import random
 import time
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -72,7 +73,8 @@ def all_of(figures):
 
 def test_counts_leave_by_stream_and_truth_once_and_are_in_the_ledger_first(hospital):
     fill(hospital.site, hospital.digest, several(60, 15, True) + several(90, 20, False))
-    fill(hospital.site, hospital.digest, several(30, 12, True, blind=False))  # drawn, and nobody has read them blind
+    due = several(30, 12, True, fold="train", blind=False, drawn=("discordant", 1.0))
+    fill(hospital.site, hospital.digest, due)  # drawn, and nobody has read them again
 
     first = hospital.says(hospital.order())
 
@@ -121,6 +123,17 @@ def test_objections_and_whom_a_retrained_version_learned_from_are_not_counted(ho
     facts = versions.facts(hospital.site, hospital.digest).model_copy(update={"retraining": "spring"})
     monkeypatch.setattr("client.vigilance.counting.versions.facts", lambda site, digest: facts)
     assert hospital.says(hospital.order()).number == 0
+
+
+def test_what_of_the_random_sample_somebody_chose_to_look_at_makes_no_rate(hospital):
+    """Readers who look at what the AI called, and not at the rest, would make a version look good that misses half."""
+    called, silent = several(200, 0, True), several(200, 200, True)
+    fill(hospital.site, hospital.digest, called + [replace(one, blind=False) for one in silent])
+    assert statistics.preview(hospital.site, hospital.digest).lines == ()
+    fill(hospital.site, hospital.digest, silent[:100] + [replace(one, blind=False) for one in silent[:100]])
+    ((n, wrong),) = all_of(hospital.says(hospital.order())).values()
+    assert wrong == 100
+    assert 0.55 < wrong / n < 0.75  # two misses to a hit, as they come
 
 
 def test_second_reads_say_with_which_probability_they_were_drawn(hospital):
