@@ -88,7 +88,8 @@ def funnel(sites: Sequence[Figure]) -> str:
         at = x(one.n), y(one.estimate.value)
         parts.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="5" fill="{fill}" stroke="{_INK}" stroke-width="2"/>')
         if one.standing != "inside":
-            parts.append(_text(at[0] + 9, at[1] + 4, one.site))
+            side, anchor = (9, "start") if at[0] < _RIGHT - 120 else (-9, "end")
+            parts.append(_text(at[0] + side, at[1] + 4, one.site, anchor=anchor))
     for n in _counts(most):
         parts.append(_text(x(n), height - 28, str(n), _FAINT, "middle"))
     parts.append(_text(_RIGHT, height - 8, "patients; broken: 95 %, dotted: 99.8 %; hollow: outside", _FAINT, "end"))
