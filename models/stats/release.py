@@ -16,6 +16,7 @@ Source: Willenborg & de Waal, Elements of Statistical Disclosure Control, 2001, 
 (eleven). Who reads nothing of a group does not learn whether it has nobody or a few.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -274,18 +275,36 @@ def _lines(column: Column, kept: Sequence[Patient], tables: Sequence[int], now: 
 def _table(whole: Line, table: int, kept: Sequence[Patient]) -> list[Line]:
     sizes = Counter(one.groups[table] for one in kept)
     wrong = Counter(one.groups[table] for one in kept if not one.right)
-    shown: set[str] = set()
+    shown = set[str]()
     if whole.wrong is not None:
-        shown = {group for group in sizes if min(wrong[group], sizes[group] - wrong[group]) >= LEAST}
-        # what is left of the sums has to be as large; the least of those that are shown is kept back for it
-        while shown and (hidden := set(sizes) - shown):
-            left = sum(wrong[group] for group in hidden)
-            if min(left, sum(sizes[group] for group in hidden) - left) >= LEAST:
-                break
-            shown.remove(min(shown, key=lambda group: (min(wrong[group], sizes[group] - wrong[group]), group)))
+        shown = shown_of(sizes, wrong, _shuffled(sizes, kept))
     return [
         Line(whole.column, group, sizes[group], wrong[group] if group in shown else None) for group in sorted(sizes)
     ]
+
+
+def shown_of(sizes: Mapping[str, int], wrong: Mapping[str, int], order: Iterable[str]) -> set[str]:
+    """The groups of a table whose right and wrong answers are both told.
+
+    Args:
+        sizes: patients by group.
+        wrong: of these, answered wrongly.
+        order: all groups; the first of them that are told are kept back where what is left of the sums is too small.
+    """
+    shown = {group for group in sizes if min(wrong[group], sizes[group] - wrong[group]) >= LEAST}
+    for group in order:
+        left = sum(wrong[one] for one in sizes if one not in shown)
+        rest = sum(sizes[one] for one in sizes if one not in shown) - left
+        if not left + rest or min(left, rest) >= LEAST:
+            break
+        shown.discard(group)
+    return shown
+
+
+def _shuffled(groups: Iterable[str], kept: Sequence[Patient]) -> list[str]:
+    """In an order that nobody outside can foresee: the smallest first would say of the small one how small it is."""
+    keys = "".join(sorted(one.key for one in kept))
+    return sorted(groups, key=lambda group: hashlib.sha256(f"{group} {keys}".encode()).digest())
 
 
 def _order(column: Column) -> tuple[str, str, int, str]:

@@ -2,8 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -75,6 +75,31 @@ def test_some_groups_keep_their_answers_back_so_that_this_is_worth_asking():
     blocks = [close(patients(random.Random(seed), 300, 0.2), NOW) for seed in range(40)]
     halves = Counter(line.wrong is None for block in blocks for line in block.lines if line.group != "all")
     assert min(halves.values()) > 20
+
+
+def too_narrow(orders: Callable[[dict[str, int]], Iterable[Sequence[str]]]) -> list[tuple]:
+    """What was told of three groups of sixty where a count that is kept back can have been only a few numbers, for
+    somebody who runs this very code on each way in which wrong answers could be spread."""
+    groups, possible = ("a", "b", "c"), dict[tuple, dict[str, set[int]]]()
+    for spread in product(range(46), repeat=3):
+        if not LEAST <= sum(spread) <= 45:
+            continue
+        wrong = dict(zip(groups, spread, strict=True))
+        for order in orders(wrong):
+            shown = release.shown_of(dict.fromkeys(groups, 60), wrong, order)
+            told = (sum(spread), *(wrong[group] if group in shown else None for group in groups))
+            seen = possible.setdefault(told, {group: set() for group in groups if group not in shown})
+            for group in seen:
+                seen[group].add(wrong[group])
+    return [told for told, seen in possible.items() if any(len(values) < LEAST for values in seen.values())]
+
+
+def test_whoever_knows_the_rules_learns_no_more():
+    assert too_narrow(permutations) == []
+
+
+def test_the_smallest_kept_back_first_would_say_how_small_it_is():
+    assert too_narrow(lambda wrong: [sorted(wrong, key=wrong.__getitem__)])
 
 
 def test_the_attack_finds_what_is_kept_back_carelessly():
