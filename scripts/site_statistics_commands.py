@@ -41,6 +41,8 @@ def show(folder: Folder) -> None:
         block = statistics.preview(site, held.digest)
         print(f"{held.label}: {len(block.patients)} patients" if block.lines else f"{held.label}: nothing")
         _print(block.lines)
+    if noise := site.config.privacy.statistics:
+        print(f"noise of epsilon {noise:g} is added to each count before it leaves (privacy.statistics)")
     print(_CONSENT[site.config.consent.statistics])
 
 

@@ -3,11 +3,12 @@
 import csv
 import io
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from models.stats.release import Line
 from server import statistics, vendors
 from server.performance import Figure, figures
 from server.statistics import Version
@@ -42,11 +43,13 @@ class Sheet:
         whole: all hospitals, all patients.
         sites: each hospital, all patients.
         groups: all hospitals, by group.
+        months: all hospitals, by the month in which they told it; `site` is that month.
     """
 
     whole: Figure
     sites: tuple[Figure, ...]
     groups: tuple[Figure, ...]
+    months: tuple[Figure, ...]
 
     @property
     def title(self) -> str:
@@ -59,11 +62,13 @@ class Exhibit:
 
     Attributes:
         hospitals: of which something was told, by pseudonym, with the months of their releases, oldest first.
+        months: figures of all hospitals by the month in which they were told.
         untold: hospitals that have told nothing of it; why is theirs.
     """
 
     version: Version
     figures: tuple[Figure, ...]
+    months: tuple[Figure, ...]
     hospitals: dict[str, tuple[int, ...]]
     untold: int
 
@@ -79,6 +84,7 @@ class Exhibit:
                     whole,
                     tuple(one for one in own if one.site and one.group == "all"),
                     tuple(one for one in own if not one.site and one.group != "all"),
+                    tuple(one for one in self.months if _sheet(one) == _sheet(whole)),
                 )
             )
         return found
@@ -96,9 +102,14 @@ def exhibit(folder: Path, vendor: Vendor, version: Version) -> Exhibit:
     silent = statistics.silent(folder, version.digest)
     untold = {vendors.pseudonym(folder, vendor.name, site) for site in silent} - set(names)
     found = figures({site: [one.lines for one in releases] for site, releases in names.items()})
+    months: dict[str, list[Sequence[Line]]] = {}
+    for one in statistics.told(folder, version.digest):
+        months.setdefault(f"{one.period // 100}-{one.period % 100:02}", []).append(one.lines)
+    by_month = [one for one in figures(months) if one.site and one.group == "all"]
     return Exhibit(
         version,
         tuple(found),
+        tuple(sorted((replace(one, standing="") for one in by_month), key=lambda one: one.site)),
         {site: tuple(sorted(one.period for one in releases)) for site, releases in sorted(names.items())},
         len(untold),
     )

@@ -51,7 +51,7 @@ def _cover(found: Exhibit, vendor: str, title: str) -> Page:
 
 def _sheet(sheet: Sheet) -> list[Page]:
     named = [("All hospitals", sheet.whole), *((one.site, one) for one in sheet.sites)]
-    named += [(one.group, one) for one in sheet.groups]
+    named += [(f"told in {one.site}", one) for one in sheet.months] + [(one.group, one) for one in sheet.groups]
     made: list[Page] = []
     for start in range(0, len(named), _ROWS):
         page = Page(figsize=_A4)

@@ -166,6 +166,9 @@ def test_each_figure_has_its_interval_its_patients_and_its_tier(coordinator, key
     for one in figures:
         assert one["low_95"] is not None
         assert one["n"] == "<11" or one["n"] >= 11
+    client.post("/login", data={"key": keys["acme"]})
+    page = client.get("/versions/chest/2").text
+    assert page.count("<svg") == 3  # both rates by hospital; the funnel of the one whose counts are known
     lines = client.get("/api/versions/chest/2/figures.csv", headers=bearer(keys["acme"])).text.splitlines()
     assert len(lines) == 1 + len(figures)
     report = client.get("/api/versions/chest/2/report.pdf", headers=bearer(keys["acme"]))
