@@ -61,7 +61,7 @@ from client.inference.trial import TriedStudy, try_folder
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, KEYS, Site
 from client.store.tables import delivery, instance, study, workitem
-from client.vigilance import drift, harm
+from client.vigilance import drift, harm, incidents
 from configs.schema import PeerConfig
 from models.errors import BundleRefused, ConfigurationError, InvalidPreprocessing, VigieError
 from models.signing import load_trust
@@ -129,6 +129,7 @@ def examine(site: Site) -> Iterator[Check]:
         ("rejections", _rejections, data),
         ("withdrawals", _withdrawals, data),
         ("watch", _watch, data),
+        ("incidents", _incidents, data),
         ("statistics", _statistics, data),
         ("GPU", _gpu, ()),
         ("threads", _threads, ()),
@@ -560,6 +561,15 @@ def _watch(site: Site) -> Check:
         advice = "see page Watch, or `vigie site watch drift`; then `vigie site watch drift --note NUMBER`"
         return Check("watch", False, "; ".join(one.text for one in warned), advice)
     return Check("watch", True, ", ".join(f"{one.version.label} {one.exams} exams" for one in watched) or "nothing yet")
+
+
+def _incidents(site: Site) -> Check:
+    """Whether somebody has to be told of an incident."""
+    waiting = incidents.pressing(site)
+    if not waiting:
+        return Check("incidents", True, "nobody has to be told of any")
+    advice = "vigie site incident list says who, and by when; `tell` that it was done"
+    return Check("incidents", False, "; ".join(one.text for one in waiting), advice)
 
 
 def _statistics(site: Site) -> Check:

@@ -15,6 +15,7 @@ from rich.table import Table
 from scripts import (
     border_commands,
     images_commands,
+    incident_commands,
     site_retraining_commands,
     site_statistics_commands,
     site_withdrawal_commands,
@@ -33,6 +34,7 @@ app = typer.Typer(no_args_is_help=True, help="One hospital's node. Example: vigi
 app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 app.add_typer(images_commands.app, name="images")
+app.add_typer(incident_commands.app, name="incident")
 app.add_typer(site_withdrawal_commands.app, name="withdrawals")
 app.add_typer(watch_commands.app, name="watch")
 app.add_typer(truth_commands.app, name="truth")

@@ -444,6 +444,33 @@ drill = Table(
     Column("by", String, nullable=False),
 )
 
+incident = Table(
+    "incident",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version_digest", String(64), ForeignKey("version.digest"), nullable=False),
+    Column("kind", String(16), nullable=False, doc="see client.vigilance.incidents"),
+    Column("severity", String(16), nullable=False, doc="see client.vigilance.deadlines"),
+    Column("aware", Float, nullable=False, doc="when somebody here became aware"),
+    Column("study_uid", String(64), ForeignKey("study.uid"), nullable=True, doc="of the result that it is about"),
+    Column("alarm_id", Integer, ForeignKey("alarm.id"), nullable=True),
+)
+
+incident_event = Table(
+    "incident_event",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("incident_id", Integer, ForeignKey("incident.id"), nullable=False),
+    Column("event", String(9), nullable=False, doc="opened | told | closed | withdrawn"),
+    Column("at", Float, nullable=False),
+    Column("by", String, nullable=False),
+    Column("to", String(12), nullable=False, doc="of what was told: authority | manufacturer"),
+    Column("reference", String, nullable=False, doc="under which they know it"),
+    Column("text", String, nullable=False, doc="what the person wrote; stays here"),
+    CheckConstraint("event in ('opened', 'told', 'closed', 'withdrawn')", name="event"),
+    Index(None, "incident_id"),
+)
+
 later_truth = Table(
     "later_truth",
     metadata,
