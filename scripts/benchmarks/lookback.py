@@ -9,15 +9,16 @@ import argparse
 import csv
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert
@@ -76,25 +77,26 @@ def run(arguments: Sequence[str]) -> Report:
 
 def _look(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "scripts.vigie", "site", "incident", "lookback", _BAD[:12]]
-    began = time.monotonic()
-    done = subprocess.run(
+    began, bytes_ = time.monotonic(), 0
+    with subprocess.Popen(
         [*command, "--folder", str(folder / "node"), "--export", str(folder / "list.csv")],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
+    ) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                bytes_ = max(bytes_, watched.memory_info().rss)
+            time.sleep(0.02)
+        said = process.stdout.read() if process.stdout else ""
     seconds = time.monotonic() - began
     if not (folder / "list.csv").exists():
-        raise RuntimeError(f"the look-back ended with {done.returncode}: {done.stderr[-800:]}")
+        raise RuntimeError(f"the look-back ended with {process.returncode}: {said[-800:]}")
     with (folder / "list.csv").open(newline="", encoding="utf-8") as file:
         rows = {(row["study"], row["revision"], row["how"]) for row in csv.DictReader(file)}
-    mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {
-        "seconds": seconds,
-        "mib": mib,
-        "studies": rows,
-        "complete": done.returncode == 0 and "complete" in done.stdout,
-    }
+    complete = process.returncode == 0 and "complete: the ledger has" in said
+    return {"seconds": seconds, "mib": bytes_ / 2**20, "studies": rows, "complete": complete}
 
 
 def _fill(site: Site, count: int, share: float, draw: random.Random) -> set[tuple[str, str, str]]:
