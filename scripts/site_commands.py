@@ -14,6 +14,7 @@ from rich.table import Table
 
 from scripts import (
     border_commands,
+    governance_commands,
     images_commands,
     incident_commands,
     site_retraining_commands,
@@ -35,6 +36,8 @@ app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 app.add_typer(images_commands.app, name="images")
 app.add_typer(incident_commands.app, name="incident")
+app.add_typer(governance_commands.app, name="inventory")
+app.command()(governance_commands.evidence)
 app.add_typer(site_withdrawal_commands.app, name="withdrawals")
 app.add_typer(watch_commands.app, name="watch")
 app.add_typer(truth_commands.app, name="truth")

@@ -471,6 +471,17 @@ incident_event = Table(
     Index(None, "incident_id"),
 )
 
+algorithm = Table(
+    "algorithm",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, doc="its key here; the last row of a name counts"),
+    Column("entry", JSON, nullable=False, doc="see client.governance.inventory"),
+    Column("by", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Index(None, "name"),
+)
+
 later_truth = Table(
     "later_truth",
     metadata,

@@ -1,4 +1,4 @@
-"""Incidents and what was told of them."""
+"""Incidents and what was told of them; the inventory of algorithms."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -41,8 +41,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_incident_event")),
     )
     op.create_index(op.f("ix_incident_event_incident_id"), "incident_event", ["incident_id"])
+    op.create_table(
+        "algorithm",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("entry", sa.JSON(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_algorithm")),
+    )
+    op.create_index(op.f("ix_algorithm_name"), "algorithm", ["name"])
 
 
 def downgrade() -> None:
+    op.drop_table("algorithm")
     op.drop_table("incident_event")
     op.drop_table("incident")
