@@ -116,6 +116,36 @@ def show(folder: Folder, name: Annotated[str, typer.Argument(help="name@number; 
         Console().print(table)
 
 
+@statistics.command()
+def alarms(folder: Folder) -> None:
+    """Show how near an alarm each version is over all hospitals together, and the alarms that were raised.
+
+    It rests on what hospitals told of their random samples, release by release; it ends with 1 where one rang.
+
+    Example: vigie coordinator statistics alarms --folder coordinator
+    """
+    import time
+
+    from server import pooled
+    from server import statistics as kept
+
+    place = _opened(folder)
+    versions = kept.versions(place, _models(place))
+    pooled.advance(place, versions)
+    table = Table("version", "hospitals", "releases", "missed, at least", "called wrongly, at least", "evidence")
+    rung: list[str] = []
+    for version in versions:
+        one = pooled.look(place, version)
+        said = (f"{one.errors[name]} of {one.exams[name]}" for name in pooled.TOLERATED)
+        table.add_row(version.label, str(one.hospitals), str(one.releases), *said, f"{one.course.highest:.2g}")
+        for at, text in pooled.raised(place, version.digest):
+            rung.append(f"ALARM {time.strftime('%Y-%m-%d', time.localtime(at))}  {version.label} {text}")
+    Console().print(table)
+    print("an alarm at 1", *rung, sep="\n")
+    if rung:
+        raise typer.Exit(1)
+
+
 def portal(
     folder: Folder,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Protocol
 
 from models.errors import Conflict, VigieError
 from models.exchange import MAX_ASKED, Holdings, Inquiry, Order, Withdrawn
-from server import statistics, vendors, withdrawal
+from server import pooled, statistics, vendors, withdrawal
 from server.coordinator import Coordinator
 from server.journal import alone
 from server.lineage import ADOPTED_AT
@@ -71,6 +71,9 @@ def conduct(hospitals: Hospitals, folder: Path, name: str) -> None:
             (place / _ASKED).touch()
         if name == f"{ERRAND}statistics":
             statistics.collect(hospitals, coordinator)
+            models = {model for vendor in vendors.listed(folder) for model in vendor.models}
+            for version, one in pooled.advance(folder, statistics.versions(folder, models)):
+                log.error("alarm: %s %s", version.label, one.text)
             (place / _COLLECTED).touch()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.stats.release import Line
-from server import statistics, vendors
+from server import pooled, statistics, vendors
 from server.performance import Figure, figures
 from server.statistics import Version
 from server.vendors import Vendor
@@ -64,6 +64,7 @@ class Exhibit:
         hospitals: of which something was told, by pseudonym, with the months of their releases, oldest first.
         months: figures of all hospitals by the month in which they were told.
         untold: hospitals that have told nothing of it; why is theirs.
+        alarms: over all hospitals together: when, and what they said.
     """
 
     version: Version
@@ -71,6 +72,7 @@ class Exhibit:
     months: tuple[Figure, ...]
     hospitals: dict[str, tuple[int, ...]]
     untold: int
+    alarms: tuple[tuple[float, str], ...]
 
     def sheets(self) -> list[Sheet]:
         """In the order in which they are shown."""
@@ -112,6 +114,7 @@ def exhibit(folder: Path, vendor: Vendor, version: Version) -> Exhibit:
         tuple(sorted((replace(one, standing="") for one in by_month), key=lambda one: one.site)),
         {site: tuple(sorted(one.period for one in releases)) for site, releases in sorted(names.items())},
         len(untold),
+        tuple(pooled.raised(folder, version.digest)),
     )
 
 
@@ -153,6 +156,7 @@ def as_json(found: Exhibit) -> dict[str, Any]:
         "digest": found.version.digest,
         "hospitals": [{"hospital": site, "releases": list(months)} for site, months in found.hospitals.items()],
         "hospitals_without_figures": found.untold,
+        "alarms": [{"at": at, "says": text} for at, text in found.alarms],
         "figures": list(rows(found)),
     }
 

@@ -245,12 +245,17 @@ def _environment() -> Environment:
     environment.filters["between"] = export.between
     environment.filters["basis"] = _basis
     environment.filters["month"] = _month
+    environment.filters["day"] = _day
     environment.filters["group"] = _group
     return environment
 
 
 def _basis(one: Figure) -> str:
     return export.BASES[one.basis]
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 def _month(period: int) -> str:

@@ -125,14 +125,14 @@ def keep(folder: Path, digest: str, site: str, figures: Figures) -> bool:
         return False
     if before is not None:
         log.warning("%s tells release %d of %s anew, otherwise", site, figures.number, digest[:12])
-    Journal(_place(folder, digest)).write("told", facts)
+    Journal(place(folder, digest)).write("told", facts)
     return True
 
 
 def told(folder: Path, digest: str) -> list[Told]:
     """What counts now of a version, by hospital and number."""
     latest: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in read(_place(folder, digest)):
+    for row in read(place(folder, digest)):
         if row["step"] == "told":
             latest[row["site"], row["number"]] = row
     return [Told(site, number, row["period"], row["at"], _lines(row)) for (site, number), row in sorted(latest.items())]
@@ -140,40 +140,46 @@ def told(folder: Path, digest: str) -> list[Told]:
 
 def silent(folder: Path, digest: str) -> dict[str, str]:
     """The hospitals that gave no answer when they were asked last, and why."""
-    said = {row["site"]: row["why"] for row in read(_place(folder, digest)) if row["step"] == "asked"}
+    said = {row["site"]: row["why"] for row in read(place(folder, digest)) if row["step"] == "asked"}
     return {site: why for site, why in sorted(said.items()) if why}
+
+
+def begun(folder: Path, digest: str) -> float:
+    """When hospitals were first asked about a version, seconds since the epoch; 0: never."""
+    return next((float(row["at"]) for row in read(place(folder, digest)) if row["step"] == "version"), 0.0)
+
+
+def place(folder: Path, digest: str) -> Path:
+    """Where what is known of a version is journalled."""
+    return folder / "statistics" / digest
 
 
 def versions(folder: Path, models: Iterable[str]) -> list[Version]:
     """The versions of these models that hospitals were ever asked about, by name and number."""
     wanted, found = set(models), list[Version]()
-    for place in (folder / "statistics").glob("*"):
-        for row in read(place):
+    for one in (folder / "statistics").glob("*"):
+        for row in read(one):
             if row["step"] == "version" and row["name"] in wanted:
-                found.append(Version(place.name, row["name"], row["number"]))
+                found.append(Version(one.name, row["name"], row["number"]))
     return sorted(set(found), key=lambda one: (one.name, one.number))
 
 
 def _name(folder: Path, version: Registered) -> None:
     if not _rows(folder, version.digest, "version"):
-        Journal(_place(folder, version.digest)).write("version", {"name": version.name, "number": version.number})
+        Journal(place(folder, version.digest)).write("version", {"name": version.name, "number": version.number})
 
 
 def _say(folder: Path, digest: str, site: str, why: str) -> None:
     if silent(folder, digest).get(site, "") != why:
-        Journal(_place(folder, digest)).write("asked", {"site": site, "why": why})
+        Journal(place(folder, digest)).write("asked", {"site": site, "why": why})
 
 
 def _rows(folder: Path, digest: str, step: str) -> list[dict[str, Any]]:
     """Newest first."""
-    return [row for row in reversed(list(read(_place(folder, digest)))) if row["step"] == step]
+    return [row for row in reversed(list(read(place(folder, digest)))) if row["step"] == step]
 
 
 def _lines(row: Mapping[str, Any]) -> tuple[Line, ...]:
     lines = Lines.model_validate({name: tuple(value) for name, value in row["lines"].items()}).lines()
     noise = reach(row["epsilon"]) if row["epsilon"] else 0
     return tuple(replace(line, noise=noise) for line in lines)
-
-
-def _place(folder: Path, digest: str) -> Path:
-    return folder / "statistics" / digest

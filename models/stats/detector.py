@@ -79,14 +79,33 @@ def follow(tolerated: Mapping[str, float], bets: Sequence[Bet], values: Floats, 
         raise ValueError("a stake or a value is below 0")
     won = {name: _gains(most, values[:, number]) for number, (name, most) in enumerate(tolerated.items())}
     gains = np.concatenate([np.prod([won[name] for name in bet.rates], axis=0) for bet in bets], axis=1)
-    shares = np.repeat([bet.share / len(_ODDS) for bet in bets], len(_ODDS))
-    evidence, held = np.empty(gains.shape), np.zeros(len(shares))
-    for number in range(len(due)):
-        held = np.minimum((held + due[number] * shares) * gains[number], _ENOUGH)
-        evidence[number] = held
-    summed = evidence.reshape(len(due), len(bets), len(_ODDS)).sum(2)
-    reached = np.flatnonzero(summed.sum(1) >= 1)
-    return Course(summed, int(reached[0]) if len(reached) else None)
+    return _course(gains, bets, due)
+
+
+def follow_blocks(
+    tolerated: Mapping[str, float], bets: Sequence[Bet], errors: Floats, exams: Floats, due: Floats
+) -> Course:
+    """Bet on blocks of exams, of which only the counts are known: the order within a block does not matter.
+
+    Args:
+        tolerated: as of `follow`.
+        errors: (N, rates) in each block; where it is between two numbers, the smaller one.
+        exams: (N, rates) in each block.
+        due: (N,) what may be staked at each block, over all bets.
+
+    Raises:
+        ValueError: shapes do not fit, or there are more errors than exams.
+    """
+    if not errors.shape == exams.shape == (len(due), len(tolerated)) or sum(bet.share for bet in bets) > 1 + 1e-9:
+        raise ValueError(f"{len(due)} blocks and {len(tolerated)} rates, errors {errors.shape}, exams {exams.shape}")
+    if (due < 0).any() or (errors < 0).any() or (errors > exams).any():
+        raise ValueError("a stake or a count is below 0, or there are more errors than exams")
+    most = np.array(list(tolerated.values()), dtype=np.float64)
+    one, none = (np.log([_gains(rate, np.array([value]))[0] for rate in most]) for value in (1.0, 0.0))
+    won = errors[:, :, None] * one + (exams - errors)[:, :, None] * none
+    place = {name: number for number, name in enumerate(tolerated)}
+    gains = [np.exp(sum(won[:, place[name]] for name in bet.rates)) for bet in bets]
+    return _course(np.concatenate(gains, axis=1), bets, due)
 
 
 def staked(at: Floats, since: float, a_year: float) -> Floats:
@@ -106,6 +125,18 @@ def staked(at: Floats, since: float, a_year: float) -> Floats:
     if (elapsed < 0).any() or a_year <= 0:
         raise ValueError("exams in their order, none before the watch began, and some alarms a year that may be false")
     return elapsed * (a_year / YEAR)
+
+
+def _course(gains: Floats, bets: Sequence[Bet], due: Floats) -> Course:
+    """What all stakes have become after each exam or block, (N, bets x odds) the gains at it."""
+    shares = np.repeat([bet.share / len(_ODDS) for bet in bets], len(_ODDS))
+    evidence, held = np.empty(gains.shape), np.zeros(len(shares))
+    for number in range(len(due)):
+        held = np.minimum((held + due[number] * shares) * gains[number], _ENOUGH)
+        evidence[number] = held
+    summed = evidence.reshape(len(due), len(bets), len(_ODDS)).sum(2)
+    reached = np.flatnonzero(summed.sum(1) >= 1)
+    return Course(summed, int(reached[0]) if len(reached) else None)
 
 
 def _gains(tolerated: float, values: Floats) -> Floats:
