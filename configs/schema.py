@@ -8,6 +8,7 @@ import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import StringIO
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -399,6 +400,8 @@ class TruthConfig:
         authorities: whose patient identifiers count.
         accession: the field of OBR in which the accession number of the image stands.
         schemes: FHIR code systems (URI) by the scheme that stands for them in `codes`.
+        port: where HL7 v2 messages are taken by MLLP, over TLS where `tls` is filled in; 0: nowhere.
+        addresses: who may send them, addresses or networks; whoever may can change what counts as true here.
     """
 
     codes: list[TruthCodeConfig] = field(default_factory=lambda: list[TruthCodeConfig]())
@@ -411,9 +414,15 @@ class TruthConfig:
             "DCM": "http://dicom.nema.org/resources/ontology/DCM",
         }
     )
+    port: int = 0
+    addresses: list[str] = field(default_factory=lambda: list[str]())
 
     def __post_init__(self) -> None:
         _require(1 <= self.accession <= 50, f"truth.accession is {self.accession}: OBR has the fields 1 to 50")
+        _require(0 <= self.port < 65536, f"truth.port is {self.port}: 1 to 65535, or 0 for none")
+        _require(not self.port or bool(self.addresses), "truth.port needs truth.addresses: who may send truths")
+        for one in self.addresses:
+            _require(_is_network(one), f"truth.addresses {one!r}: 10.0.0.5 or 10.0.0.0/8")
         pairs = [(one.code, one.value) for one in self.codes]
         _require(len(set(pairs)) == len(pairs), "truth.codes: the same answer to the same code stands twice")
         names = [one.name for one in self.authorities]
@@ -671,6 +680,14 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
         return cast(T, OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(told(error)) from error
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _require(condition: bool, problem: str) -> None:
