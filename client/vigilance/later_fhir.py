@@ -40,6 +40,8 @@ def read_fhir(path: Path, config: TruthConfig) -> Iterator[tuple[str, Statement 
         raise InvalidVerdict(f"{path} is no FHIR R4 Bundle: {told(error)}") from error
     except (OSError, ValueError) as error:
         raise InvalidVerdict(f"{path} cannot be read as JSON: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # so the library meets a resourceType that is none
+        raise InvalidVerdict(f"{path} has a resource of a type that FHIR R4 does not know: {told(error)}") from error
     yield from statements(bundle, config)
 
 
@@ -73,7 +75,7 @@ def _statement(one: Any, reports: list[Any], held: dict[str, Any], config: Truth
         meaning, answer = meanings.any_of(code, config), RETRACTED
     else:
         value = one.valueCodeableConcept
-        meaning = meanings.of(code, _codes([value] if value else [], config), config)
+        meaning = meanings.of(code, _codes([value], config), config)
         answer = meaning.answer
     patients = {_patient(source.subject, held, config) for source in (one, *reports)}
     if len(patients) != 1:
@@ -105,7 +107,7 @@ def _names(url: str, resource: Any) -> set[str]:
 def _codes(concepts: Iterable[Any], config: TruthConfig) -> list[str]:
     """SCHEME:VALUE of all codings; a system that truth.schemes does not name stands for itself."""
     schemes = {system: scheme for scheme, system in config.schemes.items()}
-    codings = [coding for concept in concepts for coding in concept.coding or []]
+    codings = [coding for concept in concepts if concept for coding in concept.coding or [] if coding]
     return [f"{schemes.get(one.system, one.system)}:{one.code}" for one in codings if one.system and one.code]
 
 

@@ -16,6 +16,7 @@ from client.vigilance import meanings
 from client.vigilance.later import RETRACTED, Refusal, Statement
 from configs.schema import TruthConfig
 from models.errors import InvalidVerdict
+from models.validation import told
 
 _FINAL: Final = "F"
 _CORRECTED: Final = "C"
@@ -56,20 +57,24 @@ def statements(message: str, config: TruthConfig, place: str = "message") -> Ite
         parsed = parse_message(message, find_groups=False)
         segments = [_Segment(one, parsed.encoding_chars) for one in parsed.children or ()]
         _check(segments)
-    except (HL7apyException, InvalidVerdict) as error:
+    except InvalidVerdict as error:
         yield place, Refusal(place, str(error))
+        return
+    except (HL7apyException, ValueError, IndexError) as error:  # the parser's own, and what damage makes of it
+        yield place, Refusal(place, f"it cannot be read as HL7 v2: {told(error)}")
         return
     header = segments[0]
     persons = [one for one in segments if one.name == "PID"]
     order: _Segment | None = None
-    met = False
+    met, observations = False, 0
     for segment in segments:
         if segment.name == "OBR":
             order = segment
+        observations += segment.name == "OBX"
         if segment.name != "OBX" or not meanings.known(segment.codes(3), config):
             continue
         met = True
-        where = f"{place}, OBX {segment.component(1)}"
+        where = f"{place}, OBX {observations}"
         try:
             if len(persons) != 1 or order is None:
                 raise InvalidVerdict("a message has one patient (PID), and an order (OBR) before its observations")

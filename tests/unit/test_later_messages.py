@@ -160,7 +160,10 @@ def test_hl7_that_cannot_be_matched_or_mapped_is_refused_and_says_why(
     assert register.cases(site) == []
 
 
-@given(cut=st.integers(0, len(_oru())), put=st.sampled_from(["", "|", "^", "~", "\\", "&", "\r", "é", "OBX|"]))
+@given(
+    cut=st.integers(0, len(_oru())),
+    put=st.sampled_from(["", "PID|1\r", "\\T\\", "|", "^", "~", "\\", "&", "\r", "é", "OBX|"]),
+)
 def test_a_message_that_is_cut_or_damaged_never_says_the_opposite_nor_breaks(cut: int, put: str) -> None:
     message = _oru()
     for broken in (message[:cut], message[:cut] + put + message[cut:]):
@@ -232,7 +235,10 @@ def test_a_file_that_is_none_and_settings_that_contradict_are_refused(tmp_path: 
         path.write_bytes(broken)
         with pytest.raises(InvalidVerdict):
             list(later_hl7.read_hl7(path, CONFIG))
-    for broken in ("{", "[]", '{"resourceType": "Patient"}', '{"resourceType": "Bundle"}'):
+    unknown = json.dumps(
+        {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": {"resourceType": "X"}}]}
+    )
+    for broken in ("{", "[]", unknown, '{"resourceType": "Patient"}', '{"resourceType": "Bundle"}'):
         path.write_text(broken)
         with pytest.raises(InvalidVerdict):
             list(later_fhir.read_fhir(path, CONFIG))
