@@ -28,9 +28,11 @@ from client import logs
 from client.arrival.gateway import Gateway
 from client.arrival.priors import Fetcher
 from client.arrival.receive import Completion
+from client.dicom.listener import networks, server_tls
 from client.review.api import create_app
 from client.store.fullness import out_of_room
 from client.store.site import Site
+from client.vigilance.truth_door import TruthDoor
 from client.vigilance.watcher import Watcher
 from models.children import keep_quiet
 from models.errors import ConfigurationError
@@ -168,6 +170,14 @@ def run(folder: Path) -> None:
         watcher = Watcher(site)
         watcher.start()
         stack.callback(watcher.stop, _STOP_SECONDS)
+        if config.truth.port:
+            truths = TruthDoor(
+                site,
+                _listener(config.host, config.truth.port, "truth.port"),
+                server_tls(site),
+                networks(config.truth.addresses),
+            )
+            stack.callback(truths.close)
         stack.enter_context(_api(api, listener))
         stack.callback(worker.stop)
         announced = False
@@ -197,11 +207,11 @@ def _alone(folder: Path) -> Generator[None]:
         yield
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, name: str = "api_port") -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        raise ConfigurationError(f"api_port {port} cannot be opened: {error.strerror}") from error
+        raise ConfigurationError(f"{name} {port} cannot be opened: {error.strerror}") from error
 
 
 @contextlib.contextmanager

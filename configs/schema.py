@@ -8,6 +8,7 @@ import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import StringIO
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -349,6 +350,86 @@ class WatchConfig:
 
 
 @dataclass
+class TruthCodeConfig:
+    """What one coded answer of another system means. Codes are SCHEME:VALUE, as in SCT:263654008.
+
+    Attributes:
+        code: of the observation: OBX-3, or Observation.code.
+        value: its answer: OBX-5, or Observation.valueCodeableConcept.
+        answer: what that says of the study: positive, negative or not_assessable.
+        tier: how it is known: follow_up or biopsy.
+        finding: what it is about; empty: whatever the study was read for.
+    """
+
+    code: str = MISSING
+    value: str = MISSING
+    answer: str = MISSING
+    tier: str = MISSING
+    finding: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("code", "value", "finding"):
+            said = getattr(self, key)
+            coded = said == MISSING or (key == "finding" and not said) or all(said.rpartition(":")[::2])
+            _require(coded, f"truth.codes.{key} {said!r}: SCHEME:VALUE, e.g. SCT:263654008")
+        known = ("positive", "negative", "not_assessable", MISSING)
+        _require(self.answer in known, f"truth.codes.answer {self.answer!r}: {', '.join(known[:-1])}")
+        known = ("follow_up", "biopsy", MISSING)
+        _require(self.tier in known, f"truth.codes.tier {self.tier!r}: {', '.join(known[:-1])}")
+
+
+@dataclass
+class AuthorityConfig:
+    """Whose patient identifiers count.
+
+    Attributes:
+        name: as other systems call who assigned them: CX-4.1 of PID-3, or the system of a FHIR identifier.
+        issuer: the same as images call it, Issuer of Patient ID; empty where they have none.
+    """
+
+    name: str = MISSING
+    issuer: str = ""
+
+
+@dataclass
+class TruthConfig:
+    """What HL7 v2 messages and FHIR bundles say of studies later, and what of it is understood.
+
+    Attributes:
+        codes: which answers mean what. Nothing else is taken in.
+        authorities: whose patient identifiers count.
+        accession: the field of OBR in which the accession number of the image stands.
+        schemes: FHIR code systems (URI) by the scheme that stands for them in `codes`.
+        port: where HL7 v2 messages are taken by MLLP, over TLS where `tls` is filled in; 0: nowhere.
+        addresses: who may send them, addresses or networks; whoever may can change what counts as true here.
+    """
+
+    codes: list[TruthCodeConfig] = field(default_factory=lambda: list[TruthCodeConfig]())
+    authorities: list[AuthorityConfig] = field(default_factory=lambda: list[AuthorityConfig]())
+    accession: int = 18
+    schemes: dict[str, str] = field(
+        default_factory=lambda: {
+            "SCT": "http://snomed.info/sct",
+            "LN": "http://loinc.org",
+            "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+        }
+    )
+    port: int = 0
+    addresses: list[str] = field(default_factory=lambda: list[str]())
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.accession <= 50, f"truth.accession is {self.accession}: OBR has the fields 1 to 50")
+        _require(0 <= self.port < 65536, f"truth.port is {self.port}: 1 to 65535, or 0 for none")
+        _require(not self.port or bool(self.addresses), "truth.port needs truth.addresses: who may send truths")
+        for one in self.addresses:
+            _require(_is_network(one), f"truth.addresses {one!r}: 10.0.0.5 or 10.0.0.0/8")
+        pairs = [(one.code, one.value) for one in self.codes]
+        _require(len(set(pairs)) == len(pairs), "truth.codes: the same answer to the same code stands twice")
+        names = [one.name for one in self.authorities]
+        _require(len(set(names)) == len(names), "truth.authorities: a name stands twice")
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder.
 
@@ -399,6 +480,7 @@ class SiteConfig:
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -598,6 +680,14 @@ def compose(name: str, schema: type[T], overrides: list[str]) -> T:
         return cast(T, OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(told(error)) from error
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _require(condition: bool, problem: str) -> None:

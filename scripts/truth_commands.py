@@ -19,7 +19,9 @@ By = Annotated[str, typer.Option("--by", help="who brings it in; stands in the l
 
 @app.command("import")
 def import_(
-    folder: Folder, file: Annotated[Path, typer.Argument(help="CSV in UTF-8 with a header")], by: By = ""
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="CSV; HL7 v2 (.hl7); FHIR R4 Bundle (.json)")],
+    by: By = "",
 ) -> None:
     """Take in what pathology or a follow-up says of studies here. The same file twice is once.
 
@@ -28,11 +30,23 @@ def import_(
     (SCHEME:VALUE; empty: what the study was read for). A later line of the same reference takes the place of an earlier
     one, which is kept. It ends with 1 where a line was refused; the others are in.
 
+    A file .hl7 holds ORU^R01 messages, a file .json a FHIR R4 Bundle: `truth` in site.yaml says what their codes mean
+    and whose patient identifiers count. The rest is refused, as is whatever is not final.
+
     Example: vigie site truth import --folder node pathology.csv --by "Dr Curie"
     """
     from client.vigilance.later import read_csv, take
+    from client.vigilance.later_fhir import read_fhir
+    from client.vigilance.later_hl7 import read_hl7
 
-    found = take(opened(folder), read_csv(file), "csv", by or getpass.getuser())
+    site, by = opened(folder), by or getpass.getuser()
+    match file.suffix.lower():
+        case ".hl7":
+            found = take(site, read_hl7(file, site.config.truth), "hl7", by)
+        case ".json":
+            found = take(site, read_fhir(file, site.config.truth), "fhir", by)
+        case _:
+            found = take(site, read_csv(file), "csv", by)
     for one in found.refused:
         print(f"{file.name}, {one.place}: {one.why}")
     print(

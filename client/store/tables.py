@@ -492,7 +492,7 @@ later_truth = Table(
     Column("answer", String(14), nullable=False, doc="positive | negative | not_assessable | retracted"),
     Column("tier", String(15), nullable=False, doc="follow_up | biopsy"),
     Column("at", Float, nullable=False, doc="when it was found"),
-    Column("source", String(4), nullable=False, doc="csv"),
+    Column("source", String(4), nullable=False, doc="csv | hl7 | fhir"),
     Column("by", String, nullable=False, doc="who brought it in"),
     Column("imported_at", Float, nullable=False),
     Index(None, "study_uid"),

@@ -9,7 +9,7 @@ patient would be learned from.
 import csv
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,7 +25,8 @@ from models.errors import InvalidVerdict, VigieError
 COLUMNS: Final = ("reference", "study", "accession", "patient", "issuer", "answer", "tier", "date", "finding")
 _NEEDED: Final = ("reference", "patient", "answer", "tier", "date")
 _TIERS: Final = (TruthTier.FOLLOW_UP, TruthTier.BIOPSY)
-_RETRACTED: Final = "retracted"
+RETRACTED: Final = "retracted"
+Source = Literal["csv", "hl7", "fhir"]
 _LONGEST: Final = 200
 
 
@@ -41,6 +42,7 @@ class Statement:
         tier: follow_up or biopsy.
         date: when it was found, YYYY-MM-DD.
         finding: SCHEME:VALUE of what it is about, e.g. SCT:263654008; empty: of whatever the study was read for.
+        corrects: it may take the place of what was said before under this reference.
     """
 
     reference: str
@@ -52,6 +54,7 @@ class Statement:
     tier: str
     date: str
     finding: str
+    corrects: bool = True
 
     @property
     def at(self) -> float:
@@ -106,16 +109,19 @@ def read_csv(path: Path) -> Iterator[tuple[str, Statement]]:
         raise InvalidVerdict(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
-def take(site: Site, statements: Iterable[tuple[str, Statement]], source: Literal["csv"], by: str) -> Taken:
+def take(site: Site, statements: Iterable[tuple[str, Statement | Refusal]], source: Source, by: str) -> Taken:
     """Take statements in, each on its own: one that is refused keeps no other back. The same again changes nothing.
 
     Args:
-        statements: each with where it stands, for whoever has to mend it.
+        statements: each with where it stands, for whoever has to mend it; or why it could not be read as one.
         by: who brings them in.
     """
     counts = {"new": 0, "changed": 0, "known": 0}
     refused: list[Refusal] = []
     for place, statement in statements:
+        if isinstance(statement, Refusal):
+            refused.append(statement)
+            continue
         try:
             counts[_take(site, statement, source, by)] += 1
         except (VigieError, ValueError) as error:
@@ -133,7 +139,7 @@ def standing(connection: Connection, study_uid: str = "") -> list[Row[Any]]:
     if study_uid:
         query = query.where(later_truth.c.study_uid == study_uid)
     last = {row.reference: row for row in connection.execute(query)}
-    return [row for row in last.values() if row.answer != _RETRACTED]
+    return [row for row in last.values() if row.answer != RETRACTED]
 
 
 def by_study(connection: Connection) -> dict[str, list[Row[Any]]]:
@@ -176,7 +182,8 @@ def history(site: Site, study_uid: str) -> list[Row[Any]]:
 
 
 def _statement(row: Mapping[str, str | None]) -> Statement:
-    return Statement(**{name: (row.get(name) or "").strip() for name in COLUMNS})
+    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    return Statement(**values, corrects=True)
 
 
 def _take(site: Site, said: Statement, source: str, by: str) -> str:
@@ -186,7 +193,7 @@ def _take(site: Site, said: Statement, source: str, by: str) -> str:
         query = select(later_truth).where(later_truth.c.reference == said.reference).order_by(later_truth.c.id.desc())
         before = connection.execute(query).all()
         values = {"study_uid": uid, "finding": said.finding, "answer": said.answer, "tier": said.tier, "at": said.at}
-        if not before and said.answer == _RETRACTED:
+        if not before and said.answer == RETRACTED:
             raise InvalidVerdict(f"nothing was said under the reference {said.reference!r} that could be retracted")
         if before and before[0].study_uid != uid:
             raise InvalidVerdict(f"the reference {said.reference!r} is about another study here: it cannot move")
@@ -196,6 +203,8 @@ def _take(site: Site, said: Statement, source: str, by: str) -> str:
         if any(same):  # an old file again, most likely
             raise InvalidVerdict("it was said before, and corrected since: if it holds again, give it that day's date")
         added = {"reference": said.reference, "source": source, "by": by, "imported_at": time.time()}
+        if before and not said.corrects:  # most likely it was sent before what is known here, and comes late
+            raise InvalidVerdict("something else is known under this reference, and this is not marked as a correction")
         connection.execute(insert(later_truth).values(**values, **added))
         ledger.append(
             connection,
@@ -216,10 +225,10 @@ def _check(said: Statement) -> None:
     for name in _NEEDED:
         if not getattr(said, name):
             raise InvalidVerdict(f"{name} is empty")
-    if any(len(value) > _LONGEST for value in asdict(said).values()):
+    if any(len(getattr(said, name)) > _LONGEST for name in COLUMNS):
         raise InvalidVerdict(f"a value is longer than {_LONGEST} characters")
-    if said.answer not in (*Answer, _RETRACTED):
-        raise InvalidVerdict(f"answer {said.answer!r}: {', '.join((*Answer, _RETRACTED))}")
+    if said.answer not in (*Answer, RETRACTED):
+        raise InvalidVerdict(f"answer {said.answer!r}: {', '.join((*Answer, RETRACTED))}")
     if said.tier not in _TIERS:
         raise InvalidVerdict(f"tier {said.tier!r}: {', '.join(_TIERS)}")
     if said.finding and not all(said.finding.partition(":")[::2]):

@@ -1,4 +1,4 @@
-"""DICOM over TLS with certificates on both sides, and an allow-list of addresses."""
+"""DICOM and later truths over TLS with certificates on both sides, and an allow-list of addresses."""
 
 import datetime
 import socket
@@ -22,7 +22,7 @@ from client.arrival.gateway import Gateway
 from client.delivery.sender import Pace, Sender
 from client.store.site import Site
 from client.store.tables import delivery, instance
-from configs.schema import PeerConfig, SiteConfig, TlsConfig
+from configs.schema import PeerConfig, SiteConfig, TlsConfig, TruthConfig, save
 from models.errors import ConfigurationError
 
 
@@ -115,6 +115,37 @@ def store(port: int, image: Dataset, tls: ssl.SSLContext | None) -> int | None:
 def stored(site: Site) -> int:
     with site.database.read() as connection:
         return int(connection.execute(select(func.count()).select_from(instance)).scalar_one())
+
+
+@pytest.mark.integration
+def test_truths_are_taken_of_a_sender_with_a_certificate_alone(
+    site: Site, run_node: Callable[[Site], Any], authority: Authority
+) -> None:
+    config = site.config
+    certificate, key = authority.issue("node")
+    config.tls = TlsConfig(str(certificate), str(key), str(authority.folder / "ca.pem"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config.truth = TruthConfig(port=port, addresses=["127.0.0.1"])
+    save(config, site.folder / "site.yaml")
+    run_node(site)
+    message = b"\x0bMSH|^~\\&|LAB|PATH|||20260102||ADT^A08|C1|P|2.5.1\r\x1c\r"
+
+    def answered(tls: ssl.SSLContext | None) -> bytes:
+        call = socket.create_connection(("127.0.0.1", port), timeout=60)
+        try:
+            if tls is not None:
+                call = tls.wrap_socket(call, server_hostname="localhost")
+            call.sendall(message)
+            return call.recv(4096)
+        except (ssl.SSLError, ConnectionError):
+            return b""
+        finally:
+            call.close()
+
+    assert b"MSA|" not in answered(None)
+    assert answered(authority.client(None)) == b""
+    assert b"MSA|AR|C1" in answered(authority.client("lab"))
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
