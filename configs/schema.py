@@ -430,6 +430,24 @@ class TruthConfig:
 
 
 @dataclass
+class ValueConfig:
+    """What the dashboard needs to say what a study costs.
+
+    Attributes:
+        cost_a_year: of licences, machines and people, in `currency`; 0: not known, and nothing is said.
+    """
+
+    cost_a_year: float = 0.0
+    currency: str = "EUR"
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.cost_a_year <= 1e9, f"value.cost_a_year is {self.cost_a_year}: 0 to 1e9")
+        _require(
+            len(self.currency) == 3 and self.currency.isalpha(), f"value.currency {self.currency!r}: three letters"
+        )
+
+
+@dataclass
 class SiteConfig:
     """One hospital's node: `site.yaml` in its folder.
 
@@ -480,6 +498,7 @@ class SiteConfig:
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
     truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __post_init__(self) -> None:

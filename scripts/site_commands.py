@@ -17,6 +17,7 @@ from scripts import (
     governance_commands,
     images_commands,
     incident_commands,
+    objection_commands,
     site_retraining_commands,
     site_statistics_commands,
     site_withdrawal_commands,
@@ -36,6 +37,7 @@ app.add_typer(site_retraining_commands.app, name="retraining")
 app.add_typer(border_commands.app, name="border")
 app.add_typer(images_commands.app, name="images")
 app.add_typer(incident_commands.app, name="incident")
+app.add_typer(objection_commands.app, name="objection")
 app.add_typer(governance_commands.app, name="inventory")
 app.command()(governance_commands.evidence)
 app.add_typer(site_withdrawal_commands.app, name="withdrawals")

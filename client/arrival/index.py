@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from client.store import ledger
+from client.store import ledger, objections
 from client.store.site import Site
 from client.store.tables import delivery, exclusion, instance, patient, study
 from models.errors import InvalidStudy
@@ -359,15 +359,8 @@ def enter_patient(connection: Connection, site: Site, patient_id: str, issuer: s
     if not patient_id:
         return None
     key = site.patient_key(patient_id, issuer)
-    connection.execute(
-        upsert(patient)
-        .values(
-            key=key,
-            patient_id=patient_id,
-            issuer=issuer,
-            fold=site.fold(patient_id, issuer),
-            first_seen=now,
-        )
-        .on_conflict_do_nothing(index_elements=[patient.c.key])
-    )
+    if connection.execute(select(patient.c.key).where(patient.c.key == key)).first() is None:
+        values = {"key": key, "patient_id": patient_id, "issuer": issuer, "fold": site.fold(patient_id, issuer)}
+        objects = objections.standing(connection, patient_id, issuer)
+        connection.execute(insert(patient).values(objects_to_reuse=objects, first_seen=now, **values))
     return key

@@ -18,6 +18,7 @@ import json
 import socket
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -40,12 +41,19 @@ AROUND_A_RUN: Final = 8 * 1024
 SHARE: Final = 0.02
 """Of the bytes of a message: TLS adds 22 to each 16 KiB, Flower numbers its parts of some megabytes."""
 
+SENT_AGAIN: Final = 8 * 1024
+SHARE_AGAIN: Final = 0.02
+"""Of the bytes that were sent: what a line loses is sent again, under the same numbers; so could be something else."""
+_TCP: Final = "6"
+
 _FIELDS: Final = (
     "frame.time_epoch",
     "ip.src",
     "ip.dst",
     "ipv6.src",
     "ipv6.dst",
+    "ip.proto",
+    "ipv6.nxt",
     "tcp.stream",
     "tcp.srcport",
     "tcp.dstport",
@@ -69,8 +77,9 @@ class Packet:
 
     Attributes:
         at: seconds since the epoch.
-        stream: number of the TCP connection; None: no TCP.
+        stream: number of the TCP connection; None: no TCP, or something else around it.
         opens: it is the first of a connection.
+        size: bytes of the connection's in it.
         ends_at: where in the sender's bytes its last one stands, as TCP counts them, modulo 2^32.
         greets: a TLS client's greeting is in it.
     """
@@ -84,6 +93,7 @@ class Packet:
     opens: bool = False
     ends_at: int = 0
     greets: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,7 @@ class _Connection:
     sent: int = 0
     received: int = 0
     run: int = 0
+    again: int = 0
     questions: list[int] = field(default_factory=lambda: list[int]())
     pushed: list[int] = field(default_factory=lambda: list[int]())
     _seen: dict[bool, int] = field(default_factory=lambda: dict[bool, int]())
@@ -152,9 +163,11 @@ class _Connection:
 
     def _new(self, packet: Packet, outward: bool) -> int:
         """Bytes up to here that were not counted: what was sent twice counts once, what the capture missed counts."""
+        first = outward not in self._seen
         before = self._seen.setdefault(outward, packet.ends_at)
         size = (packet.ends_at - before) % 2**32
-        if size >= 2**31:  # an older part
+        if size >= 2**31 or (size == 0 and not first):  # a part that the capture has shown before
+            self.again += packet.size if outward else 0
             return 0
         self._seen[outward] = packet.ends_at
         return size
@@ -172,7 +185,7 @@ def reconcile(packets: Iterable[Packet], crossed: Sequence[Crossed], border: Bor
     outside: dict[str, int] = {}
     inward: dict[str, int] = {}
     began, ended = float("inf"), 0.0
-    own, later = set(border.hospital), list[Packet]()
+    own, others = set(border.hospital), Counter[tuple[Address, Address, bool]]()
     for packet in packets:
         began, ended = min(began, packet.at), max(ended, packet.at)
         to = packet.target in border.coordinator and packet.target_port == border.port
@@ -180,13 +193,13 @@ def reconcile(packets: Iterable[Packet], crossed: Sequence[Crossed], border: Bor
         if packet.stream is not None and (to or from_):
             connections.setdefault(packet.stream, _Connection()).take(packet, to)
             own.add(packet.source if to else packet.target)
-        elif packet.stream is None or packet.opens:
-            later.append(packet)
-    for packet in later:
-        if packet.source in own and not _within(packet.target, own, border.inside):
-            outside[str(packet.target)] = outside.get(str(packet.target), 0) + 1
-        if packet.opens and packet.target in own and not _within(packet.source, own, border.inside):
-            inward[str(packet.source)] = inward.get(str(packet.source), 0) + 1
+        else:  # whatever it is, and whoever opened it: the start of a connection may not be in the capture
+            others[packet.source, packet.target, packet.opens] += 1
+    for (source, target, opens), count in others.items():
+        if source in own and not _within(target, own, border.inside):
+            outside[str(target)] = outside.get(str(target), 0) + count
+        if opens and target in own and not _within(source, own, border.inside):
+            inward[str(source)] = inward.get(str(source), 0) + count
     for connection in connections.values():
         connection.end_run()
     told = [one for one in crossed if began <= one.at <= ended]
@@ -231,6 +244,12 @@ def _bytes(connections: Sequence[_Connection], told: Sequence[Crossed], seconds:
         "nothing large beside it",
         sum(runs) <= most,
         f"{sum(runs):,} bytes in {len(runs)} runs larger than a question, {most:,.0f} are explained",
+    )
+    again, most_again = sum(one.again for one in connections), SENT_AGAIN + SHARE_AGAIN * sent
+    yield Check(
+        "little is sent again",
+        again <= most_again,
+        f"{again:,} bytes under numbers that had been sent, {most_again:,.0f} are explained by a bad line",
     )
     questions = [size for one in connections for size in one.questions]
     limit = QUESTIONS_PER_SECOND * seconds + QUESTIONS_PER_MESSAGE * len(told) + 2 * len(connections)
@@ -306,7 +325,10 @@ def read(capture: Path, port: int) -> Iterator[Packet]:
 
 
 def _packet(values: Sequence[str]) -> Packet:
-    at, v4_source, v4_target, v6_source, v6_target, stream, source, target, syn, ack, seq, size, greeting = values
+    at, v4_source, v4_target, v6_source, v6_target, v4_next, v6_next, *rest = values
+    stream, source, target, syn, ack, seq, size, greeting = rest
+    if (v4_next if v4_source else v6_next) != _TCP:  # a tunnel, or what quotes a packet, may have TCP within
+        return Packet(float(at), ip_address(v4_source or v6_source), ip_address(v4_target or v6_target))
     return Packet(
         at=float(at),
         source=ip_address(v4_source or v6_source),
@@ -317,6 +339,7 @@ def _packet(values: Sequence[str]) -> Packet:
         opens=_set(syn) and not _set(ack),
         ends_at=(int(seq or 0) + int(size or 0) + _set(syn)) % 2**32,  # a greeting of TCP counts as one
         greets=greeting == "1",
+        size=int(size or 0),
     )
 
 

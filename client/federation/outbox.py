@@ -43,14 +43,16 @@ class Outbox:
         self._folder = folder / retraining / "outbox"
         self._asked: tuple[TrainOrder, str] | None = None  # to hash an order is to hash all weights
 
-    def find(self, order: TrainOrder, within: Bounds) -> Update | None:
+    def find(self, order: TrainOrder, within: Bounds, objecting: str = "") -> Update | None:
         """The answer that this very order had, bit for bit; None where there is none.
 
         Args:
             within: what an answer may change here now; one that was kept to other bounds is none.
+            objecting: a digest of the patients who object now; an answer that somebody who has objected since had a
+                part in is none, for a round may be begun again days later.
         """
         path = self._path(order, within)
-        return _read(path) if path.exists() else None
+        return _read(path) if path.exists() and _objecting(path) == objecting else None
 
     def late(self, order: TrainOrder, within: Bounds, objecting: str = "") -> Update | None:
         """The update of the earlier round that the order still waits for, carried over; None where there is none.

@@ -60,9 +60,9 @@ def handlers(folder: Path) -> Handlers:
     def train_agreed(order: TrainOrder) -> Update:
         outbox = Outbox(site.retrainings, order.retraining)
         within = bounds_of(site, order)
-        if (kept := outbox.find(order, within)) is not None:
-            return kept
         objected = objecting(site)  # before the training looks: who objects meanwhile is not taken for left out
+        if (kept := outbox.find(order, within, objected)) is not None:
+            return kept
         update = outbox.late(order, within, objected)
         if update is None:
             consent.begin(site, order)

@@ -185,6 +185,17 @@ class Objection(_Model):
     issuer: str = Field(default="", max_length=64)
 
 
+class ObjectedOut(_Model):
+    """Whom an objection concerns: patients with studies here, and their studies.
+
+    Where there is none, identifier and issuer should be looked at again; the objection is kept for a patient whose
+    first image is yet to come.
+    """
+
+    patients: int
+    studies: int
+
+
 class VersionOut(_Model):
     """A model version that is known here."""
 
@@ -340,11 +351,13 @@ def error_register(site: ThisSite, reader: ThisReader) -> ErrorsOut:
     )
 
 
-@routes.post("/objections", status_code=204)
-def object_to_reuse(site: ThisSite, reader: ThisReader, body: Objection) -> None:
-    """Note a patient's objection to reuse."""
+@routes.post("/objections")
+def object_to_reuse(site: ThisSite, reader: ThisReader, body: Objection) -> ObjectedOut:
+    """Note a patient's objection to reuse; the answer says whom it concerns here."""
     reader.require(Role.CLINICIAN, Role.OPERATOR)
-    objections.object_to_reuse(site, body.patient_id, body.issuer)
+    concerned = objections.object_to_reuse(site, body.patient_id, body.issuer)
+    studies = sum(one.studies for one in concerned)
+    return ObjectedOut(patients=sum(one.studies > 0 for one in concerned), studies=studies)
 
 
 @routes.delete("/objections", status_code=204)

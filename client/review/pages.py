@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from client.arrival.room import refusing
 from client.federation import withdrawal
 from client.inference.outcomes import retry
-from client.review import deadletters, missed, worklist
+from client.review import charts, dashboard, deadletters, missed, worklist
 from client.review.deadletters import Override
 from client.review.readers import Reader, Role, authenticate, by_hash
 from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTier, answerable, record
@@ -281,6 +281,13 @@ def watch_page(request: Request, site: ThisSite, reader: ThisReader) -> Response
         may_act=reader.role in (Role.IT, Role.OPERATOR),
         csrf=_csrf(request),
     )
+
+
+@router.get("/dashboard")
+def dashboard_page(request: Request, site: ThisSite, reader: ThisReader) -> Response:
+    """How the AI does here, month by month."""
+    found = dashboard.board(site)
+    return _page(request, "dashboard.html", reader=reader, board=found, plots=charts.plots(found))
 
 
 @router.post("/watch/alarms/{number}")

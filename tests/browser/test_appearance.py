@@ -220,4 +220,5 @@ def test_an_alarm_is_seen_noted_and_the_version_let_read_again(
     page.click("text=Let it read again")
     page.wait_for_selector("text=Suspend it")
     assert suspensions.standing(site) == {}
+    seen("/dashboard", "look-dashboard")
     assert page.complaints == []
