@@ -5,8 +5,9 @@ header as one of the hospital's two machines would write it; every hospital leav
 things changes, with parameters drawn anew for each run; whether headers tell of it is drawn too.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any, Final
 
 import numpy as np
@@ -100,7 +101,6 @@ class Change:
     score: float = 0.0
     truth: bool | None = None
     age: Callable[[Draw], float] | None = None
-    facts: dict[str, object] = field(default_factory=dict[str, object])
 
 
 def hospital(draw: Draw) -> Hospital:
@@ -143,10 +143,14 @@ def hospital(draw: Draw) -> Hospital:
 def studies(
     here: Hospital, pool: Pool, count: int, draw: Draw, change: Change | None = None, begin: int = 0
 ) -> list[Seen]:
-    """Studies as they come, with their truth; from number `begin` on under a change."""
-    found: list[Seen] = []
+    """So many studies as they come, with their truth; from number `begin` on under a change."""
+    return list(islice(coming(here, pool, draw, change, begin), count))
+
+
+def coming(here: Hospital, pool: Pool, draw: Draw, change: Change | None = None, begin: int = 0) -> Iterator[Seen]:
+    """As `studies`, one after the other, without end."""
     by_truth = [np.flatnonzero(pool.truths == truth) for truth in (False, True)]
-    for number in range(count):
+    for number in count():
         now = change if change is not None and number >= begin else None
         place = now.hospital(here) if now else here
         which = int(draw.random() >= place.share)
@@ -165,15 +169,7 @@ def studies(
         else:
             plain, said = pool.plain[chosen], traits_of(header, None, score)
             traits = Traits(said.words, plain.numbers | said.numbers, plain.look)
-        found.append(Seen(traits, now.truth if hit and now is not None and now.truth is not None else truth))
-    return found
-
-
-def late(seen: list[Seen], now: int, draw: Draw, a_year: int = A_YEAR) -> list[Seen]:
-    """As known when `now` studies have come: each truth after 0 to 90 days."""
-    days = (now - np.arange(len(seen))) * 365.25 / a_year
-    known = days >= draw.uniform(0, 90, len(seen))
-    return [one if told else replace(one, truth=None) for one, told in zip(seen, known, strict=True)]
+        yield Seen(traits, now.truth if hit and now is not None and now.truth is not None else truth)
 
 
 def happening(cause: Cause, here: Hospital, draw: Draw) -> Change:
