@@ -1,8 +1,9 @@
 """`vigie coordinator vendor …`, `statistics …` and `portal`: how versions do at hospitals, and who is told."""
 
+import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -16,6 +17,7 @@ statistics = typer.Typer(
     no_args_is_help=True,
     help="How versions do at hospitals. Example: vigie coordinator statistics collect --folder coordinator",
 )
+_WIDTH: Final = 180
 Folder = Annotated[Path, typer.Option("--folder", envvar="VIGIE_COORDINATOR", help="the coordinator's folder")]
 
 
@@ -113,7 +115,8 @@ def show(folder: Folder, name: Annotated[str, typer.Argument(help="name@number; 
             tier, stream = TIERS[one.tier], STREAMS[one.stream].partition(",")[0]
             table.add_row(one.site or "all", one.rate, stream, tier, one.group, str(one.n or "<11"), *shares)
         print(version.label)
-        Console().print(table)
+        # in a pipe there are 80 columns, and nothing would be left of the words
+        Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 @statistics.command()

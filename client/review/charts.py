@@ -100,7 +100,8 @@ def course(
         x = _LEFT + place * step
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" stroke="currentColor"'
-            f' stroke-dasharray="3 3"/><text x="{x + 3:.1f}" y="{_TOP - 6}">{escape(text)}</text>'
+            f' stroke-dasharray="3 3"/><text x="{x:.1f}" y="{_TOP - 6}" text-anchor="{_anchor(x)}">'
+            f"{escape(text)}</text>"
         )
     for n, label in enumerate(labels):
         x = _LEFT + (n + 0.5) * step
@@ -154,6 +155,11 @@ def _grid(top: float, unit: str) -> list[str]:
             f"{escape(unit.format(share * top))}</text>"
         )
     return parts
+
+
+def _anchor(x: float) -> str:
+    """So that what is written above a mark is not cut off at the right."""
+    return "end" if x > WIDTH / 2 else "start"
 
 
 def _label(x: float, text: str) -> str:

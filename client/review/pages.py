@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -28,8 +28,10 @@ from client.review.verdict import Answer, Answerable, Decision, Reason, TruthTie
 from client.store import suspensions, versions
 from client.store.site import KEY_BYTES, Site, write_secret
 from client.store.versions import Why
-from client.vigilance import drift, drills, harm, second_reads
+from client.vigilance import drift, drills, harm, incidents, second_reads
+from client.vigilance.deadlines import MEANINGS
 from client.vigilance.drawing import picture
+from client.vigilance.notice import draft
 from models.errors import Conflict, InvalidVerdict, NotAllowed, NotFound, NotSignedIn, VigieError
 
 log = logging.getLogger(__name__)
@@ -288,6 +290,45 @@ def dashboard_page(request: Request, site: ThisSite, reader: ThisReader) -> Resp
     """How the AI does here, month by month."""
     found = dashboard.board(site)
     return _page(request, "dashboard.html", reader=reader, board=found, plots=charts.plots(found))
+
+
+@router.get("/incidents")
+def incidents_page(request: Request, site: ThisSite, reader: ThisReader) -> Response:
+    """Incidents, their deadlines, notices and histories."""
+    reader.require(Role.IT, Role.OPERATOR)
+    found = incidents.listed(site)
+    return _page(
+        request,
+        "incidents.html",
+        reader=reader,
+        incidents=found,
+        drafts={one.id: draft(site, one) for one in found},
+        kinds=incidents.KINDS,
+        meanings=MEANINGS,
+        now=time.time(),
+        may_act=True,
+        csrf=_csrf(request),
+    )
+
+
+@router.post("/incidents/{number}")
+def act_on_incident(
+    request: Request,
+    site: ThisSite,
+    reader: ThisReader,
+    number: int,
+    csrf: Annotated[str, Form()],
+    act: Annotated[Literal["authority", "manufacturer", "closed", "withdrawn"], Form()],
+    text: Annotated[str, Form(max_length=500)] = "",
+) -> Response:
+    """Write down that somebody was told, or what an incident came to."""
+    _require_form(request, csrf)
+    reader.require(Role.IT, Role.OPERATOR)
+    if act in ("closed", "withdrawn"):
+        incidents.end(site, number, act, text, reader.name)
+    else:
+        incidents.tell(site, number, act, text, reader.name)
+    return RedirectResponse("/incidents", 303)
 
 
 @router.post("/watch/alarms/{number}")

@@ -18,6 +18,8 @@ from client.review.verdict import Answer, Decision, TruthTier, record
 from client.store import suspensions, versions
 from client.store.site import Site
 from client.store.tables import alarm, delivery, drift, instance, outcome, study, version, withdrawal
+from client.vigilance import incidents
+from client.vigilance.deadlines import Severity
 from models.withdrawal import Notice
 
 pytestmark = pytest.mark.peers("chromium")
@@ -221,4 +223,10 @@ def test_an_alarm_is_seen_noted_and_the_version_let_read_again(
     page.wait_for_selector("text=Suspend it")
     assert suspensions.standing(site) == {}
     seen("/dashboard", "look-dashboard")
+    incidents.open_incident(site, served, "missed", Severity.SERIOUS, "drained six hours later", "ada", number=1)
+    seen("/incidents", "look-incidents")
+    page.fill("input[name=text]", "R-7")
+    page.click("text=Authority told")
+    page.wait_for_selector("text=told authority, R-7", state="attached")
+    assert incidents.find(site, 1).told("authority") is not None
     assert page.complaints == []
