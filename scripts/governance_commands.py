@@ -168,3 +168,24 @@ def evidence(
     print(f"{len(found.files)} files written to {out}")
     for one in found.missing:
         print(f"none of it: {one}")
+
+
+def report(
+    folder: Folder,
+    month: Annotated[str, typer.Option(help="YYYY-MM; it has to have ended")],
+    out: Annotated[Path, typer.Option(help="the PDF file to write")],
+) -> None:
+    """Write the monthly report as PDF: what the page Dashboard shows, up to the end of a month.
+
+    Example: vigie site report --folder node --month 2026-10 --out october.pdf
+    """
+    from client.review import monthly
+    from models.errors import ConfigurationError
+
+    content = monthly.pdf(opened(folder), month)
+    try:
+        with out.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
+    print(f"{month} written to {out}")

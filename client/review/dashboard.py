@@ -101,7 +101,7 @@ def board(site: Site, now: float | None = None) -> Board:
     now = time.time() if now is None else now
     names = _months(now)
     begin = time.mktime(time.strptime(names[0], "%Y-%m"))
-    sample = exams.sampled(site, TruthTier(site.config.watch.least_tier))
+    sample = [one for one in exams.sampled(site, TruthTier(site.config.watch.least_tier)) if one.at <= now]
     with site.database.read() as connection:
         volumes, turns = _volumes(connection, begin), _turns(connection, begin)
         answers, reading = _answers(connection, begin), _reading(connection, begin)

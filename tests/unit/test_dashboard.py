@@ -4,18 +4,22 @@ import math
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
+from typer.testing import CliRunner
 
-from client.review import charts, dashboard, readers
+from client.review import charts, dashboard, monthly, readers
 from client.store.site import Site
 from client.store.tables import delivery, outcome, study, verdict, version
+from models.errors import ConfigurationError
 from models.stats.intervals import UNKNOWN, proportion
 from models.stats.reliability import FEWEST, calibration_error, reliability
+from scripts.site_commands import app
 
 Scored = Callable[..., str]
 NOW = time.mktime(time.strptime("2026-11-20 12:00", "%Y-%m-%d %H:%M"))
@@ -118,3 +122,15 @@ def test_too_few_cases_have_no_calibration_error() -> None:
     few = np.full(FEWEST - 1, 0.5)
     assert math.isnan(calibration_error(few, few > 0).value)
     assert reliability(few, few > 0) == ()
+
+
+def test_the_monthly_report_is_a_pdf_of_a_month_that_has_ended(read: Site, tmp_path: Path) -> None:
+    out = tmp_path / "october.pdf"
+    words = ["report", "--folder", str(read.folder), "--month", "2026-10", "--out", str(out)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert out.read_bytes().startswith(b"%PDF")
+    assert CliRunner().invoke(app, words).exit_code != 0  # it replaces no file
+    for month in ("2026-13", "October", time.strftime("%Y-%m")):
+        with pytest.raises(ConfigurationError):
+            monthly.pdf(read, month)
