@@ -185,7 +185,9 @@ def test_the_map_is_a_picture(http: httpx.Client, as_role: Any, scored: Scored) 
 def test_errors_and_objections(http: httpx.Client, as_role: Any, scored: Scored) -> None:
     header, uid = as_role("clinician"), scored(patient_id="P1", issuer="H")
     http.post(f"/api/studies/{uid}/verdicts", headers=header, json=CORRECT)
-    assert http.post("/api/objections", headers=header, json={"patient_id": "P1", "issuer": "H"}).status_code == 204
+    concerned = http.post("/api/objections", headers=header, json={"patient_id": "p1 ", "issuer": "H"})
+    assert concerned.json() == {"patients": 1, "studies": 1}
+    assert http.post("/api/objections", headers=header, json={"patient_id": "x"}).json() == {"patients": 0, "studies": 0}
     found = http.get("/api/errors", headers=header).json()
     assert [(error["study_uid"], error["kind"], error["objects"]) for error in found["errors"]] == [
         (uid, "false_positive", True)
