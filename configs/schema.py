@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
+from zoneinfo import ZoneInfo
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -460,12 +461,14 @@ class SiteConfig:
             of them is read.
         most_waiting: studies that may wait before new ones are refused.
         most_emergencies: studies known to be emergencies that are taken beyond that.
+        timezone: where the hospital is, as in Europe/Paris; empty: as the machine is set. Deadlines are days there.
         batch_wait_ms: how long a radiograph that is ready waits for others that are being prepared, to be scored with
             them where that was measured to be faster; 0: never.
     """
 
     name: str = "hospital"
     institution: str = "Hospital"
+    timezone: str = ""
     ae_title: str = "VIGIE"
     host: str = "127.0.0.1"
     dicom_port: int = 11112
@@ -502,6 +505,11 @@ class SiteConfig:
     truth: TruthConfig = field(default_factory=TruthConfig)
 
     def __post_init__(self) -> None:
+        if self.timezone:
+            try:
+                ZoneInfo(self.timezone)
+            except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError
+                raise ConfigurationError(f"timezone {self.timezone!r}: as in Europe/Paris") from None
         _require(
             self.name.replace("-", "").isalnum() and self.name.islower(),
             f"name {self.name!r}: lower case letters, digits and - only",

@@ -110,6 +110,7 @@ def tell(
     number: Number,
     to: Annotated[str, typer.Option(help="authority or manufacturer")],
     reference: Annotated[str, typer.Option(help="under which they know it")] = "",
+    at: Annotated[str, typer.Option(help="when that was, YYYY-MM-DDTHH:MM; empty: now")] = "",
     text: Text = "",
     by: By = "",
 ) -> None:
@@ -119,7 +120,7 @@ def tell(
     """
     from client.vigilance import incidents
 
-    found = incidents.tell(opened(folder), number, to, reference, by or getpass.getuser(), text)
+    found = incidents.tell(opened(folder), number, to, reference, by or getpass.getuser(), text, _moment(at))
     print(f"incident {found.id}: {to} told")
 
 

@@ -119,8 +119,11 @@ def likely(before: Sequence[Seen], after: Sequence[Seen]) -> tuple[Cause, tuple[
     if SOFTWARE in groups or DOSE in groups:
         shares = {group: max((one.share for one in found if one.group == group), default=0.0) for group in groups}
         return (Cause.DOSE if shares.get(DOSE, 0.0) > shares.get(SOFTWARE, 0.0) else Cause.SOFTWARE), found
-    if TECHNIQUE in groups or _turned(before, after):
+    if TECHNIQUE in groups:
         return Cause.TECHNIQUE, found
+    if (share := _turned(before, after)) > _EFFECT:
+        text = f"pictures inverted, mirrored or upside down: {share:.0%} are not bright where pictures were before"
+        return Cause.TECHNIQUE, (Difference(LOOK, LOOK, share, True, text), *found)
     if POPULATION in groups:
         return Cause.POPULATION, found
     if cause := _of_machine(before, after, named=PIXELS in groups):
@@ -285,17 +288,17 @@ def _above(one: Floats, other: Floats) -> float:
     return float((low + high).mean() / 2 / len(ordered))
 
 
-def _turned(before: Sequence[Seen], after: Sequence[Seen]) -> bool:
-    """Whether bright is where it was dark: pictures inverted, mirrored or upside down."""
+def _turned(before: Sequence[Seen], after: Sequence[Seen]) -> float:
+    """The share of pictures in which bright is where it was dark."""
     one, other = (
         np.array([seen.traits.look[:64] for seen in group if seen.traits.look is not None]) for group in (before, after)
     )
     if min(len(one), len(other)) < FEWEST:
-        return False
+        return 0.0
     usual = one.mean(0)
     alike = [np.array([np.corrcoef(row, usual)[0, 1] for row in rows]) for rows in (one, other)]
     low = float(np.quantile(alike[0], 0.01)) - 0.1
-    return float((alike[1] < low).mean()) > _EFFECT
+    return float((alike[1] < low).mean())
 
 
 def _of_words(name: str, before: Sequence[Traits], after: Sequence[Traits]) -> Difference | None:

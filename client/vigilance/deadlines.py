@@ -70,11 +70,12 @@ def deadlines(severity: Severity, aware: float, told: float | None, zone: tzinfo
         told: when this hospital told the manufacturer; None: not yet.
         zone: where the hospital is; None: where the machine is set to be.
     """
-    user = Deadline("user", _end(aware, 0, zone))
     days = DAYS.get(severity)
-    if days is None:
-        return (user,)
-    return user, Deadline("manufacturer", _end(aware if told is None else told, days, zone), told is None)
+    if days is None:  # nobody has to be told
+        return ()
+    return Deadline("user", _end(aware, 0, zone)), Deadline(
+        "manufacturer", _end(aware if told is None else told, days, zone), told is None
+    )
 
 
 def _end(moment: float, days: int, zone: tzinfo | None) -> float:

@@ -7,7 +7,9 @@ What the person wrote stands in the hospital's database alone; in the ledger sta
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Any, Final, Literal, get_args
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, insert, select
 
@@ -58,6 +60,7 @@ class Incident:
         aware: when somebody here became aware, seconds since the epoch.
         study_uid, accession: of the result, where it is about one.
         alarm: its number, where it is about one.
+        zone: where the hospital is; None: where the machine is set to be.
     """
 
     id: int
@@ -69,6 +72,7 @@ class Incident:
     accession: str
     alarm: int | None
     history: tuple[Happened, ...]
+    zone: tzinfo | None = None
 
     @property
     def state(self) -> Literal["open", "closed", "withdrawn"]:
@@ -77,13 +81,13 @@ class Incident:
         return "open" if last in ("opened", "told") else last
 
     def told(self, to: To) -> float | None:
-        """When somebody was told first."""
-        return next((one.at for one in self.history if one.event == "told" and one.to == to), None)
+        """When somebody was told first, whenever that was written down."""
+        return min((one.at for one in self.history if one.event == "told" and one.to == to), default=None)
 
     @property
     def deadlines(self) -> tuple[Deadline, ...]:
         """Who has to tell by when."""
-        return deadlines(self.severity, self.aware, self.told("manufacturer"))
+        return deadlines(self.severity, self.aware, self.told("manufacturer"), self.zone)
 
     def due(self, now: float) -> tuple[tuple[Deadline, State], ...]:
         """The deadlines and where they stand. The manufacturer's own is theirs: it is counted, and never ours to meet
@@ -163,19 +167,24 @@ def open_incident(
     return find(site, key)
 
 
-def tell(site: Site, key: int, to: str, reference: str, by: str, text: str = "") -> Incident:
+def tell(site: Site, key: int, to: str, reference: str, by: str, text: str = "", at: float | None = None) -> Incident:
     """Write down that somebody was told; more than once is a history, and the first one counts.
+
+    Args:
+        at: when that was; None: now.
 
     Raises:
         NotFound: no such incident.
         Conflict: it is closed or withdrawn.
-        ConfigurationError: nobody of this name is to be told.
+        ConfigurationError: nobody of this name is to be told, or it was before anybody knew, or is yet to come.
     """
+    if at is not None and not find(site, key).aware <= at <= time.time():
+        raise ConfigurationError("somebody was told after this hospital became aware, and not in the future")
     if to not in TO:
         raise ConfigurationError(f"--to {to!r}: one of {', '.join(TO)}")
     with site.database.write() as connection:
         _require_open(connection, key)
-        _write(connection, key, "told", by, to=to, reference=reference, text=text, facts={"to": to})
+        _write(connection, key, "told", by, at=at, to=to, reference=reference, text=text, facts={"to": to})
     return find(site, key)
 
 
@@ -213,13 +222,15 @@ def listed(site: Site) -> list[Incident]:
     for row in events:
         happened = Happened(row.event, row.at, row.by, row.to, row.reference, row.text)
         histories.setdefault(row.incident_id, []).append(happened)
+    zone = ZoneInfo(site.config.timezone) if site.config.timezone else None
     found: list[Incident] = []
     for row in rows:
         version = held[row.version_digest]
         assert version is not None  # rows of versions are never deleted
         about = (row.study_uid or "", row.accession or "", row.alarm_id)
         severity = Severity(row.severity)
-        found.append(Incident(row.id, version, row.kind, severity, row.aware, *about, tuple(histories[row.id])))
+        history = tuple(histories[row.id])
+        found.append(Incident(row.id, version, row.kind, severity, row.aware, *about, history, zone))
     return found
 
 
@@ -271,6 +282,7 @@ def _write(
     by: str,
     *,
     facts: dict[str, ledger.Fact],
+    at: float | None = None,
     to: str = "",
     reference: str = "",
     text: str = "",
@@ -278,7 +290,7 @@ def _write(
     values = {
         "incident_id": key,
         "event": event,
-        "at": time.time(),
+        "at": time.time() if at is None else at,
         "by": by,
         "to": to,
         "reference": reference,

@@ -1,7 +1,8 @@
 """All that a version has touched here: every study that it read, refused to read, or read in shadow.
 
-It is read from the outcomes, row by row, in bounded memory, and counted against the ledger, which no restored backup
-and no deleted row can change unseen. The list names patients: it stays in the hospital.
+It is read from the outcomes, row by row, and what the version concluded is counted against the ledger, which no
+restored backup and no deleted row can change unseen; what it read in shadow the ledger does not have, and a study on
+which it failed names no version. The list names patients: it stays in the hospital.
 """
 
 import csv
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Select, and_, exists, func, literal, null, or_, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, null, or_, select, union_all
 
 from client.store.site import Site
 from client.store.tables import delivery, ledger, outcome, patient, shadow, study, verdict
@@ -72,7 +73,7 @@ class Looked:
 
     Attributes:
         rows: of the list.
-        studies, patients: each once.
+        studies, patients: each once; whoever is named nowhere is a patient for each study.
         in_ledger: conclusions of the version's that the ledger has; None where a part of the time was asked for.
         concluded: how many of the rows are such conclusions.
     """
@@ -91,7 +92,7 @@ class Looked:
 
 def touched(connection: Connection, digest: str, since: float = 0.0, until: float | None = None) -> Iterator[Touched]:
     """What a version touched, by patient, then in the order of time."""
-    query = _query(digest, since, until).order_by("patient_id", "issuer", "at", "number")
+    query = _query(digest, since, until).order_by("patient_id", "issuer", "unnamed", "at", "number")
     rows = connection.execution_options(yield_per=_ROWS).execute(query)
     for row in rows:
         yield Touched(
@@ -140,8 +141,9 @@ def _written(writer: Any, connection: Connection, digest: str, since: float, unt
     for one in touched(connection, digest, since, until):
         rows += 1
         concluded += one.how != "shadow"
-        if (one.patient_id, one.issuer) != last_patient:
-            last_patient = (one.patient_id, one.issuer)
+        whose = (one.patient_id or one.study_uid, one.issuer)
+        if whose != last_patient:
+            last_patient = whose
             patients += 1
             studies += len(of_patient)
             of_patient = set[str]()
@@ -166,7 +168,9 @@ def _plain(text: str) -> str:
 
 
 def _query(digest: str, since: float, until: float | None) -> Select[Any]:
-    within = [outcome.c.created_at >= since, *([] if until is None else [outcome.c.created_at < until])]
+    def within(at: ColumnElement[float]) -> list[ColumnElement[bool]]:
+        return [at >= since, *([] if until is None else [at < until])]
+
     own = select(
         outcome.c.id.label("number"),
         outcome.c.study_uid,
@@ -180,7 +184,7 @@ def _query(digest: str, since: float, until: float | None) -> Select[Any]:
         .where(delivery.c.outcome_id == outcome.c.id, delivery.c.kind == "sr", delivery.c.state.in_(_AT_THE_PACS))
         .label("sent"),
         exists().where(verdict.c.outcome_id == outcome.c.id).label("answered"),
-    ).where(outcome.c.version_digest == digest, *within)
+    ).where(outcome.c.version_digest == digest, *within(outcome.c.created_at))
     aside = (
         select(
             outcome.c.id.label("number"),
@@ -195,7 +199,7 @@ def _query(digest: str, since: float, until: float | None) -> Select[Any]:
             null().label("answered"),
         )
         .join(outcome, outcome.c.id == shadow.c.outcome_id)
-        .where(shadow.c.version_digest == digest, *within)
+        .where(shadow.c.version_digest == digest, *within(shadow.c.created_at))
     )
     both = union_all(own, aside).subquery()
     return (
@@ -204,6 +208,7 @@ def _query(digest: str, since: float, until: float | None) -> Select[Any]:
             study.c.accession,
             patient.c.patient_id,
             patient.c.issuer,
+            func.iif(patient.c.patient_id.is_(None), both.c.study_uid, "").label("unnamed"),
             or_(both.c.revision < study.c.revision, study.c.state.in_(("queued", "receiving"))).label("replaced"),
         )
         .join(study, study.c.uid == both.c.study_uid)

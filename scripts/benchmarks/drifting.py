@@ -353,7 +353,7 @@ def _of_other_make(machine: Machine) -> Machine:
 
 DRILLS: Final[dict[str, tuple[Change, str]]] = {
     "gamma": (Change(Cause.SOFTWARE, _always, lambda _draw, one: _gamma(one, 0.7)), "grey curve"),
-    "inversion": (Change(Cause.TECHNIQUE, _always, lambda _draw, one: (255 - one).astype(np.float32)), "what is where"),
+    "inversion": (Change(Cause.TECHNIQUE, _always, lambda _draw, one: (255 - one).astype(np.float32)), "inverted"),
     "resolution": (
         Change(Cause.TECHNIQUE, _always, lambda _draw, one: _blurred(one, 1.0)[::2, ::2], _halved),
         "pixel spacing",

@@ -128,7 +128,9 @@ def test_pictures_that_are_turned_are_the_machines() -> None:
         return replace(one, traits=replace(one.traits, look=one.traits.look * 0.3 + usual))
 
     before, after = [like(study(draw)) for _ in range(300)], [turned(draw, like(study(draw))) for _ in range(60)]
-    assert likely(before, after)[0] is Cause.TECHNIQUE
+    cause, rests = likely(before, after)
+    assert cause is Cause.TECHNIQUE
+    assert "inverted" in rests[0].text
 
 
 def test_a_header_may_hold_anything() -> None:

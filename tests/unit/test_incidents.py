@@ -62,7 +62,7 @@ def test_a_deadline_is_never_before_its_days_are_over(severity: Severity, aware:
     days = (manufacturer.at - aware) / 86400
     assert DAYS[severity] - 0.05 <= days <= DAYS[severity] + 1.05  # an hour of summer time either way
     assert 0 <= user.at - aware + 1 <= 90001
-    assert [one.who for one in deadlines(Severity.NOT_SERIOUS, aware, None, zone)] == ["user"]
+    assert deadlines(Severity.NOT_SERIOUS, aware, None, zone) == ()  # nobody has to be told
 
 
 def test_a_deadline_says_where_it_stands() -> None:
@@ -113,6 +113,29 @@ def test_an_incident_is_a_history_and_the_ledger_has_no_word_of_it(site: Site, s
     assert [entry.event for entry in entries] == ["incident.opened", *["incident.told"] * 3, "incident.closed"]
     assert not any("Jane" in entry.facts or "number 3" in entry.facts or uid in entry.facts for entry in entries)
     assert site.ledger.first_break() is None
+
+
+def test_days_are_those_where_the_hospital_is_and_telling_counts_from_when_it_was_done(
+    site: Site, scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        scored()
+        site.config.timezone = "Europe/Paris"
+        aware = at("2026-03-10 00:30")  # the day before, where the machine is
+        one = incidents.open_incident(site, served(site), "missed", Severity.SERIOUS, "", "ada", aware=aware)
+        assert [deadline.at for deadline in one.deadlines] == [at("2026-03-10 23:59:59"), at("2026-03-25 23:59:59")]
+        told = incidents.tell(site, one.id, "manufacturer", "", "ada", at=at("2026-03-12 09:00"))
+        assert told.deadlines[1].at == at("2026-03-27 23:59:59")
+        incidents.tell(site, one.id, "authority", "", "ada", at=at("2026-03-10 18:00"))
+        assert incidents.find(site, one.id).due(time.time())[0][1] == "done"
+        for wrong in (aware - 1, time.time() + 60):
+            with pytest.raises(ConfigurationError):
+                incidents.tell(site, one.id, "authority", "", "ada", at=wrong)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_the_notice_says_what_is_known_and_names_nobody(site: Site, scored: Scored) -> None:
@@ -216,5 +239,7 @@ def test_a_look_back_has_everything_the_version_touched_and_says_so(site: Site, 
     assert said.exit_code == 1
     assert "NOT COMPLETE: the ledger has 4 conclusions of brightness@1, the list 3" in said.output
     assert [row["how"] for row in read(tmp_path / "lost.csv")].count("shadow") == 1
+    part = lookback.export(site, digest, tmp_path / "shadow.csv", since=0.5, until=2.0)  # when it was read in shadow
+    assert (part.rows, [row["how"] for row in read(tmp_path / "shadow.csv")]) == (1, ["shadow"])
     part = lookback.export(site, digest, tmp_path / "part.csv", since=time.time() + 60)
     assert (part.rows, part.in_ledger) == (0, None)
